@@ -31,7 +31,7 @@ def whole_epochs(
     raise ValueError(f"cycle_len={cycle_len}: {len(lengths)} cycles would take {float(total):g} epochs, which is not a whole number; "
                      f"use cycle_len={' or '.join(f'{f}' for f in fits)} ({' or '.join(str(round(before+f*per_unit)) for f in fits)} epochs)")
 
-# %% ../nbs/09_cycles.ipynb #27f5adb0
+# %% ../nbs/09_cycles.ipynb #9da76b08
 def low_rates(learn, lr_min, highs, name='lr_min'):
     "The lowest rate of each layer group, given the highest; raises unless it is lower."
     if isinstance(lr_min, slice) or np.ndim(as_rates(lr_min, name)): lows = group_rates(learn, lr_min, name)
@@ -43,6 +43,7 @@ def fit_scheduled(learn, n_epoch, schedule, moms=None, cbs=None, **kwargs):
     "Fit `learn` with `schedule`, and with momentum mirrored between `moms` if given."
     schedules = dict(lr=schedule)
     if moms is not None:
+        if not is_listy(moms): raise TypeError(f"moms={moms!r}: pass (momentum at lr_min, momentum at lr_max), such as (0.95, 0.85)")
         if len(moms) not in (2,3) or (len(moms)==3 and moms[0]!=moms[2]):
             raise ValueError(f"moms={moms}: pass (momentum at lr_min, momentum at lr_max), such as (0.95, 0.85), or fastai's triple that ends where it began")
         schedules['mom'] = schedule.mirrored(*moms[:2])

@@ -208,7 +208,7 @@ class SlantedTriangular(Schedule):
         falling = 1 - (step-cut) / (cut*(1/self.cut_frac-1))
         return np.where(step < cut, step/cut, np.maximum(falling, 0.))
 
-# %% ../nbs/01_schedules.ipynb #75b7bb68
+# %% ../nbs/01_schedules.ipynb #0b4c46e1
 @dataclass(frozen=True)
 class Joined(Schedule):
     "Schedules one after the other, with relative `lengths`. Made by `join`."
@@ -229,8 +229,9 @@ class Joined(Schedule):
         "Values of each part at the steps that fall in it."
         parts = [((start <= step) & (step < start+n), s, start, n) for s,start,n in self._parts(n_steps)]
         found = [(where, values(s)(step[where]-start, n)) for where,s,start,n in parts]
-        res = np.empty(step.shape + np.broadcast_shapes(*(v.shape[1:] for _,v in found)))
-        for where,v in found: res[where] = v
+        groups = np.broadcast_shapes(*(v.shape[1:] for _,v in found))
+        res = np.empty(step.shape + groups)
+        for where,v in found: res[where] = v.reshape(len(v), *v.shape[1:] or (1,)*len(groups))
         return res
     def height(self, step, n_steps): return self._fill(step, n_steps, lambda s: s.height)
     def _rates(self, step, n_steps): return self._fill(step, n_steps, lambda s: s._rates)

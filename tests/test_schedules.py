@@ -77,8 +77,9 @@ def test_slanted_triangles():
     assert s.at(np.arange(19), 19).min() >= 0.01/32 - 1e-12  # never negative
 
 def test_joins():
-    # %% nbs/01_schedules.ipynb #71f5ef6c
+    # %% nbs/01_schedules.ipynb #af5d7ef5
     s = join([Flat(0.01), CosineRestarts(2, 0.1)], [1, 3])
     test_eq(s.cycle_ends(80), [20, 40, 80])
     test_eq(s.at(np.array([0, 19, 20, 40]), 80), [0.01, 0.01, 0.1, 0.1])
+    test_eq(join([Flat(0.01), Flat([0.1, 0.2])], [1, 1]).at(np.array([0, 1]), 2), np.array([[0.01, 0.01], [0.1, 0.2]]))
     test_fail(lambda: join([Flat(0.01)], [1, 2]), contains='one length for each')
