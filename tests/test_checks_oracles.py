@@ -7,25 +7,6 @@ from hypothesis import given, settings, strategies as st, assume
 from fastcore.test import *
 from fastai_lrx.schedules import *
 
-def test_intro():
-    # %% nbs/checks/oracles.ipynb #bb33a1d6
-    def optimizer(lrs, momentum=0.9): return torch.optim.SGD([dict(params=[torch.zeros(1)], lr=lr) for lr in lrs], momentum=momentum)
-    def close(a, b): np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-14)
-
-    lr = st.floats(1e-6, 10)
-    lots = settings(max_examples=60, deadline=None, derandomize=True)
-
-    def torch_values(make, lrs, n, key='lr', **kwargs):
-        "What a torch scheduler sets at each of `n` steps, for each group."
-        with warnings.catch_warnings():
-            warnings.simplefilter('ignore')
-            opt = optimizer(lrs, **kwargs)
-            sched,res = make(opt),[]
-            for _ in range(n):
-                res.append([g[key] for g in opt.param_groups])
-                sched.step()
-        return np.array(res)
-
 def test_warm_restarts_are_torch_s():
     # %% nbs/checks/oracles.ipynb #bb33a1d6
     def optimizer(lrs, momentum=0.9): return torch.optim.SGD([dict(params=[torch.zeros(1)], lr=lr) for lr in lrs], momentum=momentum)

@@ -15,11 +15,6 @@ from fastai_lrx.cycles import *
 from fastai_lrx.cycles import *
 from fastai_lrx.cycles import low_rates, whole_epochs
 
-def test_intro():
-    # %% nbs/09_cycles.ipynb #64c0c5c3
-    warnings.simplefilter('ignore', FutureWarning)
-    fp.NO_BAR,fp.ConsoleProgressBar.fill = True,''
-
 def test_whole_epochs():
     # %% nbs/09_cycles.ipynb #4a805117
     test_eq(whole_epochs(1, [1, 2, 4]), 7)

@@ -22,11 +22,6 @@ from sklearn.datasets import load_digits
 from fastai_lrx.finder import *
 from fastai_lrx.finder import field_names, runs_in_sweep, stock_curve, suggest, suggested_lrs, sweep_rates
 
-def test_intro():
-    # %% nbs/05_finder.ipynb #64c0c5c3
-    warnings.simplefilter('ignore', FutureWarning)
-    fp.NO_BAR,fp.ConsoleProgressBar.fill = True,''
-
 def test_a_learner_to_try_it_on():
     # %% nbs/05_finder.ipynb #6c5ff779
     def digits_learner(**kwargs):
