@@ -1,0 +1,51 @@
+# Set-up and everything else: `make demo`, `make test`, `make docs`, `make bench`. Needs Python 3.10 or later.
+PYTHON ?= python3
+VENV := .venv
+PY := $(VENV)/bin/python
+QUIET := -W ignore::FutureWarning
+export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
+
+.PHONY: demo test docs bench install export run clean help
+
+help: ; @sed -n 's/^## //p' $(MAKEFILE_LIST)
+
+$(VENV)/.installed: pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(PY) -m pip install -q -e '.[dev]'
+	touch $@
+
+## make install  set up .venv (again only if pyproject.toml changed)
+install: $(VENV)/.installed
+
+## make demo     the recipe on real digits, about a minute; ARGS='--arch resnet18' for options
+demo: install
+	$(PY) $(QUIET) -m fastai_lrx.demo $(ARGS)
+
+## make run NB=nbs/05_finder.ipynb   execute a notebook and store its outputs
+run: install
+	nbdev-test $(NB) --save --n-workers 0
+	nbdev-clean
+
+## make export   package, tests and README from the notebooks
+export: install
+	nbdev-clean && nbdev-export
+	$(PY) tools/export_tests.py
+	$(PY) tools/build_readme.py
+
+## make test     all that CI runs
+test: install
+	$(PY) tools/check_sync.py
+	$(PY) -m pytest -q tests
+	$(MAKE) docs
+	$(PY) tools/check_wheel.py
+
+## make docs     the API site, into _site/
+docs: install
+	$(PY) tools/build_docs.py
+
+## make bench    benchmarks and slow tests; results go to benchmarks/results
+bench: install
+	for b in benchmarks/bench_*.py; do $(PY) $(QUIET) $$b || exit 1; done
+	$(PY) -m pytest -q tests --run-slow -m slow || test $$? -eq 5
+
+clean: ; rm -rf _site _docs _proc build dist *.egg-info lrx_demo

@@ -1,0 +1,45 @@
+"""Notebooks as Markdown: what tools/build_readme.py and tools/build_docs.py share."""
+import base64, re
+from pathlib import Path
+
+from nbdev.process import NBProcessor
+
+def outputs_md(cell, image):
+    "The stored outputs of a code cell as Markdown; `image(png, n)` stores picture `n` of the cell and returns its address."
+    res = []
+    for n,o in enumerate(cell.get('outputs', [])):
+        data = o.get('data', {})
+        text = lambda k: ''.join(data[k])
+        if 'image/png' in data: res.append(f'![{alt_text(cell.source)}]({image(base64.b64decode(text("image/png")), n)})')
+        elif 'text/markdown' in data: res.append(text('text/markdown'))
+        elif 'text/html' in data: res.append(re.sub(r'<style.*?</style>', '', text('text/html'), flags=re.S))
+        else:
+            plain = text('text/plain') if 'text/plain' in data else ''.join(o.get('text', [])) if o.get('name')!='stderr' else ''
+            plain = '\n'.join(line.split('\r')[-1].rstrip() for line in plain.split('\n')).strip('\n')
+            if plain.strip(): res.append('```text\n' + plain + '\n```')
+    return '\n\n'.join(res)
+
+def alt_text(source):
+    "What a picture shows: the call that drew it."
+    lines = [l for l in source.strip().splitlines() if l.strip() and not l.startswith('#|')]
+    return re.sub(r'[\[\]`]', '', f'figure drawn by {lines[-1].strip()}') if lines else 'figure'
+
+def cell_md(cell, image):
+    "One cell as Markdown; hidden ones are empty."
+    if cell.cell_type=='markdown': return cell.source
+    d = getattr(cell, 'directives_', {})
+    if cell.cell_type!='code' or 'hide' in d or d.get('include')=='false': return ''
+    source = '\n'.join(l for l in cell.source.splitlines() if not l.startswith('#|')).strip('\n')
+    code = '' if d.get('echo')=='false' or not source else f'``` python\n{source}\n```'
+    return '\n\n'.join(o for o in (code, outputs_md(cell, image)) if o)
+
+def notebook_md(path, image_dir:Path, address:str):
+    "A notebook as Markdown; its pictures are written to `image_dir`, and linked as `address/name`."
+    def image(png, n):
+        name = f'{cell.id}-{n}.png' if getattr(cell, 'id', None) else f'{i}-{n}.png'
+        image_dir.mkdir(parents=True, exist_ok=True)
+        (image_dir/name).write_bytes(png)
+        return f'{address}/{name}'
+    parts = []
+    for i,cell in enumerate(NBProcessor(path, rm_directives=False).nb.cells): parts.append(cell_md(cell, image))
+    return '\n\n'.join(p for p in parts if p.strip()) + '\n'
