@@ -6,6 +6,7 @@ from fastcore.xtras import Config
 from nbdev.config import get_config
 from nbdev.serve import proc_nbs
 
+import fastai_lrx.all
 sys.path.insert(0, str(Path(__file__).parent))
 from notebook_md import notebook_md
 
@@ -41,9 +42,14 @@ def page(path, images):
     text = re.sub(r'\A# .*\n', '', text)
     front = re.search(r"description: (['\"]?)(.+?)\1\noutput-file", ''.join(raw_cell(path)), flags=re.S)
     intro = f'# {page_name(path)}\n\n' + ('> ' + ' '.join(front[2].split()) + '\n\n' if front else '')
-    # API entries come as a rule, a source link and a heading
-    text = re.sub(r'---\n\n\[source\]\(/blob/main/fastai_lrx/(\w+)\.py#L(\d+)\)\{[^}]*\}\n\n### (.+)',
-                  lambda m: f'<a id="{m[3].lower()}"></a>\n\n### {m[3]}\n\n[source](source-{m[1]}.html)', text)
+    # API entries come as a rule, a source link, a heading, a signature and a docstring; where the page shows the code itself, that is enough
+    shown = set(re.findall(r'^(?:def|class) (\w+)', ''.join(re.findall(r'^``` python\n(.*?)^```', text, flags=re.S|re.M)), flags=re.M))
+    def entry(m):
+        module,name,signature = m.groups()
+        anchor,heading = f'<a id="{name.lower()}"></a>', f'### {name}\n\n[source](source-{module}.html)'
+        if name not in shown: return f'{anchor}\n\n{heading}\n\n{signature}'
+        return f'{anchor}\n\n{heading}\n' if name in fastai_lrx.all.__all__ else anchor
+    text = re.sub(r'---\n\n\[source\]\(/blob/main/fastai_lrx/(\w+)\.py#L\d+\)\{[^}]*\}\n\n### (.+?)\n\n(```python\n.*?^```(?:\n\n\*.+?\*$)?)', entry, text, flags=re.S|re.M)
     text = re.sub(r'\]\(/(\w+\.html)', r'](\1', text)                                              # doclinks of our own
     text = re.sub(r'\]\((\w+)\.ipynb\)', lambda m: f'](' + page_name(m[1]) + '.html)', text)       # links to notebooks
     return intro + text
