@@ -162,7 +162,7 @@ def test_cycle_signals_with_a_cycle_that_ends_in_mid_epoch():
         test_eq([g for g in learn.recorder.group_hps['lr']], spy.lrs)
         test_eq(learn.recorder.hps['lr'], [l[-1] for l in spy.lrs])
 
-    # %% nbs/checks/fits.ipynb #52832151
+    # %% nbs/checks/fits.ipynb #52af067e
     class Epochs(Callback):
         def before_fit(self): self.ended = []
         def after_epoch(self): self.ended.append(self.learn.cycle_end)
@@ -172,6 +172,11 @@ def test_cycle_signals_with_a_cycle_that_ends_in_mid_epoch():
     test_eq(log.ended, [False, True, True])
     quietly(learn.fit_sgdr, 2, 1, 0.01, cycle_mult=2, cbs=log, start_epoch=1)
     test_eq(log.ended, [False, False, True])
+    class SkipSecond(Callback):
+        def before_train(self):
+            if self.epoch==1: raise CancelEpochException
+    quietly(learn.fit_sgdr, 3, 1, 0.01, cycle_mult=1, cbs=[log, SkipSecond()])
+    test_eq(log.ended, [True, False, True])
 
 def test_two_ranks():
     # %% nbs/checks/fits.ipynb #10a8027c

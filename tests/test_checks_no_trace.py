@@ -7,7 +7,7 @@ from fastai_lrx.all import *
 import subprocess, copy
 
 def test_mishaps_in_the_sweep():
-    # %% nbs/checks/no_trace.ipynb #9f641572
+    # %% nbs/checks/no_trace.ipynb #38af2b62
     ends = dict(done=None, interrupted=(interrupt, 'after_pred'), failed=(error, 'after_pred'), late=(interrupt, 'after_step'), nan=(nan_loss, 'after_loss'), paused=(interrupt, 'after_backward'))
 
     def find(learn, end=None, **kwargs):
@@ -22,11 +22,12 @@ def test_mishaps_in_the_sweep():
             test_eq(mishap.seen, 0)   # the callback's own counter is back, too
             learn.remove_cb(mishap)
 
-    def story(kind, look, num_workers=0, before=lambda l: l.fit(1, 1e-2), cbs=None):
-        "Weights after: something, a look, more training"
+    def story(kind, look, num_workers=0, before=lambda l: l.fit(1, 1e-2), then=noop, cbs=None):
+        "Weights after: something, a look, something, more training"
         learn = learner(kind, num_workers, cbs=cbs() if cbs else None)
         before(learn)
         look(learn)
+        then(learn)
         learn.fit(1, 1e-2)
         return weights(learn)
 
@@ -38,7 +39,7 @@ def test_mishaps_in_the_sweep():
         assert not same(plain, story(kind, lambda l: l.fit(1, 1e-3))), kind   # the comparison can fail
 
 def test_loader_workers():
-    # %% nbs/checks/no_trace.ipynb #9f641572
+    # %% nbs/checks/no_trace.ipynb #38af2b62
     ends = dict(done=None, interrupted=(interrupt, 'after_pred'), failed=(error, 'after_pred'), late=(interrupt, 'after_step'), nan=(nan_loss, 'after_loss'), paused=(interrupt, 'after_backward'))
 
     def find(learn, end=None, **kwargs):
@@ -53,11 +54,12 @@ def test_loader_workers():
             test_eq(mishap.seen, 0)   # the callback's own counter is back, too
             learn.remove_cb(mishap)
 
-    def story(kind, look, num_workers=0, before=lambda l: l.fit(1, 1e-2), cbs=None):
-        "Weights after: something, a look, more training"
+    def story(kind, look, num_workers=0, before=lambda l: l.fit(1, 1e-2), then=noop, cbs=None):
+        "Weights after: something, a look, something, more training"
         learn = learner(kind, num_workers, cbs=cbs() if cbs else None)
         before(learn)
         look(learn)
+        then(learn)
         learn.fit(1, 1e-2)
         return weights(learn)
 
@@ -68,7 +70,7 @@ def test_loader_workers():
             assert same(plain, story(kind, partial(find, end=ends[name]), num_workers=2)), (kind, name)
 
 def test_fresh_frozen_with_other_optimizers():
-    # %% nbs/checks/no_trace.ipynb #9f641572
+    # %% nbs/checks/no_trace.ipynb #38af2b62
     ends = dict(done=None, interrupted=(interrupt, 'after_pred'), failed=(error, 'after_pred'), late=(interrupt, 'after_step'), nan=(nan_loss, 'after_loss'), paused=(interrupt, 'after_backward'))
 
     def find(learn, end=None, **kwargs):
@@ -83,11 +85,12 @@ def test_fresh_frozen_with_other_optimizers():
             test_eq(mishap.seen, 0)   # the callback's own counter is back, too
             learn.remove_cb(mishap)
 
-    def story(kind, look, num_workers=0, before=lambda l: l.fit(1, 1e-2), cbs=None):
-        "Weights after: something, a look, more training"
+    def story(kind, look, num_workers=0, before=lambda l: l.fit(1, 1e-2), then=noop, cbs=None):
+        "Weights after: something, a look, something, more training"
         learn = learner(kind, num_workers, cbs=cbs() if cbs else None)
         before(learn)
         look(learn)
+        then(learn)
         learn.fit(1, 1e-2)
         return weights(learn)
 
@@ -98,6 +101,11 @@ def test_fresh_frozen_with_other_optimizers():
         for before in (noop, *([freeze_late, freeze_first] if kind!='tabular' else [])):
             assert same(story(kind, noop, before=before), story(kind, find, before=before)), (kind, before)
 
+    # %% nbs/checks/no_trace.ipynb #02c163fb
+    def freeze_decaying(learn): learn.freeze(); learn.wd = 0.1
+    for kind in ('vision','tensors','text'):
+        assert same(story(kind, noop, before=noop, then=freeze_decaying), story(kind, find, before=noop, then=freeze_decaying)), kind
+
     # %% nbs/checks/no_trace.ipynb #6e5338eb
     def wrapped(params, lr): return OptimWrapper(params, torch.optim.AdamW, lr=lr)
     for opt_func in (ranger, wrapped, SGD, partial(RMSProp, mom=0.9)):
@@ -106,7 +114,7 @@ def test_fresh_frozen_with_other_optimizers():
             assert same(story('vision', noop, before=before_), story('vision', find, before=before_)), opt_func
 
 def test_step_making_callbacks():
-    # %% nbs/checks/no_trace.ipynb #9f641572
+    # %% nbs/checks/no_trace.ipynb #38af2b62
     ends = dict(done=None, interrupted=(interrupt, 'after_pred'), failed=(error, 'after_pred'), late=(interrupt, 'after_step'), nan=(nan_loss, 'after_loss'), paused=(interrupt, 'after_backward'))
 
     def find(learn, end=None, **kwargs):
@@ -121,11 +129,12 @@ def test_step_making_callbacks():
             test_eq(mishap.seen, 0)   # the callback's own counter is back, too
             learn.remove_cb(mishap)
 
-    def story(kind, look, num_workers=0, before=lambda l: l.fit(1, 1e-2), cbs=None):
-        "Weights after: something, a look, more training"
+    def story(kind, look, num_workers=0, before=lambda l: l.fit(1, 1e-2), then=noop, cbs=None):
+        "Weights after: something, a look, something, more training"
         learn = learner(kind, num_workers, cbs=cbs() if cbs else None)
         before(learn)
         look(learn)
+        then(learn)
         learn.fit(1, 1e-2)
         return weights(learn)
 
@@ -136,7 +145,7 @@ def test_step_making_callbacks():
             assert not torch.is_autocast_enabled('cpu')
 
 def test_preserved_anything_inside():
-    # %% nbs/checks/no_trace.ipynb #9f641572
+    # %% nbs/checks/no_trace.ipynb #38af2b62
     ends = dict(done=None, interrupted=(interrupt, 'after_pred'), failed=(error, 'after_pred'), late=(interrupt, 'after_step'), nan=(nan_loss, 'after_loss'), paused=(interrupt, 'after_backward'))
 
     def find(learn, end=None, **kwargs):
@@ -151,20 +160,19 @@ def test_preserved_anything_inside():
             test_eq(mishap.seen, 0)   # the callback's own counter is back, too
             learn.remove_cb(mishap)
 
-    def story(kind, look, num_workers=0, before=lambda l: l.fit(1, 1e-2), cbs=None):
-        "Weights after: something, a look, more training"
+    def story(kind, look, num_workers=0, before=lambda l: l.fit(1, 1e-2), then=noop, cbs=None):
+        "Weights after: something, a look, something, more training"
         learn = learner(kind, num_workers, cbs=cbs() if cbs else None)
         before(learn)
         look(learn)
+        then(learn)
         learn.fit(1, 1e-2)
         return weights(learn)
 
-    # %% nbs/checks/no_trace.ipynb #2f9fa780
-    def freeze_late(learn): learn.fit(1, 1e-2); learn.freeze()
-    def freeze_first(learn): learn.freeze()
-    for kind in kinds:
-        for before in (noop, *([freeze_late, freeze_first] if kind!='tabular' else [])):
-            assert same(story(kind, noop, before=before), story(kind, find, before=before)), (kind, before)
+    # %% nbs/checks/no_trace.ipynb #02c163fb
+    def freeze_decaying(learn): learn.freeze(); learn.wd = 0.1
+    for kind in ('vision','tensors','text'):
+        assert same(story(kind, noop, before=noop, then=freeze_decaying), story(kind, find, before=noop, then=freeze_decaying)), kind
 
     # %% nbs/checks/no_trace.ipynb #d1e9813b
     def rampage(learn):

@@ -9,7 +9,7 @@ from fastai_lrx.scheduled import Scheduled, group_rates
 from fastcore.test import *
 from fastai.callback.all import *
 from fastai.test_utils import synth_learner
-from fastai_lrx.cycles import *
+from fastai_lrx.plots import new_axes
 from fastai_lrx.cycles import *
 from fastai_lrx.cycles import low_rates, whole_epochs
 

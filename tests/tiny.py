@@ -8,6 +8,7 @@ from fastai.vision.all import *
 from fastai.tabular.all import *
 from fastai.text.all import *
 
+torch.set_num_threads(1)   # tiny models on shared cores: threads would wait for each other
 kinds = 'vision', 'tensors', 'text', 'tabular'
 
 def learner(kind:str, num_workers=0, seed=0, **kwargs):
@@ -47,7 +48,8 @@ def two_groups(m): return [params(m[0]), params(m[1])]
 def tensors_learner_(num_workers, **kwargs):
     x = torch.randn(72, 5)
     items = list(zip(x, (x.sum(1, keepdim=True) > 0).float()))
-    dls = DataLoaders(*(torch.utils.data.DataLoader(o, batch_size=8, shuffle=shuffle, num_workers=num_workers, drop_last=shuffle)
+    dls = DataLoaders(*(torch.utils.data.DataLoader(o, batch_size=8, shuffle=shuffle, num_workers=num_workers, drop_last=shuffle,
+                                                    generator=torch.Generator().manual_seed(1))
                         for o,shuffle in [(items[:48],True), (items[48:],False)]))
     model = nn.Sequential(nn.Sequential(nn.Linear(5, 8), nn.BatchNorm1d(8), nn.ReLU()), nn.Sequential(nn.Dropout(0.3), nn.Linear(8, 1)))
     return Learner(dls, model, loss_func=BCEWithLogitsLossFlat(), splitter=two_groups, **kwargs)
