@@ -44,7 +44,7 @@ def runs_in_sweep(cb:Callback)->bool:
     known = isinstance(cb, _observers) or any(t.__module__ in _observing_modules for t in type(cb).__mro__)
     return getattr(cb, 'run_in_sweep', not known)
 
-# %% ../nbs/05_finder.ipynb #0ce8cdcd
+# %% ../nbs/05_finder.ipynb #a6abb334
 class LRSweep(ParamScheduler):
     "Set the rate of every batch from a list of rates, record the raw losses, stop at the end or when the loss diverges."
     order,run_valid,name = 60,False,'lr_finder'
@@ -54,12 +54,14 @@ class LRSweep(ParamScheduler):
         bar:bool=False # show a progress bar
     ):
         super().__init__({'lr': None})
-        self.rates,self.stop_div,self.pbar = rates,stop_div,progress_bar(range(len(rates)), leave=False) if bar else None
+        self.rates,self.stop_div,self.bar,self.pbar = rates,stop_div,bar,None
 
     def before_fit(self):
         super().before_fit()
         self.lrs,self.losses,self.smooth_losses,self.best = [],[],[],None
-        if self.pbar: self.pbar.update(0)
+        if self.bar:
+            self.pbar = progress_bar(range(len(self.rates)), leave=False)
+            self.pbar.update(0)
 
     def before_batch(self): self.opt.set_hyper('lr', self.rates[self.train_iter])
 
@@ -73,7 +75,9 @@ class LRSweep(ParamScheduler):
         self.lrs.append(self.hps['lr'][-1])
         self.losses.append(self.learn.loss.detach().mean().item())
         self.smooth_losses.append(smooth)
-        if self.pbar: self.pbar.comment = f'{float(smooth):.4f}'; self.pbar.update(self.train_iter)
+        if self.pbar:
+            self.pbar.comment = f'{float(smooth):.4f}'
+            self.pbar.update(self.train_iter)
         if (self.stop_div and self.diverged(float(smooth))) or self.train_iter >= len(self.rates): raise CancelFitException()
 
     def diverged(self, smooth:float)->bool:
@@ -90,6 +94,7 @@ class LRSweep(ParamScheduler):
     def close(self):
         "Take the progress bar away, also if the sweep was interrupted."
         if self.pbar: self.pbar.on_iter_end()
+        self.pbar = None
 
     _docs = dict(before_fit="Prepare the lists", before_batch="Set the rates of this batch", after_loss="Average the loss over processes",
                  after_batch="Record, and maybe stop", after_fit="Leave what was recorded in the recorder")

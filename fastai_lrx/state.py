@@ -102,12 +102,23 @@ def _(o:np.random.Generator, keeper):
     state = o.bit_generator.state
     return partial(setattr, o.bit_generator, 'state', state)
 
-# %% ../nbs/00_state.ipynb #04d14241
+# %% ../nbs/00_state.ipynb #ba8d90de
 _stateful = (nn.Module, BaseLoss, _BaseOptimizer, torch.optim.Optimizer, torch.amp.GradScaler, Callback, Metric, L, Transform, Pipeline,
              DataLoaders, DataLoader, torch.utils.data.DataLoader, torch.utils.data.Sampler, ReindexCollection)
 
 def remember_attributes(o, keeper): keeper.keep(vars(o))
 for t in _stateful: remember.register(t, remember_attributes)
+
+@remember.register
+def _(o:Recorder, keeper):
+    "Its histories can be long and only grow: their items are never changed."
+    attributes = dict(vars(o))
+    histories = [(h, list(h)) for h in attributes.values() if isinstance(h, list)]
+    keeper.keep([o.loss, o.smooth_loss])
+    def undo():
+        vars(o).clear(); vars(o).update(attributes)
+        for h,items in histories: h[:] = items
+    return undo
 
 @remember.register
 def _(o:TfmdLists, keeper): keeper.keep(o.tfms)

@@ -52,6 +52,16 @@ def test_putting_things_back_into_the_same_objects():
     for k,v in m.state_dict().items(): assert torch.equal(v, before[k])
     assert m.training and not hasattr(m[0], 'note')
 
+    # %% nbs/00_state.ipynb #60824870
+    recorder = Recorder()
+    recorder.losses = [tensor(1.)]*100_000
+    keeper = Keeper()
+    keeper.keep(recorder)
+    assert len(keeper.undos) < 20   # not one for each loss
+    recorder.losses.append(tensor(2.))
+    keeper.restore()
+    test_eq(len(recorder.losses), 100_000)
+
 def test_the_state_of_a_learner():
     # %% nbs/00_state.ipynb #11bc4cf4
     keeper = Keeper()
