@@ -5,13 +5,13 @@
 # %% auto #0
 __all__ = ['whole_epochs', 'low_rates', 'fit_scheduled']
 
-# %% ../nbs/09_cycles.ipynb #636c1e01
+# %% ../nbs/09_cycles.ipynb #3ca98757
 from dataclasses import replace
 from fractions import Fraction
 
 from fastai.basics import *
-from .schedules import CosineRestarts, SlantedTriangular, Triangular, as_rates, exact, whole
-from .scheduled import Scheduled, group_rates
+from .schedules import CosineRestarts, SlantedTriangular, Triangular, as_rates, exact, number, whole
+from .scheduled import Scheduled, group_rates, n_batches
 
 # %% ../nbs/09_cycles.ipynb #4d75291d
 def whole_epochs(
@@ -30,7 +30,7 @@ def whole_epochs(
     raise ValueError(f"cycle_len={cycle_len}: {len(lengths)} cycles would take {float(total):g} epochs, which is not a whole number; "
                      f"use cycle_len={' or '.join(f'{f}' for f in fits)} ({' or '.join(str(round(before+f*per_unit)) for f in fits)} epochs)")
 
-# %% ../nbs/09_cycles.ipynb #413ea78b
+# %% ../nbs/09_cycles.ipynb #76eb3989
 def low_rates(learn, lr_min, highs, name='lr_min'):
     "The lowest rate of each layer group, given the highest; raises unless it is lower."
     if isinstance(lr_min, slice) or np.ndim(as_rates(lr_min, name)): lows = group_rates(learn, lr_min, name)
@@ -42,14 +42,15 @@ def fit_scheduled(learn, n_epoch, schedule, moms=None, cbs=None, **kwargs):
     "Fit `learn` with `schedule`, and with momentum mirrored between `moms` if given."
     schedules = dict(lr=schedule)
     if moms is not None:
-        if not is_listy(moms): raise TypeError(f"moms={moms!r}: pass (momentum at lr_min, momentum at lr_max), such as (0.95, 0.85)")
-        if len(moms) not in (2,3) or (len(moms)==3 and moms[0]!=moms[2]):
+        pair = as_rates(moms, 'moms')
+        if not isinstance(pair, tuple) or len(pair) not in (2,3) or pair[2:] not in ((), pair[:1]) or not 0 <= min(pair) <= max(pair) < 1:
             raise ValueError(f"moms={moms}: pass (momentum at lr_min, momentum at lr_max), such as (0.95, 0.85), or fastai's triple that ends where it began")
-        schedules['mom'] = schedule.mirrored(*moms[:2])
+        schedules['mom'] = schedule.mirrored(*pair[:2])
+    schedule.cycle_ends(n_batches(learn)*n_epoch)   # raises where there are fewer batches than cycles
     if learn.opt is None: learn.create_opt()
     learn.fit(n_epoch, cbs=[Scheduled(**schedules)]+L(cbs), **kwargs)
 
-# %% ../nbs/09_cycles.ipynb #82fac02c
+# %% ../nbs/09_cycles.ipynb #449c684e
 @patch
 def fit_sgdr(self:Learner,
     n_cycles:int, # number of cycles
@@ -69,10 +70,10 @@ def fit_sgdr(self:Learner,
     """Train with cosine annealing and warm restarts (SGDR, Loshchilov & Hutter, arXiv 1608.03983).
 
     The cycles take `cycle_len`, `cycle_len*cycle_mult`, ... epochs (1+2+4 by default for 3 cycles of 1), each starting at `lr_max`."""
-    highs = group_rates(self, lr_max)
+    highs,warmup = group_rates(self, lr_max),number(warmup, 'warmup')
     if not 0 <= warmup < np.inf: raise ValueError(f"warmup={warmup}: must be a number of epochs, 0 or more")
     schedule = CosineRestarts(n_cycles, highs, low_rates(self, lr_min, highs), cycle_mult, cycle_decay)
-    n_epoch = whole_epochs(cycle_len, [exact(cycle_mult)**i for i in range(n_cycles)], before=warmup)
+    n_epoch = whole_epochs(cycle_len, [exact(schedule.cycle_mult)**i for i in range(n_cycles)], before=warmup)
     schedule = replace(schedule, warmup=warmup/n_epoch)
     fit_scheduled(self, n_epoch, schedule, moms, cbs, reset_opt=reset_opt, wd=wd, start_epoch=start_epoch)
 

@@ -20,7 +20,7 @@ def gaussian_smooth(values, sigma:float):
     spread = lambda x: np.convolve(x, kernel)[radius:radius+len(x)]
     return spread(values) / spread(np.ones_like(values))
 
-# %% ../nbs/02_suggest.ipynb #88e46d78
+# %% ../nbs/02_suggest.ipynb #772c75e8
 @dataclass(frozen=True, eq=False)
 class SweepCurve:
     "What a sweep of the learning rate has seen, batch by batch."
@@ -29,6 +29,7 @@ class SweepCurve:
     smooth_losses:np.ndarray=None # fastai's smoothed loss (an exponential average) at each batch
     num_it:int=None # how many batches were asked for
     sweep:str='exp' # how the rate grew: 'exp' or 'lin'
+    stop_div:bool=True # whether it was to stop when the loss diverged
     def __post_init__(self):
         for k in 'lrs','losses','smooth_losses':
             if getattr(self, k) is not None: object.__setattr__(self, k, np.asarray(getattr(self, k), dtype=np.float64))

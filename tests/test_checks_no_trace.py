@@ -194,6 +194,70 @@ def test_preserved_anything_inside():
     for kind in kinds:
         assert same(story(kind, noop), story(kind, survived)), kind
 
+def test_state_of_your_own_odd_tensors():
+    # %% nbs/checks/no_trace.ipynb #38af2b62
+    ends = dict(done=None, interrupted=(interrupt, 'after_pred'), failed=(error, 'after_pred'), late=(interrupt, 'after_step'), nan=(nan_loss, 'after_loss'), paused=(interrupt, 'after_backward'))
+
+    def find(learn, end=None, **kwargs):
+        "lr_find, with a mishap at the 7th batch"
+        mishap = Mishap(*[end[0], 7, end[1]]) if end else None
+        if mishap: learn.add_cb(mishap)
+        with warnings.catch_warnings():
+            warnings.simplefilter('ignore')
+            try: learn.lr_find(num_it=15, show_plot=False, **kwargs)
+            except (KeyboardInterrupt, RuntimeError): pass
+        if mishap:
+            test_eq(mishap.seen, 0)   # the callback's own counter is back, too
+            learn.remove_cb(mishap)
+
+    def story(kind, look, num_workers=0, before=lambda l: l.fit(1, 1e-2), then=noop, cbs=None):
+        "Weights after: something, a look, something, more training"
+        learn = learner(kind, num_workers, cbs=cbs() if cbs else None)
+        before(learn)
+        look(learn)
+        then(learn)
+        learn.fit(1, 1e-2)
+        return weights(learn)
+
+    # %% nbs/checks/no_trace.ipynb #93c9f4f1
+    class Average:
+        def __init__(self): self.sum,self.n = torch.zeros(3, 8),0
+        def add(self, w): self.sum += w.detach(); self.n += 1
+    class Averager(Callback):
+        def __init__(self): self.average = Average()
+        def after_step(self): self.average.add(self.model[1][3].weight)
+    class RandomItems:
+        def __init__(self): self.rng = np.random.default_rng(0)
+        def __len__(self): return 40
+        def __getitem__(self, i): return torch.tensor(self.rng.normal(size=5), dtype=torch.float32), torch.ones(1)*(i%2)
+    class Weighted:
+        def __init__(self): self.calls = 0
+        def loss(self, pred, y): self.calls += 1; return F.binary_cross_entropy_with_logits(pred, y)*(1 + self.calls%3)
+
+    def with_average(look):
+        learn = learner('vision', cbs=Averager())
+        learn.fit(1); look(learn); learn.fit(1)
+        return [learn.averager.average.sum, tensor(learn.averager.average.n)]
+    def with_dataset(look, cls):
+        learn = learner('tensors')
+        learn.loss_func = Weighted().loss
+        learn.dls.loaders[0] = cls(RandomItems(), batch_size=8, shuffle=True)
+        learn.fit(1); look(learn); learn.fit(1)
+        return weights(learn)
+    assert same(with_average(noop), with_average(find))
+    for cls in (torch.utils.data.DataLoader, DataLoader): assert same(with_dataset(noop, cls), with_dataset(find, cls))
+
+    # %% nbs/checks/no_trace.ipynb #89945d97
+    learn = learner('vision')
+    learn.dls.train.fixed = np.arange(3); learn.dls.train.fixed.flags.writeable = False
+    learn.model.register_buffer('expanded', torch.arange(4).expand(2, -1))
+    before = [p.detach().clone() for p in learn.model.parameters()]
+    for cast in (nn.Module.half, nn.Module.double):
+        with learn.preserved(): cast(learn.model)
+        assert same(before, [p.detach() for p in learn.model.parameters()]) and all(p.dtype==torch.float32 for p in learn.model.parameters())
+    test_eq(learn.model.expanded, torch.arange(4).expand(2, -1))
+    find(learn)
+
 def test_on_the_cpu():
     # %% nbs/checks/no_trace.ipynb #602cc24a
     learn = learner('vision')

@@ -4,8 +4,8 @@ import warnings, fastprogress.fastprogress as fp
 from dataclasses import replace
 from fractions import Fraction
 from fastai.basics import *
-from fastai_lrx.schedules import CosineRestarts, SlantedTriangular, Triangular, as_rates, exact, whole
-from fastai_lrx.scheduled import Scheduled, group_rates
+from fastai_lrx.schedules import CosineRestarts, SlantedTriangular, Triangular, as_rates, exact, number, whole
+from fastai_lrx.scheduled import Scheduled, group_rates, n_batches
 from fastcore.test import *
 from fastai.callback.all import *
 from fastai.test_utils import synth_learner

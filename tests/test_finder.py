@@ -11,7 +11,7 @@ from fastai.callback.training import ShortEpochCallback
 from fastai_lrx.state import LearnerState
 from fastai_lrx.suggest import SweepCurve, by_drop, valley
 from fastai_lrx.plots import new_axes, plot_sweep
-from fastai_lrx.scheduled import group_rates, n_groups
+from fastai_lrx.scheduled import group_rates, n_batches, n_groups
 from fastai_lrx.schedules import as_rates
 from fastcore.test import *
 from fastai.callback.all import *

@@ -12,9 +12,10 @@ from fastai_lrx.schedules import *
 from fastai_lrx.schedules import CosineRestarts, Flat, SlantedTriangular, Triangular, as_rates, join, locate, mix, whole_ends
 
 def test_rates_one_or_one_per_layer_group():
-    # %% nbs/01_schedules.ipynb #4b4ecbb3
+    # %% nbs/01_schedules.ipynb #4b48079d
     test_eq(as_rates(np.float64(0.1)), 0.1)
     test_eq(as_rates([1e-4, 1e-3, 1e-2]), (1e-4, 1e-3, 1e-2))
+    test_fail(lambda: as_rates('fast'), contains="lr_max='fast': pass a number")
     test_fail(lambda: as_rates(slice(1e-4, 1e-2)), contains='give the slice to a fit method')
     test_fail(lambda: as_rates(float('nan')), contains='lr_max=nan: rates must be finite')
 
