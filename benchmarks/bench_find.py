@@ -82,7 +82,7 @@ def compare(make, rounds):
     res['bytes_trained'] = {f.__name__: bytes_written(lambda: f(learn)) for f in (ours, stock)}
     return res
 
-def big(path): return learner(timm.create_model('resnet50', num_classes=1000), torch.randn(60, 3, 48, 48), torch.randint(10, (60,)), 4, path)
+def big(path): return learner(timm.create_model('resnet50', num_classes=1000), torch.randn(60, 3, 32, 32), torch.randint(10, (60,)), 4, path)
 def tiny(path): return learner(nn.Sequential(nn.Flatten(), nn.Linear(64, 32), nn.ReLU(), nn.Linear(32, 10)), torch.randn(640, 1, 8, 8), torch.randint(10, (640,)), 64, path)
 
 def time_valley(n=5000):
@@ -90,39 +90,43 @@ def time_valley(n=5000):
     g = torch.Generator().manual_seed(0)
     lrs,losses = torch.logspace(-7, 1, n), torch.linspace(2, 1, n) + torch.randn(n, generator=g)*0.1
     mine = statistics.median(timed(lambda: valley(lrs, losses, n)) for _ in range(5))
-    theirs = timed(lambda: stock_valley(lrs, losses, n))
-    return dict(points=n, ours_seconds=mine, stock_seconds=theirs, same_answer=valley(lrs, losses, n)[0]==stock_valley(lrs, losses, n)[0])
+    start = time.perf_counter()
+    answer = stock_valley(lrs, losses, n)[0]
+    return dict(points=n, ours_seconds=mine, stock_seconds=time.perf_counter()-start, same_answer=valley(lrs, losses, n)[0]==answer)
 
-def time_import(base, rounds=7):
+def time_import(base, rounds=5):
     "What `import fastai_lrx.all` adds to `import {base}`, in fresh processes"
     code = f'import time; import {base}; t=time.perf_counter(); import fastai_lrx.all; print(time.perf_counter()-t)'
     runs = [float(subprocess.run([sys.executable, '-W', 'ignore', '-c', code], capture_output=True, text=True, check=True).stdout) for _ in range(rounds+1)][1:]
     return dict(median=statistics.median(runs), worst=max(runs), rounds=rounds)
 
 def show(r): return f"{r['median']:.3f} ({r['low']:.3f} to {r['high']:.3f}, {r['rounds']} rounds)"
-def mb(n): return f'{n/1e6:.1f} MB'
+def size(n): return f'{n/1e6:.1f} MB' if n >= 1e5 else f'{n} bytes'
+
+def report(res):
+    "The results as a page."
+    rows = ['| what | resnet50 (timm), 25.6M parameters, 32 px, batch 4 | tiny MLP, batch 64 |', '|---|---|---|']
+    b,t = res['big'],res['tiny']
+    rows += [f'| {label} | {show(b[k])} | {show(t[k])} |' for label,k in [('our `lr_find` / the same 100 steps bare','ours_over_bare'),
+             ("stock's / the same 100 steps bare",'stock_over_bare'), ("ours / stock's",'ours_over_stock')]]
+    rows += [f"| seconds: bare, ours, stock | {', '.join(f'{v:.2f}' for v in b['seconds'].values())} | {', '.join(f'{v:.3f}' for v in t['seconds'].values())} |"]
+    rows += [f"| bytes written, {label}: ours, stock | {size(b[k]['ours'])}, {size(b[k]['stock'])} | {size(t[k]['ours'])}, {size(t[k]['stock'])} |"
+             for label,k in [('new optimizer','bytes_fresh'), ('trained optimizer','bytes_trained')]]
+    v = res['valley']
+    return '\n'.join(['# The cost of looking', '', f"Measured on {res['machine']}. Ratios: median (90 % interval, or the whole range where rounds are few; number of rounds). The parts of a round run in turn.", '', *rows, '',
+            f"`valley` on {v['points']} points: {v['ours_seconds']:.4f} s, stock {v['stock_seconds']:.1f} s; same answer: {v['same_answer']}.", '',
+            *(f"`import fastai_lrx.all` after `{k}`: {i['median']:.3f} s (worst of {i['rounds']}: {i['worst']:.3f} s)." for k,i in res['imports'].items()), '',
+            'Reproduce: `python benchmarks/bench_find.py`, or `make bench`.', ''])
 
 def main():
     set_seed(0)
     with tempfile.TemporaryDirectory() as d:
         res = dict(machine=f'{os.cpu_count()} cores, {platform.machine()}, Python {platform.python_version()}, torch {torch.__version__}, CPU',
-                   big=compare(lambda: big(d), 4), tiny=compare(lambda: tiny(d), 21), valley=time_valley(),
+                   big=compare(lambda: big(d), 3), tiny=compare(lambda: tiny(d), 21), valley=time_valley(),
                    imports={b: time_import(b) for b in ('fastai.vision.all','fastai.text.all')})
-    rows = ['| what | resnet50 (timm), 25.6M parameters, 48 px, batch 4 | tiny MLP, batch 64 |', '|---|---|---|']
-    b,t = res['big'],res['tiny']
-    rows += [f'| {label} | {show(b[k])} | {show(t[k])} |' for label,k in [('our `lr_find` / the same 100 steps bare','ours_over_bare'),
-             ("stock's / the same 100 steps bare",'stock_over_bare'), ("ours / stock's",'ours_over_stock')]]
-    rows += [f"| seconds: bare, ours, stock | {', '.join(f'{v:.2f}' for v in b['seconds'].values())} | {', '.join(f'{v:.3f}' for v in t['seconds'].values())} |"]
-    rows += [f"| bytes written, {label}: ours, stock | {mb(b[k]['ours'])}, {mb(b[k]['stock'])} | {mb(t[k]['ours'])}, {mb(t[k]['stock'])} |"
-             for label,k in [('new optimizer','bytes_fresh'), ('trained optimizer','bytes_trained')]]
-    v = res['valley']
-    text = ['# The cost of looking', '', f"Measured on {res['machine']}. Ratios: median (90 % interval, rounds), the parts of a round run in turn.", '', *rows, '',
-            f"`valley` on {v['points']} points: {v['ours_seconds']:.4f} s, stock {v['stock_seconds']:.1f} s; same answer: {v['same_answer']}.", '',
-            *(f"`import fastai_lrx.all` after `{k}`: {i['median']:.3f} s (worst of {i['rounds']}: {i['worst']:.3f} s)." for k,i in res['imports'].items()), '',
-            'Reproduce: `python benchmarks/bench_find.py`, or `make bench`.', '']
     results.mkdir(exist_ok=True)
     (results/'find.json').write_text(json.dumps(res, indent=1)+'\n')
-    (results/'find.md').write_text('\n'.join(text))
-    print('\n'.join(text))
+    (results/'find.md').write_text(report(res))
+    print(report(res))
 
 if __name__=='__main__': main()

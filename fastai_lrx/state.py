@@ -142,7 +142,7 @@ def _(o:TfmdLists, keeper): keeper.keep(o.tfms)
 @remember.register
 def _(o:Datasets, keeper): keeper.keep(o.tls)
 
-# %% ../nbs/00_state.ipynb #9792ec79
+# %% ../nbs/00_state.ipynb #01cf8018
 _installed = tuple(sysconfig.get_paths()[k] for k in ('stdlib','platstdlib','purelib','platlib'))
 
 @cache
@@ -154,7 +154,7 @@ def is_yours(cls)->bool:
 
 @remember.register(object)
 def _(o, keeper):
-    if hasattr(o, '__dict__') and is_yours(type(o)): keeper.keep(vars(o))
+    if is_yours(type(o)) and hasattr(o, '__dict__'): keeper.keep(vars(o))
 
 @remember.register(Learner)
 def _(o, keeper): "Left alone: a callback knows its learner."

@@ -1,5 +1,5 @@
 """Run a function in several gloo processes on the CPU, with a hard time limit."""
-import inspect, os, pickle, signal, socket, subprocess, sys, tempfile, textwrap
+import inspect, os, pickle, signal, socket, subprocess, sys, tempfile, textwrap, threading, time
 from pathlib import Path
 
 here = Path(__file__).parent
@@ -52,7 +52,6 @@ def on_ranks(func, n:int=2, limit:float=120):
 
 def _wait(procs, limit):
     "Outputs of all processes; the first that fails, or the time limit, ends the others."
-    import threading, time
     outs = [''] * len(procs)
     def read(i): outs[i] = procs[i].communicate()[0]
     threads = [threading.Thread(target=read, args=(i,), daemon=True) for i in range(len(procs))]

@@ -19,10 +19,11 @@ def test_the_data():
     dls.show_batch(max_n=8, nrows=1, figsize=(10, 1.5), cmap='gray_r')
 
 def test_the_recipe():
-    # %% nbs/15_demo.ipynb #a999fc78
+    # %% nbs/15_demo.ipynb #084a929b
     with tempfile.TemporaryDirectory() as d, warnings.catch_warnings():
         warnings.simplefilter('ignore')
         recipe = run(out=d)
         plots = sorted(p.name for p in Path(d).iterdir())
     test_eq(plots, ['2_lr_find_head.png', '3_head.png', '4_head_cycles.png', '7_lr_find_all.png', '8_all.png'])
-    assert float(recipe.rows[-1]['accuracy'][:-1]) > 90 > float(recipe.rows[0]['accuracy'][:-1])
+    accuracies = [float(r['accuracy'][:-1]) for r in recipe.rows]
+    assert accuracies[0] < 40 and accuracies[-1] > 75, accuracies
