@@ -105,7 +105,7 @@ def _(o:np.random.Generator, keeper):
     state = o.bit_generator.state
     return partial(setattr, o.bit_generator, 'state', state)
 
-# %% ../nbs/00_state.ipynb #c80a50c7
+# %% ../nbs/00_state.ipynb #526e0820
 _stateful = (nn.Module, BaseLoss, _BaseOptimizer, torch.optim.Optimizer, torch.amp.GradScaler, Callback, Metric, L, Transform, Pipeline,
              DataLoaders, torch.utils.data.Sampler, ReindexCollection)
 
@@ -117,13 +117,12 @@ _generators = random.Random, np.random.Generator, np.random.RandomState, torch.G
 @remember.register(DataLoader)
 @remember.register(torch.utils.data.DataLoader)
 def _(o, keeper):
-    "All but the data: of the dataset only its random generators and transforms."
-    attributes = dict(vars(o))
-    dataset = attributes.pop('dataset', None)
+    "All but the data, which is never copied: of the dataset only its transforms and random generators."
+    dataset = vars(o).get('dataset')
+    keeper.seen[id(dataset)] = dataset   # whoever else refers to it
+    if isinstance(dataset, (Datasets, TfmdLists)): remember(dataset, keeper)
     keeper.keep([v for v in getattr(dataset, '__dict__', {}).values() if isinstance(v, _generators)])
-    if isinstance(dataset, (Datasets, TfmdLists)): keeper.keep(dataset)
-    for v in attributes.values(): keeper.keep(v)
-    return lambda: (vars(o).clear(), vars(o).update(attributes | ({} if dataset is None else {'dataset': dataset})))
+    keeper.keep(vars(o))
 
 @remember.register
 def _(o:Recorder, keeper):
@@ -198,7 +197,7 @@ def uninterrupted():
     finally: signal.signal(signal.SIGINT, old)
     if pressed and callable(old): old(*pressed[0])
 
-# %% ../nbs/00_state.ipynb #9200ae9e
+# %% ../nbs/00_state.ipynb #696491e1
 class LearnerState:
     """All that influences how training of `learn` goes on, as it is now. `restore()` puts it back, as often as needed.
 
@@ -214,8 +213,7 @@ class LearnerState:
         keep_autocast(keeper)
         attributes = dict(vars(learn))
         keeper.undos.append(lambda: (vars(learn).clear(), vars(learn).update(attributes)))
-        keeper.keep([learn.model, learn.opt, learn.opt_func, learn.cbs, learn._metrics, learn.dls])
-        if hasattr(learn.loss_func, '__dict__'): keeper.keep(vars(learn.loss_func))
+        keeper.keep([learn.dls, learn.model, learn.opt, learn.opt_func, learn.loss_func, learn.cbs, learn._metrics])
 
     def restore(self):
         "Put everything back; Ctrl-C is held back meanwhile."

@@ -5,6 +5,7 @@ from tiny import *
 from fastcore.test import *
 from fastai_lrx.all import *
 import subprocess, copy
+from fastai_lrx.state import Keeper
 
 def test_mishaps_in_the_sweep():
     # %% nbs/checks/no_trace.ipynb #38af2b62
@@ -219,7 +220,7 @@ def test_state_of_your_own_odd_tensors():
         learn.fit(1, 1e-2)
         return weights(learn)
 
-    # %% nbs/checks/no_trace.ipynb #93c9f4f1
+    # %% nbs/checks/no_trace.ipynb #99b0b850
     class Average:
         def __init__(self): self.sum,self.n = torch.zeros(3, 8),0
         def add(self, w): self.sum += w.detach(); self.n += 1
@@ -227,12 +228,12 @@ def test_state_of_your_own_odd_tensors():
         def __init__(self): self.average = Average()
         def after_step(self): self.average.add(self.model[1][3].weight)
     class RandomItems:
-        def __init__(self): self.rng = np.random.default_rng(0)
+        def __init__(self): self.rng,self.data = np.random.default_rng(0),np.zeros(1000)
         def __len__(self): return 40
         def __getitem__(self, i): return torch.tensor(self.rng.normal(size=5), dtype=torch.float32), torch.ones(1)*(i%2)
     class Weighted:
         def __init__(self): self.calls = 0
-        def loss(self, pred, y): self.calls += 1; return F.binary_cross_entropy_with_logits(pred, y)*(1 + self.calls%3)
+        def loss(self, pred, y): self.calls += 1; return F.binary_cross_entropy_with_logits(pred, y)*(1 + self.calls/10)
 
     def with_average(look):
         learn = learner('vision', cbs=Averager())
@@ -246,6 +247,12 @@ def test_state_of_your_own_odd_tensors():
         return weights(learn)
     assert same(with_average(noop), with_average(find))
     for cls in (torch.utils.data.DataLoader, DataLoader): assert same(with_dataset(noop, cls), with_dataset(find, cls))
+
+    # %% nbs/checks/no_trace.ipynb #2997e7e8
+    for cls in (torch.utils.data.DataLoader, DataLoader):
+        dl,keeper = cls(RandomItems(), batch_size=8, shuffle=True),Keeper()
+        keeper.keep([dl])
+        assert id(dl.dataset.rng) in keeper.seen and id(dl.dataset.data) not in keeper.seen
 
     # %% nbs/checks/no_trace.ipynb #89945d97
     learn = learner('vision')
