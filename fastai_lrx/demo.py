@@ -42,7 +42,7 @@ def digits_dls(
                       item_tfms=Resize(size), batch_tfms=aug_transforms(do_flip=False, max_warp=0, max_lighting=0.1) if augment else None)
     return block.dataloaders([i for i,t in enumerate(digits().target) if t in classes], bs=bs, num_workers=0)
 
-# %% ../nbs/15_demo.ipynb #5486fc60
+# %% ../nbs/15_demo.ipynb #26359bbf
 def pretrained_learner(
     dls, # the loaders of the new task
     arch:str, # a timm architecture
@@ -60,6 +60,7 @@ def pretrained_learner(
     learn.freeze()
     return learn
 
+# %% ../nbs/15_demo.ipynb #173a4285
 class Recipe:
     "Steps of the recipe on `learn`, noted in a table, with plots written to `out`."
     def __init__(self, learn:Learner, out:Path):

@@ -44,7 +44,7 @@ def runs_in_sweep(cb:Callback)->bool:
     known = isinstance(cb, _observers) or any(t.__module__ in _observing_modules for t in type(cb).__mro__)
     return getattr(cb, 'run_in_sweep', not known)
 
-# %% ../nbs/05_finder.ipynb #d91d61c8
+# %% ../nbs/05_finder.ipynb #859813c7
 class LRSweep(ParamScheduler):
     "Set the rate of every batch from a list of rates, record the raw losses, stop at the end or when the loss diverges."
     order,run_valid,name = 60,False,'lr_finder'
@@ -66,6 +66,7 @@ class LRSweep(ParamScheduler):
     def before_batch(self): self.opt.set_hyper('lr', self.rates[self.train_iter])
 
     def after_loss(self):
+        "The mean loss of all processes."
         trainer = getattr(self.learn, 'distributed_trainer', None)
         if trainer: self.learn.loss = trainer.accelerator.reduce(self.learn.loss.detach().mean(), 'mean')
 
@@ -94,9 +95,6 @@ class LRSweep(ParamScheduler):
         "Take the progress bar away, also if the sweep was interrupted."
         if self.pbar: self.pbar.on_iter_end()
         self.pbar = None
-
-    _docs = dict(before_fit="Prepare the lists", before_batch="Set the rates of this batch", after_loss="Average the loss over processes",
-                 after_batch="Record, and maybe stop", after_fit="Leave what was recorded in the recorder")
 
 # %% ../nbs/05_finder.ipynb #b8c3907f
 def run_sweep(learn:Learner, rates:list, stop_div:bool=True)->LRSweep:

@@ -55,7 +55,7 @@ def group_rates(
     if rates.min() < 0: raise ValueError(f"{name}={lr}: rates must not be negative")
     return rates
 
-# %% ../nbs/01a_scheduled.ipynb #8fc27974
+# %% ../nbs/01a_scheduled.ipynb #9872fd85
 class Scheduled(ParamScheduler):
     """Set hyper-parameters from schedules at every batch of any fit: `Scheduled(lr=schedule, mom=schedule)`.
 
@@ -73,6 +73,7 @@ class Scheduled(ParamScheduler):
         return self.scheds.get('lr') or first(self.scheds.values())
 
     def before_fit(self):
+        "Count the batches, round the ends of the cycles once, warn of ends in mid-epoch."
         self.hps,self.group_hps = ({k:[] for k in self.scheds} for _ in range(2))
         per_epoch = n_batches(self.learn)
         self.n_steps = per_epoch*self.n_epoch
@@ -84,6 +85,7 @@ class Scheduled(ParamScheduler):
     def before_epoch(self): self.learn.cycle_end = False
 
     def before_batch(self):
+        "Set the hyper-parameters of this batch and signal its cycle."
         step = self.step
         for k,s in self.scheds.items(): self.opt.set_hyper(k, np.atleast_1d(s.at(step, self.n_steps)).tolist())
         self.learn.cycle_end = step+1 in self.ends
@@ -101,19 +103,13 @@ class Scheduled(ParamScheduler):
             self.group_hps[k].append(values)
 
     def after_train(self):
+        "Did a cycle end in this epoch?"
         start = self.epoch*self.n_iter
         self.learn.cycle_end = any(start < end <= start+self.n_iter for end in self.ends)
 
     def after_fit(self):
         super().after_fit()
         if hasattr(self.learn, 'recorder') and hasattr(self, 'hps'): self.recorder.group_hps = self.group_hps
-
-    _docs = dict(before_fit="Count the batches, round the ends of the cycles once, warn of ends in mid-epoch",
-                 before_epoch="No cycle has ended yet in this epoch",
-                 before_batch="Set the hyper-parameters of this batch and signal its cycle",
-                 after_batch="Record the hyper-parameters of every group",
-                 after_train="Did a cycle end in this epoch?",
-                 after_fit="Leave what was recorded in the recorder")
 
 # %% ../nbs/01a_scheduled.ipynb #78b3d795
 @patch

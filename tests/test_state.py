@@ -95,7 +95,7 @@ def test_the_state_of_a_learner():
         test_eq(done, ['all of it', 'then the interrupt'])
 
 def test_preserved():
-    # %% nbs/00_state.ipynb #867138b1
+    # %% nbs/00_state.ipynb #23498824
     def weights_after(mistreat):
         "Weights of a learner trained for an epoch, mistreated, then trained for another."
         set_seed(42)
@@ -117,8 +117,14 @@ def test_preserved():
         try: too_high(learn)
         except ZeroDivisionError: pass
 
-    assert torch.equal(weights_after(noop), weights_after(survived))
-    assert not torch.equal(weights_after(noop), weights_after(lambda learn: learn.fit(1, 100.)))
+    plain,mistreated = weights_after(noop),weights_after(survived)
+    assert torch.equal(plain, mistreated)
+    plain,mistreated
+
+    # %% nbs/00_state.ipynb #5b6bd452
+    ruined = weights_after(lambda learn: learn.fit(1, 100.))
+    assert not torch.equal(plain, ruined)
+    ruined
 
     # %% nbs/00_state.ipynb #e849e263
     learn = synth_learner()

@@ -47,6 +47,9 @@ def test_state_without_pickle():
     test_eq(back[3], [np.arange(2)])
     test_fail(lambda: flatten({'f': print}, {}), contains='cannot be stored without pickle')
 
+    # %% nbs/03_storage.ipynb #acc7b295
+    fingerprint('a few things', 1, [2., None], np.arange(3), torch.ones(2))
+
     # %% nbs/03_storage.ipynb #f54ff3d5
     m = nn.Sequential(nn.Linear(2,2), nn.BatchNorm1d(2))
     before = fingerprint(m)
@@ -56,7 +59,7 @@ def test_state_without_pickle():
     test_ne(fingerprint('1'), fingerprint(1))
     test_ne(fingerprint(np.zeros((2,3))), fingerprint(np.zeros((3,2))))
 
-    # %% nbs/03_storage.ipynb #6d445818
+    # %% nbs/03_storage.ipynb #73311bea
     path = folder/'state.safetensors'
     tied = torch.arange(3.)
     state = dict(model={'a': tied, 'b': tied}, step=3, rng=(np.arange(4, dtype=np.uint32), 1.5), nothing=None, bf16=torch.ones(2, dtype=torch.bfloat16), empty=torch.zeros(0))
@@ -64,7 +67,9 @@ def test_state_without_pickle():
     loaded,info = load_state(path)
     test_eq(fingerprint(loaded), fingerprint(state))
     test_eq(info, dict(epoch=3))
+    loaded
 
+    # %% nbs/03_storage.ipynb #db0e3850
     data = bytearray(path.read_bytes()); data[-1] ^= 1
     path.write_bytes(data)
     test_fail(lambda: load_state(path), contains='wrong checksum')
