@@ -121,12 +121,12 @@ def test_groups_linear_sweeps_short_ones():
     assert any('num_it=2' in str(w.message) for w in caught) and any('slide: cannot read a rate' in str(w.message) for w in caught)
 
 def test_a_small_noisy_loss():
-    # %% nbs/checks/finding.ipynb #532d115c
+    # %% nbs/checks/finding.ipynb #1c483969
     class Noisy(Callback):
-        "Multiplies the loss of every third batch by ten"
+        "Multiplies the loss of every third batch by fifty, from the eighth on"
         order = -50
         def after_loss(self):
-            if self.training and self.train_iter%3==1: self.learn.loss = self.learn.loss*10
+            if self.training and self.train_iter > 5 and self.train_iter%3==1: self.learn.loss = self.learn.loss*50
     learn = learner('vision', cbs=Noisy())
     res = learn.lr_find(show_plot=False)
     assert len(res.curve) > 40 and not np.isnan(list(res)).any(), res
