@@ -93,7 +93,7 @@ class Recipe:
         fig.savefig(self.out/f'{name}.png', dpi=100)
         self.note(step, self.learn.recorder.group_hps['lr'][0][-1], start)
 
-# %% ../nbs/15_demo.ipynb #f5f742f9
+# %% ../nbs/15_demo.ipynb #b6d920e2
 def run(
     out:str='lrx_demo', # folder for the plots
     seed:int=0, # of weights, order and split
@@ -114,7 +114,7 @@ def run(
     learn.unfreeze()
     r.find('5. unfreeze; 6. earlier layers 9x lower; 7. lr_find again', '7_lr_find_all')
     r.fit('8. train all layers with cycle_mult=2', '8_all', learn.fit_sgdr, n_cycles=3, cycle_len=1, lr_max=slice(r.lr/9, r.lr))
-    print(f'\nPlots are in {r.out.resolve()}; {time.time()-start:.0f} seconds in all.')
+    print(f'\nPlots are in {r.out}/; {time.time()-start:.0f} seconds in all.')
     return r
 
 # %% ../nbs/15_demo.ipynb #d33248e3

@@ -8,6 +8,7 @@ from fastai.vision.all import *
 from fastai_lrx.all import *
 from fastai_lrx.plots import new_axes, plot_groups
 from fastcore.test import *
+from fastcore.xtras import working_directory
 from fastai_lrx.demo import *
 from fastai_lrx.demo import digits_dls, run
 
@@ -19,11 +20,10 @@ def test_the_data():
     dls.show_batch(max_n=8, nrows=1, figsize=(10, 1.5), cmap='gray_r')
 
 def test_the_recipe():
-    # %% nbs/15_demo.ipynb #084a929b
-    with tempfile.TemporaryDirectory() as d, warnings.catch_warnings():
-        warnings.simplefilter('ignore')
-        recipe = run(out=d)
-        plots = sorted(p.name for p in Path(d).iterdir())
+    # %% nbs/15_demo.ipynb #411dd0d0
+    with tempfile.TemporaryDirectory() as d, working_directory(d):
+        recipe = run()
+        plots = sorted(p.name for p in Path('lrx_demo').iterdir())
     test_eq(plots, ['2_lr_find_head.png', '3_head.png', '4_head_cycles.png', '7_lr_find_all.png', '8_all.png'])
     accuracies = [float(r['accuracy'][:-1]) for r in recipe.rows]
     assert accuracies[0] < 40 and accuracies[-1] > 75, accuracies

@@ -18,6 +18,7 @@ from fastai.callback.all import *
 from fastai.test_utils import synth_learner
 import pickle
 from sklearn.datasets import load_digits
+import fastai_lrx.finder
 from fastai_lrx.finder import *
 from fastai_lrx.finder import field_names, runs_in_sweep, stock_curve, suggest, suggested_lrs, sweep_rates
 
@@ -32,6 +33,9 @@ def test_a_learner_to_try_it_on():
         dls = DataLoaders.from_dsets(items[:1400], items[1400:], bs=32, num_workers=0)
         model = nn.Sequential(ConvLayer(1, 16), ConvLayer(16, 32, stride=2), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(32, 10))
         return Learner(dls, model, loss_func=CrossEntropyLossFlat(), metrics=accuracy, **kwargs)
+
+    # %% nbs/05_finder.ipynb #0842fac4
+    digits_learner().lr_find()
 
 def test_the_sweep():
     # %% nbs/05_finder.ipynb #6c5ff779

@@ -1,5 +1,5 @@
 """The documentation site in _site/: processed notebooks -> MyST pages -> Sphinx, without network. Warnings are errors."""
-import json, re, shutil, subprocess, sys
+import json, re, shutil, subprocess, sys, yaml
 from pathlib import Path
 
 from fastcore.xtras import Config
@@ -40,8 +40,8 @@ def page(path, images):
     text = notebook_md(path, images/page_name(path), f'images/{page_name(path)}')
     text = re.sub(r'<!-- WARNING.*?-->\s*', '', text)
     text = re.sub(r'\A# .*\n', '', text)
-    front = re.search(r"description: (['\"]?)(.+?)\1\noutput-file", ''.join(raw_cell(path)), flags=re.S)
-    intro = f'# {page_name(path)}\n\n' + ('> ' + ' '.join(front[2].split()) + '\n\n' if front else '')
+    description = front_matter(path).get('description')
+    intro = f'# {page_name(path)}\n\n' + (f'> {description}\n\n' if description else '')
     # API entries come as a rule, a source link, a heading, a signature and a docstring; where the page shows the code itself, that is enough
     shown = set(re.findall(r'^(?:def|class) (\w+)', ''.join(re.findall(r'^``` python\n(.*?)^```', text, flags=re.S|re.M)), flags=re.M))
     def entry(m):
@@ -54,9 +54,10 @@ def page(path, images):
     text = re.sub(r'\]\((\w+)\.ipynb\)', lambda m: f'](' + page_name(m[1]) + '.html)', text)       # links to notebooks
     return intro + text
 
-def raw_cell(path):
-    "The front matter of a processed notebook."
-    return next((c['source'] for c in json.loads(Path(path).read_text())['cells'] if c['cell_type']=='raw'), [])
+def front_matter(path):
+    "Title, description and file name of a processed notebook."
+    raw = next((''.join(c['source']) for c in json.loads(Path(path).read_text())['cells'] if c['cell_type']=='raw'), '')
+    return yaml.safe_load(raw.strip().strip('-')) or {}
 
 def main():
     cfg,ini = get_config(),Config.find('settings.ini')
