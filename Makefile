@@ -25,10 +25,12 @@ demo: install
 run: install
 	nbdev-test $(NB) --save --n-workers 0
 	nbdev-clean
+	$(PY) tools/clean_outputs.py
 
 ## make export   package, tests and README from the notebooks
 export: install
 	nbdev-clean && nbdev-export
+	$(PY) tools/clean_outputs.py
 	$(PY) tools/export_tests.py
 	$(PY) tools/build_readme.py
 

@@ -10,7 +10,7 @@ def changes(): return subprocess.run(['git', 'status', '--porcelain'], cwd=root,
 
 def main():
     before = changes()
-    for cmd in ([venv/'nbdev-clean'], [venv/'nbdev-export'], [sys.executable, 'tools/export_tests.py'], [sys.executable, 'tools/build_readme.py']):
+    for cmd in ([venv/'nbdev-clean'], [venv/'nbdev-export'], [sys.executable, 'tools/clean_outputs.py'], [sys.executable, 'tools/export_tests.py'], [sys.executable, 'tools/build_readme.py']):
         subprocess.run(cmd, cwd=root, check=True)
     if after := changes(): sys.exit(f'Uncommitted changes, or notebooks out of sync with what they generate; run `make export` and commit:\n{after}'
                                     + ('' if before==after else '(some of them were made by this check)\n'))
