@@ -30,10 +30,10 @@ def as_rates(x, name:str='lr_max'):
     if not np.isfinite(rates).all(): raise ValueError(f"{name}={x!r}: rates must be finite")
     return float(rates) if rates.ndim==0 else tuple(rates.tolist())
 
-# %% ../nbs/01_schedules.ipynb #4cb9e92e
+# %% ../nbs/01_schedules.ipynb #42535f45
 def exact(x)->Fraction:
     "The number a user wrote: `0.1` becomes 1/10, not the nearest binary fraction."
-    return Fraction(repr(float(x))) if isinstance(x, float) or not isinstance(x, (int, Fraction)) else Fraction(x)
+    return Fraction(x) if isinstance(x, (int, Fraction)) else Fraction(repr(float(x)))
 
 @lru_cache(maxsize=256)
 def whole_ends(

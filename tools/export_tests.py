@@ -82,7 +82,7 @@ def read_cells(path):
 
 def needed(cells, chosen):
     "`chosen` cells, with the earlier ones they read from, in notebook order."
-    order,known,todo,res = {id(c):i for i,c in enumerate(cells)}, set(), list(chosen), {id(c) for c in chosen}
+    order,todo,res = {id(c):i for i,c in enumerate(cells)}, list(chosen), {id(c) for c in chosen}
     while todo:
         cell = todo.pop()
         for name in cell.read - set(dir(builtins)):
