@@ -1,0 +1,186 @@
+"""How good is a suggested learning rate? Suggestions of many rules against the rates that turned out best.
+
+Protocol, fixed before any rule was tried:
+- Tasks: `suggest_tasks.py`. A third of them is kept aside: rules are designed on the others, and judged on those once, at the end.
+- Truth: each task is trained by `fit_one_cycle` (fastai's defaults) from 3 seeds at each of 19 rates, 1e-5 to 10, three to the decade.
+  L(lr) is the mean over the seeds of the final validation loss, none counted worse than no training at all; straight lines between
+  the rates, over log lr. Beyond the grid L stays what it is at the grid's end.
+- Regret of a rate: (L(lr) - lowest L) / (L without training - lowest L), from 0, the best rate, to 1, no better than no training. No answer: 1.
+- Distance: how far a rate is, in powers of ten, from the nearest one with L within 5 % of the lowest.
+- Spread: largest over smallest suggestion of 8 seeds (weights and order of batches).
+- Peers' rules read the very sweep that ours reads: fastai's four, through `lr_find`, as stock gets it; Lightning's (steepest descent of the
+  smoothed loss over the rate, first 10 and last batch left out), torch_lr_finder's (its own smoothing and end, steepest descent over batches,
+  first 10 and last 5 left out) and Smith's (a tenth of the rate where the loss is lowest; on the zero-phase smoothed curve).
+
+`python benchmarks/bench_suggest.py` trains what the truth in results/ lacks, asks every rule, and writes results/suggest.{json,md,png};
+`--fresh` trains everything again, `--part design` leaves out the tasks kept aside."""
+import argparse, json, os, platform, statistics, warnings
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from pathlib import Path
+
+os.environ.setdefault('OMP_NUM_THREADS', '1')   # tiny models, one process per core
+warnings.simplefilter('ignore')
+import numpy as np, torch
+from suggest_tasks import design, kept_aside, make, tasks
+from fastai.basics import *
+from fastai_lrx.all import *
+from fastai_lrx.finder import stock_end
+from fastai_lrx.plots import new_axes
+from fastai_lrx.storage import atomic_write
+
+results = Path(__file__).parent/'results'
+grid = 10**(np.arange(19)/3-5)
+truth_seeds,spread_seeds = range(3),range(8)
+
+# --- truth -------------------------------------------------------------------------------------------------------------------
+def final_loss(name, seed, lr):
+    "The validation loss after training a task at `lr`; without training if that is None."
+    learn = make(name, seed)
+    if lr is None: return learn.validate()[0]
+    with learn.no_logging(): learn.fit_one_cycle(tasks[name][1], lr)
+    return learn.recorder.values[-1][-1]
+
+def cell(name, seed):
+    "What every rate leads to, from one seed."
+    torch.set_num_threads(1)
+    number = lambda loss: float(f'{loss:.6g}') if np.isfinite(loss) else None
+    return dict(untrained=number(final_loss(name, seed, None)), losses=[number(final_loss(name, seed, lr)) for lr in grid])
+
+def save(path, res):
+    with atomic_write(path) as tmp: tmp.write_text(json.dumps(res)+'\n')
+
+def truth(fresh:bool=False, path=results/'suggest_truth.json'):
+    "Final losses of all tasks, seeds and rates; what `path` lacks is trained and added to it."
+    res = {} if fresh or not path.exists() else json.loads(path.read_text())
+    todo = [(name, seed) for name in tasks for seed in truth_seeds if str(seed) not in res.get(name, {})]
+    with ProcessPoolExecutor(os.cpu_count()) as pool:
+        jobs = {pool.submit(cell, *o): o for o in todo}
+        for job in as_completed(jobs):
+            name,seed = jobs[job]
+            res.setdefault(name, {})[str(seed)] = job.result()
+            save(path, res)
+            print(f'trained: {name}, seed {seed}', flush=True)
+    return {name: Truth(list(res[name].values())) for name in tasks}
+
+class Truth:
+    "What final loss each rate leads to on a task."
+    def __init__(self, cells):
+        self.untrained = float(np.mean([c['untrained'] for c in cells]))
+        losses = np.array([[np.inf if o is None else o for o in c['losses']] for c in cells])
+        self.losses = np.minimum(losses, [[c['untrained']] for c in cells]).mean(0)
+        self.best = float(self.losses.min())
+    def loss(self, lr): return np.interp(np.log10(lr), np.log10(grid), self.losses)
+    def regret(self, lr):
+        if not (np.isfinite(lr) and lr > 0): return 1.
+        return float(np.clip((self.loss(lr)-self.best)/(self.untrained-self.best), 0, 1))
+    def distance(self, lr):
+        if not (np.isfinite(lr) and lr > 0): return np.inf
+        fine = np.linspace(-5, 1, 3001)
+        good = fine[self.loss(10**fine) <= self.best + 0.05*abs(self.best)]
+        return float(np.abs(good-np.log10(lr)).min())
+
+# --- rules -------------------------------------------------------------------------------------------------------------------
+def lightning(curve):
+    part = slice(10, stock_end(curve)-1)   # its smoothing and its end are fastai's
+    losses,lrs = curve.smooth_losses[part],curve.lrs[part]
+    ok = np.isfinite(losses)
+    return lrs[ok][np.gradient(losses[ok], lrs[ok]).argmin()] if ok.sum() > 1 else np.nan
+
+def torch_lr_finder(curve):
+    losses = []
+    for loss in curve.losses:
+        losses.append(0.05*loss + 0.95*losses[-1] if losses else loss)
+        if losses[-1] > 5*min(losses): break
+    losses = np.array(losses)[10:-5]
+    return curve.lrs[10:][np.gradient(losses).argmin()] if len(losses) > 1 else np.nan
+
+def smith(curve):
+    lrs,losses = curve.smooth()
+    return lrs[losses.argmin()]/10
+
+stock = 'valley','slide','minimum','steep'
+peers = dict(lightning=lightning, torch_lr_finder=torch_lr_finder, smith=smith)
+rules = 'lr',*stock,*peers
+
+def ask(name, seed):
+    "The suggestions of all rules for a task, and how many batches they took."
+    torch.set_num_threads(1)
+    learn,seen = make(name, seed),[]
+    learn.add_cb(Callback(before_batch=lambda cb: seen.append(1)))
+    res = learn.lr_find(show_plot=False)
+    row = {k: float(v) for k,v in zip(res._fields, res)} | {k: float(f(res.curve)) for k,f in peers.items()}
+    return row | dict(batches=len(seen), stock_batches=min(stock_end(res.curve), len(res.curve)))
+
+def ask_all(names):
+    with ProcessPoolExecutor(os.cpu_count()) as pool:
+        jobs = {(name, seed): pool.submit(ask, name, seed) for name in names for seed in spread_seeds}
+        return {name: [jobs[name, seed].result() for seed in spread_seeds] for name in names}
+
+# --- results -----------------------------------------------------------------------------------------------------------------
+def judge(truths, answers):
+    "Regret, distance and spread of every rule on every task."
+    res = {}
+    for name,rows in answers.items():
+        t,asked = truths[name],rows[:len(truth_seeds)]
+        res[name] = {rule: dict(regret=[t.regret(r[rule]) for r in asked], distance=[t.distance(r[rule]) for r in asked],
+                                spread=max(r[rule] for r in rows)/min(r[rule] for r in rows)) for rule in rules if rule in rows[0]}
+    return res
+
+def summary(judged, names):
+    "For each rule over these tasks: mean, 90th percentile and worst regret, median distance, median spread."
+    res = {}
+    for rule in judged[names[0]]:
+        regrets = [r for n in names for r in judged[n][rule]['regret']]
+        res[rule] = dict(mean=np.mean(regrets), p90=np.quantile(regrets, 0.9), worst=max(regrets),
+                         distance=np.median([d for n in names for d in judged[n][rule]['distance']]), spread=np.median([judged[n][rule]['spread'] for n in names]))
+    return res
+
+def report(judged, answers):
+    "The results as a page."
+    parts = {'all tasks': list(judged), 'tasks the rule was designed on': [n for n in judged if n in design], 'tasks kept aside': [n for n in judged if n in kept_aside]}
+    page = ['# How good is a suggested rate?', '', 'Regret: 0 is the best rate of the grid, 1 no better than no training. How it is measured: `bench_suggest.py`.', '']
+    for title,names in parts.items():
+        if not names: continue
+        page += [f'## {len(names)} {title}, {len(truth_seeds)} seeds each', '', '| rule | mean regret | 90th percentile | worst | distance (median, powers of ten) | spread over 8 seeds (median) |', '|---|---|---|---|---|---|']
+        page += [f"| {rule} | {s['mean']:.3f} | {s['p90']:.3f} | {s['worst']:.3f} | {s['distance']:.2f} | {s['spread']:.1f}x |" for rule,s in summary(judged, names).items()] + ['']
+    page += ['## Mean regret task by task', '', f"| task | {' | '.join(judged[parts['all tasks'][0]])} | rates suggested by `lr` | batches, of stock's |", '|---'*(len(judged[parts['all tasks'][0]])+3)+'|']
+    for name,row in judged.items():
+        lrs,batches = [r['lr'] for r in answers[name]],statistics.mean(r['batches']/r['stock_batches'] for r in answers[name])
+        page += [f"| {name}{' (kept aside)' if name in kept_aside else ''} | {' | '.join('%.3f' % np.mean(v['regret']) for v in row.values())} | {min(lrs):.1e} to {max(lrs):.1e} | {batches:.2f}x |"]
+    return '\n'.join([*page, '', f'Measured on the CPU ({platform.machine()}), torch {torch.__version__}. Reproduce: `python benchmarks/bench_suggest.py`.', ''])
+
+def draw(truths, judged, answers):
+    "What each rate led to, task by task, and where the rules pointed."
+    names = list(judged)
+    fig,axes = new_axes(-(-len(names)//4), 4, size=(4, 2.6))
+    for ax in axes.flat[len(names):]: ax.remove()
+    for ax,name in zip(axes.flat, names):
+        t = truths[name]
+        ax.plot(grid, t.losses, color='0.35', lw=1.5)
+        for i,(rule,color) in enumerate([('valley','C1'), ('minimum','C4'), ('lr','C3')]):
+            lrs = [r[rule] for r in answers[name]]
+            ax.plot(lrs, [t.loss(lr) for lr in lrs], 'o', color=color, ms=5, mec='white', label=rule)
+        ax.axhline(t.untrained, color='0.6', lw=0.8, ls=':')
+        ax.set_xscale('log')
+        ax.set_title(name + (' (kept aside)' if name in kept_aside else ''), fontsize='small')
+    axes.flat[0].legend(frameon=False, fontsize='small')
+    fig.suptitle('Final validation loss against the rate; dots: suggestions from 8 seeds; dotted: no training')
+    return fig
+
+def main():
+    parser = argparse.ArgumentParser()
+    parser.add_argument('--fresh', action='store_true', help='train everything again')
+    parser.add_argument('--part', choices=['all','design'], default='all', help='which tasks to ask for')
+    parser.add_argument('--truth', action='store_true', help='only train')
+    args = parser.parse_args()
+    truths = truth(args.fresh)
+    if args.truth: return
+    answers = ask_all(list(tasks if args.part=='all' else design))
+    judged = judge(truths, answers)
+    if args.part=='design': return print(report(judged, answers))
+    save(results/'suggest.json', dict(answers=answers, judged=judged))
+    (results/'suggest.md').write_text(report(judged, answers))
+    draw(truths, judged, answers).savefig(results/'suggest.png', dpi=70)
+    print(report(judged, answers))
+
+if __name__=='__main__': main()
