@@ -44,7 +44,7 @@ def cell(name, seed):
     "What every rate leads to, from one seed."
     torch.set_num_threads(1)
     number = lambda loss: float(f'{loss:.6g}') if np.isfinite(loss) else None
-    return dict(untrained=number(final_loss(name, seed, None)), losses=[number(final_loss(name, seed, lr)) for lr in grid])
+    return dict(untrained=number(final_loss(name, seed, None)), losses=[number(final_loss(name, seed, lr)) for lr in grid.tolist()])
 
 def save(path, res):
     with atomic_write(path) as tmp: tmp.write_text(json.dumps(res)+'\n')
