@@ -67,14 +67,17 @@ def plot_sweep(
     smooth=None, # `(rates, smoothed losses)`
     points=None, # `{name: (rate, loss)}` to mark
     log:bool=True, # a logarithmic axis
-    label:str='loss' # what was measured
+    label:str='loss', # what was measured
+    band=None # `(rates, lowest, highest)` of several sweeps
 ):
     "Draw a sweep of the learning rate with its suggestions."
     losses = np.asarray(losses, dtype=np.float64)
     ax.plot(lrs, losses, '.', color='C0', alpha=0.3, ms=4)
+    if band is not None: ax.fill_between(*band, color='C0', alpha=0.2, lw=0)
     if smooth is not None:
         ax.plot(*smooth, color='C0', lw=1.8)
-        lo,hi = np.min(smooth[1]),np.max(losses[:max(1, len(losses)//4)])
+        usable = losses[:len(smooth[1])]
+        lo,hi = usable.min(),max(smooth[1].max(), usable[:max(1, len(usable)//4)].max())
         if hi > lo: ax.set_ylim(lo-0.1*(hi-lo), hi+0.35*(hi-lo))
     looks = zip(itertools.cycle(['C3','C1','C2','C4','C5','C6','C8','C9']), itertools.cycle('osD^vP*X'))
     for i,((name,(lr,loss)),(color,marker)) in enumerate(zip((points or {}).items(), looks)):   # the first is the largest and on top
