@@ -8,9 +8,11 @@ Protocol, fixed before any rule was tried:
 - Regret of a rate: (L(lr) - lowest L) / (L without training - lowest L), from 0, the best rate, to 1, no better than no training. No answer: 1.
 - Distance: how far a rate is, in powers of ten, from the nearest one with L within 5 % of the lowest.
 - Spread: largest over smallest suggestion of 8 seeds (weights and order of batches).
-- Peers' rules read the very sweep that ours reads: fastai's four, through `lr_find`, as stock gets it; Lightning's (steepest descent of the
+- Peers' rules read the sweep that ours reads first: fastai's four, through `lr_find`, as stock gets it; Lightning's (steepest descent of the
   smoothed loss over the rate, first 10 and last batch left out), torch_lr_finder's (its own smoothing and end, steepest descent over batches,
-  first 10 and last 5 left out) and Smith's (a tenth of the rate where the loss is lowest; on the zero-phase smoothed curve).
+  first 10 and last 5 left out) and Smith's (a tenth of the rate where the loss is lowest; on the zero-phase smoothed curve). A second look is
+  ours alone; so that rule and look can be told apart, there are rows for ours without it and for the best peer with it.
+- Rates per layer group: on four pretrained tasks, 5 seeds, the final loss with one rate for all, with two rules of thumb, and with `lr_find_groups`.
 
 `python benchmarks/bench_suggest.py` trains what the truth in results/ lacks, asks every rule, and writes results/suggest.{json,md,png};
 `--fresh` trains everything again, `--part design` leaves out the tasks kept aside."""
@@ -21,7 +23,7 @@ from pathlib import Path
 os.environ.setdefault('OMP_NUM_THREADS', '1')   # tiny models, one process per core
 warnings.simplefilter('ignore')
 import numpy as np, torch
-from suggest_tasks import design, kept_aside, make, tasks
+from suggest_tasks import design, kept_aside, make, pretrained, tasks
 from fastai.basics import *
 from fastai_lrx.all import *
 from fastai_lrx.finder import stock_end
@@ -37,7 +39,7 @@ def final_loss(name, seed, lr):
     "The validation loss after training a task at `lr`; without training if that is None."
     learn = make(name, seed)
     if lr is None: return learn.validate()[0]
-    with learn.no_logging(): learn.fit_one_cycle(tasks[name][1], lr)
+    with learn.no_logging(): learn.fit_one_cycle({**tasks, **pretrained}[name][1], lr)
     return learn.recorder.values[-1][-1]
 
 def cell(name, seed):
@@ -100,21 +102,43 @@ def smith(curve):
 
 stock = 'valley','slide','minimum','steep'
 peers = dict(lightning=lightning, torch_lr_finder=torch_lr_finder, smith=smith)
-rules = 'lr',*stock,*peers
+rules = 'lr','lr, probe=200','lr, one sweep',*stock,*peers,'torch_lr_finder, second look'
 
 def ask(name, seed):
     "The suggestions of all rules for a task, and how many batches they took."
     torch.set_num_threads(1)
     learn,seen = make(name, seed),[]
+    learn.logger = noop
     learn.add_cb(Callback(before_batch=lambda cb: seen.append(1)))
     res = learn.lr_find(show_plot=False)
-    row = {k: float(v) for k,v in zip(res._fields, res)} | {k: float(f(res.curve)) for k,f in peers.items()}
-    return row | dict(batches=len(seen), stock_batches=min(stock_end(res.curve), len(res.curve)))
+    batches,first = len(seen),res.looks[0][0]
+    row = {k: float(v) for k,v in zip(res._fields, res)} | {k: float(f(first)) for k,f in peers.items()}
+    row |= {'lr, one sweep': halfway(first), 'torch_lr_finder, second look': float(torch_lr_finder(res.curve))}
+    if seed in truth_seeds: row['lr, probe=200'] = learn.lr_find(show_plot=False, suggest_funcs='lr', probe=200).lr
+    return row | dict(trust=res.trust, looks=len(res.looks[0]), batches=batches, stock_batches=min(stock_end(first), len(first)))
 
 def ask_all(names):
+    "The answers of all rules, for each task and seed."
     with ProcessPoolExecutor(os.cpu_count()) as pool:
         jobs = {(name, seed): pool.submit(ask, name, seed) for name in names for seed in spread_seeds}
         return {name: [jobs[name, seed].result() for seed in spread_seeds] for name in names}
+
+# --- rates per layer group ---------------------------------------------------------------------------------------------------
+def group_losses(name, seed):
+    "Final validation losses of a pretrained task with rates chosen in different ways, and the rates found group by group."
+    torch.set_num_threads(1)
+    learn = make(name, seed)
+    learn.logger = noop
+    lr = learn.lr_find(show_plot=False, suggest_funcs='lr').lr
+    found = learn.lr_find_groups(show_plot=False)
+    ways = {'one rate': lr, 'slice(lr/100, lr)': slice(lr/100, lr), '2.6 per group': [lr/2.6**2, lr/2.6, lr], 'lr_find_groups': list(found)}
+    return dict(losses={way: final_loss(name, seed, lrs) for way,lrs in ways.items()}, lr=lr, groups=list(found))
+
+def compare_groups(seeds=range(5)):
+    "`group_losses` of all pretrained tasks and seeds."
+    with ProcessPoolExecutor(os.cpu_count()) as pool:
+        jobs = {name: [pool.submit(group_losses, name, seed) for seed in seeds] for name in pretrained}
+        return {name: [j.result() for j in js] for name,js in jobs.items()}
 
 # --- results -----------------------------------------------------------------------------------------------------------------
 def judge(truths, answers):
@@ -123,8 +147,10 @@ def judge(truths, answers):
     for name,rows in answers.items():
         t,asked = truths[name],rows[:len(truth_seeds)]
         res[name] = {rule: dict(regret=[t.regret(r[rule]) for r in asked], distance=[t.distance(r[rule]) for r in asked],
-                                spread=max(r[rule] for r in rows)/min(r[rule] for r in rows)) for rule in rules if rule in rows[0]}
+                                spread=spread([r[rule] for r in rows if rule in r])) for rule in rules}
     return res
+
+def spread(lrs): return float(np.nanmax(lrs)/np.nanmin(lrs))
 
 def summary(judged, names):
     "For each rule over these tasks: mean, 90th percentile and worst regret, median distance, median spread."
@@ -135,18 +161,29 @@ def summary(judged, names):
                          distance=np.median([d for n in names for d in judged[n][rule]['distance']]), spread=np.median([judged[n][rule]['spread'] for n in names]))
     return res
 
-def report(judged, answers):
+def report(judged, answers, groups=None):
     "The results as a page."
-    parts = {'all tasks': list(judged), 'tasks the rule was designed on': [n for n in judged if n in design], 'tasks kept aside': [n for n in judged if n in kept_aside]}
+    parts = {'tasks in all': list(judged), 'tasks the rule was designed on': [n for n in judged if n in design], 'tasks kept aside': [n for n in judged if n in kept_aside]}
     page = ['# How good is a suggested rate?', '', 'Regret: 0 is the best rate of the grid, 1 no better than no training. How it is measured: `bench_suggest.py`.', '']
     for title,names in parts.items():
         if not names: continue
         page += [f'## {len(names)} {title}, {len(truth_seeds)} seeds each', '', '| rule | mean regret | 90th percentile | worst | distance (median, powers of ten) | spread over 8 seeds (median) |', '|---|---|---|---|---|---|']
         page += [f"| {rule} | {s['mean']:.3f} | {s['p90']:.3f} | {s['worst']:.3f} | {s['distance']:.2f} | {s['spread']:.1f}x |" for rule,s in summary(judged, names).items()] + ['']
-    page += ['## Mean regret task by task', '', f"| task | {' | '.join(judged[parts['all tasks'][0]])} | rates suggested by `lr` | batches, of stock's |", '|---'*(len(judged[parts['all tasks'][0]])+3)+'|']
+    page += ['## Mean regret task by task', '', f"| task | {' | '.join(judged[parts['tasks in all'][0]])} | rates suggested by `lr` | second looks | batches where one was enough, of stock's |", '|---'*(len(judged[parts['tasks in all'][0]])+4)+'|']
     for name,row in judged.items():
-        lrs,batches = [r['lr'] for r in answers[name]],statistics.mean(r['batches']/r['stock_batches'] for r in answers[name])
-        page += [f"| {name}{' (kept aside)' if name in kept_aside else ''} | {' | '.join('%.3f' % np.mean(v['regret']) for v in row.values())} | {min(lrs):.1e} to {max(lrs):.1e} | {batches:.2f}x |"]
+        rows = answers[name]
+        lrs,once = [r['lr'] for r in rows],[r['batches']/r['stock_batches'] for r in rows if r['looks']==1]
+        page += [f"| {name}{' (kept aside)' if name in kept_aside else ''} | {' | '.join('%.3f' % np.mean(v['regret']) for v in row.values())} | {min(lrs):.1e} to {max(lrs):.1e} | {sum(r['looks']-1 for r in rows)} of {len(rows)} | {f'{statistics.mean(once):.2f}x' if once else ''} |"]
+    once = [r['batches']/r['stock_batches'] for rows in answers.values() for r in rows if r['looks']==1]
+    every = [r['batches']/r['stock_batches'] for rows in answers.values() for r in rows]
+    page += ['', f"Where the first sweep could be trusted ({len(once)} of {len(every)} sweeps) ours took {statistics.mean(once):.2f}x the batches of stock's (at most {max(once):.2f}x); over all sweeps {statistics.mean(every):.2f}x.",
+             f"Still not trusted after the second look: {sum(r['trust']!='ok' for rows in answers.values() for r in rows)}. `probe=200` costs 600 batches more; its spread is that of {len(truth_seeds)} seeds.", '']
+    if groups:
+        ways = list(next(iter(groups.values()))[0]['losses'])
+        page += ['## Rates per layer group', '', f"Final validation loss, mean of {len(next(iter(groups.values())))} seeds; in brackets how often it was the lowest of the four.", '', f"| task | {' | '.join(ways)} | rates found, median |", '|---'*(len(ways)+2)+'|']
+        for name,rows in groups.items():
+            cells = [f"{np.mean([r['losses'][w] for r in rows]):.4f} ({sum(min(r['losses'], key=r['losses'].get)==w for r in rows)})" for w in ways]
+            page += [f"| {name} | {' | '.join(cells)} | {', '.join(f'{lr:.1e}' for lr in np.median([r['groups'] for r in rows], axis=0))} |"]
     return '\n'.join([*page, '', f'Measured on the CPU ({platform.machine()}), torch {torch.__version__}. Reproduce: `python benchmarks/bench_suggest.py`.', ''])
 
 def draw(truths, judged, answers):
@@ -178,9 +215,10 @@ def main():
     answers = ask_all(list(tasks if args.part=='all' else design))
     judged = judge(truths, answers)
     if args.part=='design': return print(report(judged, answers))
-    save(results/'suggest.json', dict(answers=answers, judged=judged))
-    (results/'suggest.md').write_text(report(judged, answers))
+    groups = compare_groups()
+    save(results/'suggest.json', dict(answers=answers, judged=judged, groups=groups))
+    (results/'suggest.md').write_text(report(judged, answers, groups))
     draw(truths, judged, answers).savefig(results/'suggest.png', dpi=70)
-    print(report(judged, answers))
+    print(report(judged, answers, groups))
 
 if __name__=='__main__': main()

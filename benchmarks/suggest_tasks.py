@@ -197,9 +197,14 @@ kept_aside = {
 
 tasks = {**design, **kept_aside}
 
+pretrained = {   # in three layer groups, for the comparison of rates per group
+    **{name: tasks[name] for name in ('shapes whole pretrained ResNet', 'digits whole pretrained ViT')},
+    'digits whole pretrained CNN': (partial(transfer, low_digits, high_digits, digits_cnn), 5),
+    'shapes whole pretrained ViT': (partial(transfer, low_shapes, high_shapes, partial(ViT, 16, 3, 3, 4)), 4)}
+
 def make(name:str, seed:int)->Learner:
     "The learner of a task."
     set_seed(seed)
-    learn = tasks[name][0]()
+    learn = {**tasks, **pretrained}[name][0]()
     set_seed(seed)
     return learn

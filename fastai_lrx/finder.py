@@ -160,21 +160,21 @@ def field_names(funcs)->list:
         names.append(next(n for n in itertools.chain([base], (f'{base}_{i}' for i in itertools.count(2))) if n not in names))
     return names
 
-# %% ../nbs/05_finder.ipynb #ce6b194d
-def sweep_curve(done:LRSweep, sweep:str='exp')->SweepCurve:
-    "The curve a finished sweep has seen."
-    return SweepCurve(done.lrs, done.losses, [float(o) for o in done.smooth_losses], len(done.rates), sweep, done.stop_div)
+# %% ../nbs/05_finder.ipynb #6fe4c159
+def sweep_curve(done:LRSweep, sweep:str='exp', group:int=-1)->SweepCurve:
+    "The curve a finished sweep has seen, over the rates of a layer group."
+    return SweepCurve([rates[group] for rates in done.rates[:len(done.losses)]], done.losses, [float(o) for o in done.smooth_losses], len(done.rates), sweep, done.stop_div)
 
-def look(learn, rates, sweep:str, stop_div:bool, num_it:int, extend:bool, seed:int=None)->list:
+def look(learn, rates, sweep:str, stop_div:bool, num_it:int, extend:bool, seed:int=None, group:int=-1)->list:
     "The curve of a sweep through `rates(num_it)` and, where it is inconclusive and `extend`, of a longer second one."
     done = run_sweep(learn, LRSweep(rates(num_it), stop_div), seed)
     if seed is None: leave_curve(learn, done)
-    first = sweep_curve(done, sweep)
+    first = sweep_curve(done, sweep, group)
     why,(lo,hi) = trust(first),second_look(first)
     if not extend or why in ('ok','too few batches') or (sweep=='lin' and lo < 0): return [first]
     second = rates(3*num_it, span=(lo,hi))
-    if not rank_distrib(): learn.logger(f"lr_find: {why}, {reasons[why]}; sweeping again, {3*num_it} batches from {second[0][-1]:.1e} to {second[-1][-1]:.1e}")
-    return [first, sweep_curve(run_sweep(learn, LRSweep(second, stop_div), seed), sweep)]
+    if not rank_distrib(): learn.logger(f"lr_find: {why}, {reasons[why]}; sweeping again, {3*num_it} batches from {second[0][group]:.1e} to {second[-1][group]:.1e}")
+    return [first, sweep_curve(run_sweep(learn, LRSweep(second, stop_div), seed), sweep, group)]
 
 def other_seeds(n:int)->list:
     "`n` seeds that follow from the present state of torch's generator."
@@ -240,8 +240,8 @@ def suggested_lrs(fields, lrs, looks:list, answers:dict=None)->tuple:
     res.looks,res.answers = looks,answers or {k: [lr] for k,lr in zip(fields, lrs)}
     return res
 
-# %% ../nbs/05_finder.ipynb #e48a6110
-probe_factors = 1/4, 1/2, 1, 2
+# %% ../nbs/05_finder.ipynb #9e67cd37
+probe_factors = 1/2, 1, 2
 
 def probe_rates(learn, rates:list, num_it:int)->list:
     "For each of `rates` (one per layer group) the loss that `num_it` short steps lead to: the mean of the last quarter, infinite if it diverged."
@@ -283,7 +283,7 @@ def lr_find(self:Learner,
     sweep:str='exp', # 'exp' or 'lin': how the rate grows
     repeats:int=1, # sweeps with different batches; suggestions are medians, with a spread
     extend:bool=True, # where the curve is inconclusive, sweep again with 3 times as many batches
-    probe:int=0 # steps to train at each of a few rates around `lr`, to keep the best; 0: do not
+    probe:int=0 # steps to train at half, all and twice of `lr`, to keep the best; 0: do not
 ):
     """Sweep the learning rate from `start_lr` to `end_lr` over `num_it` training batches (Smith, arXiv 1506.01186) and suggest rates.
 
@@ -299,6 +299,7 @@ def lr_find(self:Learner,
     for f in funcs:
         if not (callable(f) or (isinstance(f, str) and f in suggestions)): raise ValueError(f"suggest_funcs={f!r}: pass a function, or one of {', '.join(suggestions)}")
     names,rules = field_names(funcs),[suggestions[f] if isinstance(f, str) else f for f in funcs]
+    if 0 < probe < 10: raise ValueError(f"probe={probe}: must be 0, or at least 10 steps to tell rates apart")
     if probe and 'lr' not in funcs: raise ValueError(f"probe={probe}: tries rates around 'lr', which is not among suggest_funcs")
     rates = partial(sweep_rates, self, start_lr, end_lr, sweep=sweep)
     extend = extend and any(takes_curve(f) for f in rules)   # what stock's functions get does not depend on it

@@ -96,7 +96,7 @@ def halfway(
     "Halfway, on the log axis, between the rate at which 80 % of the drop is reached and the one where the smoothed loss is lowest."
     return (by_drop(curve, 0.8)*lowest(curve))**0.5
 
-# %% ../nbs/02_suggest.ipynb #521825eb
+# %% ../nbs/02_suggest.ipynb #6a329b05
 reasons = {
     'ok': 'the loss falls clearly',
     'flat': 'the loss does not fall',
@@ -114,7 +114,9 @@ def trust(
     n,smooth = curve.n_usable,curve.smooth()[1]
     if n < curve.num_it/10: return 'diverged at once'
     drop = (curve.start-smooth.min())/max(curve.error, 1e-9*abs(curve.start), 1e-300)
-    if drop >= 18: return 'still falling' if n==curve.num_it and smooth.argmin() >= n-1 else 'ok'
+    if drop >= 18:
+        falling = n==curve.num_it and smooth.argmin()==n-1 and smooth[-1-n//10]-smooth[-1] > 6*curve.error
+        return 'still falling' if falling else 'ok'
     if drop >= 6: return 'noisy'
     return 'rising' if n < len(curve) or smooth[-1]-curve.start > 6*curve.error else 'flat'
 
