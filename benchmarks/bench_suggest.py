@@ -9,7 +9,7 @@ Protocol, fixed before any rule was tried:
 - Distance: how far a rate is, in powers of ten, from the nearest one with L within 5 % of the lowest.
 - Spread: largest over smallest suggestion of 8 seeds (weights and order of batches).
 - Peers' rules read the sweep that ours reads first: fastai's four, through `lr_find`, as stock gets it; Lightning's (steepest descent of the
-  smoothed loss over the rate, first 10 and last batch left out), torch_lr_finder's (its own smoothing and end, steepest descent over batches,
+  smoothed loss, over batches in version 2.5, over the rate in 2.6; first 10 and last batch left out), torch_lr_finder's (its own smoothing and end, steepest descent over batches,
   first 10 and last 5 left out) and Smith's (a tenth of the rate where the loss is lowest; on the zero-phase smoothed curve). A second look is
   ours alone; so that rule and look can be told apart, there are rows for ours without it and for the best peer with it.
 - Rates per layer group: on four pretrained tasks, 5 seeds, the final loss with one rate for all, with two rules of thumb, and with `lr_find_groups`.
@@ -82,11 +82,11 @@ class Truth:
         return float(np.abs(good-np.log10(lr)).min())
 
 # --- rules -------------------------------------------------------------------------------------------------------------------
-def lightning(curve):
+def lightning(curve, over_rate=False):
     part = slice(10, stock_end(curve)-1)   # its smoothing and its end are fastai's
     losses,lrs = curve.smooth_losses[part],curve.lrs[part]
     ok = np.isfinite(losses)
-    return lrs[ok][np.gradient(losses[ok], lrs[ok]).argmin()] if ok.sum() > 1 else np.nan
+    return lrs[ok][np.gradient(losses[ok], *([lrs[ok]] if over_rate else [])).argmin()] if ok.sum() > 1 else np.nan
 
 def torch_lr_finder(curve):
     losses = []
@@ -101,7 +101,7 @@ def smith(curve):
     return lrs[losses.argmin()]/10
 
 stock = 'valley','slide','minimum','steep'
-peers = dict(lightning=lightning, torch_lr_finder=torch_lr_finder, smith=smith)
+peers = {'lightning 2.5': lightning, 'lightning 2.6': partial(lightning, over_rate=True), 'torch_lr_finder': torch_lr_finder, 'smith': smith}
 rules = 'lr','lr, probe=200','lr, one sweep',*stock,*peers,'torch_lr_finder, second look'
 
 def ask(name, seed):
@@ -115,7 +115,7 @@ def ask(name, seed):
     row = {k: float(v) for k,v in zip(res._fields, res)} | {k: float(f(first)) for k,f in peers.items()}
     row |= {'lr, one sweep': halfway(first), 'torch_lr_finder, second look': float(torch_lr_finder(res.curve))}
     if seed in truth_seeds: row['lr, probe=200'] = learn.lr_find(show_plot=False, suggest_funcs='lr', probe=200).lr
-    return row | dict(trust=res.trust, looks=len(res.looks[0]), batches=batches, stock_batches=min(stock_end(first), len(first)))
+    return row | dict(trust=res.trust, looks=len(res.looks[0]), batches=batches, stock_batches=int(min(stock_end(first), len(first))))
 
 def ask_all(names):
     "The answers of all rules, for each task and seed."
