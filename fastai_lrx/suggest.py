@@ -136,7 +136,7 @@ def valley(
     losses, # smoothed losses, shape (n,)
     num_it:int=None # unused; fastai passes the length of the sweep
 ): # the rate, and the point (rate, loss) to mark
-    "fastai's `valley`, the same answer in O(n log n): a point two thirds along the longest decreasing subsequence of the losses."
+    "fastai's `valley`, the same answer in O(n log n): a point half-way along the longest decreasing subsequence of the losses."
     tails,longest,end = [],0,0   # tails[k]: the highest loss, negated, that ends a decreasing run of k+1 losses
     for i,loss in enumerate(np.asarray(losses, dtype=np.float64)):
         if np.isnan(loss): continue

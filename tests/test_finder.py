@@ -2,17 +2,17 @@
 import pytest
 import warnings, fastprogress.fastprogress as fp
 from collections import namedtuple
-import inspect, keyword
+import inspect, keyword, zlib
 from fastprogress.fastprogress import progress_bar
 from fastai.basics import *
 from fastai.callback.schedule import LRFinder, ParamScheduler, slide, minimum, steep
 from fastai.callback.progress import CSVLogger, ProgressCallback, ShowGraphCallback
 from fastai.callback.training import ShortEpochCallback
 from fastai_lrx.state import LearnerState
-from fastai_lrx.suggest import SweepCurve, by_drop, valley
+from fastai_lrx.suggest import SweepCurve, halfway, reasons, second_look, trust, valley
 from fastai_lrx.plots import new_axes, plot_sweep
 from fastai_lrx.scheduled import group_rates, n_batches, n_groups
-from fastai_lrx.schedules import as_rates
+from fastai_lrx.schedules import SlantedTriangular, as_rates
 from fastcore.test import *
 from fastai.callback.all import *
 from fastai.test_utils import synth_learner
@@ -20,7 +20,7 @@ import pickle
 from sklearn.datasets import load_digits
 import fastai_lrx.finder
 from fastai_lrx.finder import *
-from fastai_lrx.finder import field_names, runs_in_sweep, stock_curve, suggest, suggested_lrs, sweep_rates
+from fastai_lrx.finder import field_names, look, probe_factors, runs_in_sweep, stock_curve, suggest, suggested_lrs, sweep_rates
 
 def test_a_learner_to_try_it_on():
     # %% nbs/05_finder.ipynb #6c5ff779
@@ -53,6 +53,7 @@ def test_the_sweep():
     learn = digits_learner()
     test_close(sweep_rates(learn, 1e-2, 1., 2, 'exp'), [[1e-2], [1e-1]])
     test_close(sweep_rates(learn, 0.1, 0.5, 2, 'lin'), [[0.1], [0.3]])
+    test_close(sweep_rates(learn, 1e-4, 1., 2, 'exp', span=(0.25, 0.75)), [[1e-3], [1e-2]])
     three = synth_learner(splitter=lambda m: [[m.a], [m.b], []])
     test_close(sweep_rates(three, 1e-2, slice(0.1, 10.), 2, 'exp')[0], [1e-4, 1e-3, 1e-2])   # in the ratio of end_lr
     test_fail(lambda: sweep_rates(learn, 1., 0.1, 100, 'exp'), contains='start_lr=1.0, end_lr=0.1: the sweep goes upwards')
@@ -77,6 +78,29 @@ def test_suggestions_of_two_kinds():
     # %% nbs/05_finder.ipynb #cef6a76f
     test_eq(field_names(['lr', minimum, partial(steep), lambda c: 1, lambda c: 2]), ['lr', 'minimum', 'steep', 'lr_lambda', 'lr_lambda_2'])
 
+def test_a_second_look_and_repetitions():
+    # %% nbs/05_finder.ipynb #6c5ff779
+    def digits_learner(**kwargs):
+        "A small CNN on 8x8 digits."
+        set_seed(42)
+        digits = load_digits()
+        x,y = tensor(digits.images).float()[:,None]/16, tensor(digits.target)
+        items = list(zip(x, y))
+        dls = DataLoaders.from_dsets(items[:1400], items[1400:], bs=32, num_workers=0)
+        model = nn.Sequential(ConvLayer(1, 16), ConvLayer(16, 32, stride=2), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(32, 10))
+        return Learner(dls, model, loss_func=CrossEntropyLossFlat(), metrics=accuracy, **kwargs)
+
+    # %% nbs/05_finder.ipynb #bb3cdae8
+    class Sluggish(nn.Module):
+        "A loss that hides, in noise, how far the model has got."
+        def forward(self, pred, y): return F.cross_entropy(pred, y) + torch.randn(1).item()*0.3
+
+    # %% nbs/05_finder.ipynb #2647ad48
+    learn = digits_learner()
+    learn.loss_func = Sluggish()
+    first,second = look(learn, partial(sweep_rates, learn, 1e-7, 10., sweep='exp'), 'exp', True, num_it=100, extend=True)
+    test_eq((trust(first), trust(second)), ('noisy', 'ok'))
+
 def test_the_result():
     # %% nbs/05_finder.ipynb #1a2caeef
     lrs = np.geomspace(1e-6, 1, 100)
@@ -86,9 +110,9 @@ def test_the_result():
     test_eq(suggest(lambda lrs, losses, num_it: (lrs[0], (lrs[0], losses[0])), curve), tensor(lrs[10]).float())
 
     # %% nbs/05_finder.ipynb #f39a9a0d
-    res = suggested_lrs(['lr','steep'], [1e-2, 1e-3], curve)
+    res = suggested_lrs(['lr','steep'], [1e-2, 1e-3], [[curve]])
     lr,steepest = res
-    test_eq((lr, res.steep), (1e-2, 1e-3))
+    test_eq((lr, res.steep, res.trust), (1e-2, 1e-3, 'still falling'))
     test_eq(pickle.loads(pickle.dumps(res)), res)
     res
 
@@ -119,6 +143,21 @@ def test_lr_find():
     assert learn.lr_find(show_plot=False, suggest_funcs=None) is None
     test_eq(len(learn.recorder.losses), len(res.curve))
 
+    # %% nbs/05_finder.ipynb #b24e452f
+    lrs,losses = (o.numpy() for o in stock_curve(res.curve))
+    grads = np.diff(losses)/np.diff(np.log(lrs))
+    lowest_lr = lrs[losses.argmin()]
+    middle,end = np.searchsorted(lrs, res.valley),losses.argmin()
+    hints = dict(valley=lambda ax: ax.axvspan(lrs[max(0, 2*middle-end)], lrs[end], alpha=0.12), slide=lambda ax: ax.axvspan(res.slide, lrs[min(np.searchsorted(lrs, res.slide)+15, len(lrs)-1)], alpha=0.12),
+                 minimum=lambda ax: ax.annotate('', (res.minimum, losses.min()), (lowest_lr, losses.min()), arrowprops=dict(arrowstyle='->')),
+                 steep=lambda ax: ax.axline((res.steep, losses[grads.argmin()]), (res.steep*10, losses[grads.argmin()]+grads.min()*np.log(10)), color='0.5', ls='--', lw=1))
+    fig,axes = new_axes(2, 2, size=(4, 2.6))
+    for ax,(name,hint) in zip(axes.flat, hints.items()):
+        lr = getattr(res, name)
+        plot_sweep(ax, lrs, losses, (lrs, losses), {name: (lr, np.interp(lr, lrs, losses))})
+        hint(ax)
+    fig
+
     # %% nbs/05_finder.ipynb #3efddada
     def below_two(curve):
         lrs,losses = curve.smooth()
@@ -127,6 +166,53 @@ def test_lr_find():
     def smith(lrs, losses, num_it): return lrs[losses.argmin()].item()/10, (lrs[losses.argmin()].item()/10, losses.min())
 
     learn.lr_find(show_plot=False, suggest_funcs=['lr', below_two, smith])
+
+def test_can_i_trust_it():
+    # %% nbs/05_finder.ipynb #6c5ff779
+    def digits_learner(**kwargs):
+        "A small CNN on 8x8 digits."
+        set_seed(42)
+        digits = load_digits()
+        x,y = tensor(digits.images).float()[:,None]/16, tensor(digits.target)
+        items = list(zip(x, y))
+        dls = DataLoaders.from_dsets(items[:1400], items[1400:], bs=32, num_workers=0)
+        model = nn.Sequential(ConvLayer(1, 16), ConvLayer(16, 32, stride=2), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(32, 10))
+        return Learner(dls, model, loss_func=CrossEntropyLossFlat(), metrics=accuracy, **kwargs)
+
+    # %% nbs/05_finder.ipynb #bb3cdae8
+    class Sluggish(nn.Module):
+        "A loss that hides, in noise, how far the model has got."
+        def forward(self, pred, y): return F.cross_entropy(pred, y) + torch.randn(1).item()*0.3
+
+    # %% nbs/05_finder.ipynb #ecc753b2
+    learn = digits_learner()
+    res = learn.lr_find()
+    res
+
+    # %% nbs/05_finder.ipynb #afc04af9
+    learn = digits_learner()
+    learn.loss_func = Sluggish()
+    found = learn.lr_find()
+    test_eq((found.trust, len(found.looks[0])), ('ok', 2))
+
+    # %% nbs/05_finder.ipynb #29f5f20c
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter('always')
+        once = learn.lr_find(extend=False)
+    test_eq(once.trust, 'noisy')
+    assert 'do not trust these rates' in str(caught[-1].message)
+
+    # %% nbs/05_finder.ipynb #582bd808
+    learn = digits_learner()
+    five = learn.lr_find(repeats=5)
+    low,high = five.spread['lr']
+    assert low <= five.lr <= high
+    five
+
+    # %% nbs/05_finder.ipynb #ca045481
+    probed = learn.lr_find(probe=200, show_plot=False)
+    assert np.isclose(probed.lr/res.lr, probe_factors).any()
+    probed
 
     # %% nbs/05_finder.ipynb #c67d2ee0
     learn.lr_find(0.001, 1., sweep='lin', show_plot=False).plot()

@@ -11,7 +11,7 @@ from fastcore.test import *
 from fastai.callback.all import *
 from fastai.test_utils import synth_learner
 from fastai_lrx.state import *
-from fastai_lrx.state import Keeper, is_yours, keep_autocast, uninterrupted
+from fastai_lrx.state import Keeper, LearnerState, is_yours, keep_autocast, uninterrupted
 
 def test_putting_things_back_into_the_same_objects():
     # %% nbs/00_state.ipynb #d6b04403
@@ -93,6 +93,21 @@ def test_the_state_of_a_learner():
                 done.append('all of it')
         except KeyboardInterrupt: done.append('then the interrupt')
         test_eq(done, ['all of it', 'then the interrupt'])
+
+    # %% nbs/00_state.ipynb #087c3e85
+    learn = synth_learner()
+    state = LearnerState(learn)
+    first_batch = lambda: learn.dls.train.one_batch()[0]
+    orders = []
+    for seed in (1, 1, 2):
+        state.restore()
+        state.reseed(seed)
+        orders.append(first_batch())
+    assert orders[0].equal(orders[1]) and not orders[0].equal(orders[2])
+    state.restore()
+    unseeded = first_batch()
+    state.reseed(1); state.restore()
+    assert first_batch().equal(unseeded)
 
 def test_preserved():
     # %% nbs/00_state.ipynb #23498824

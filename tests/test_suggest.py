@@ -7,7 +7,7 @@ from fastcore.test import *
 from fastai_lrx.plots import new_axes, plot_sweep
 from fastai.callback.schedule import valley as fastai_valley
 from fastai_lrx.suggest import *
-from fastai_lrx.suggest import SweepCurve, by_drop, gaussian_smooth, valley
+from fastai_lrx.suggest import SweepCurve, by_drop, gaussian_smooth, halfway, lowest, second_look, trust, valley
 
 def test_the_curve():
     # %% nbs/02_suggest.ipynb #1b97011e
@@ -26,6 +26,23 @@ def test_the_curve():
     assert (curve.lrs[:curve.n_usable] <= 1).all()
     test_close(curve.smooth()[1], truth[:curve.n_usable], eps=0.15)
 
+def test_reading_a_rate_off():
+    # %% nbs/02_suggest.ipynb #d83a7ee1
+    rng = np.random.default_rng(0)
+    lrs = np.geomspace(1e-7, 10, 100)
+    truth = 2.3 - 2/(1 + (3e-3/lrs)**1.5)
+    losses = truth + rng.normal(0, 0.05, 100) + np.where(lrs > 1, 1e4, 0)
+    losses[-1] = np.nan
+    curve = SweepCurve(lrs, losses)
+    assert (curve.lrs[:curve.n_usable] <= 1).all()
+    test_close(curve.smooth()[1], truth[:curve.n_usable], eps=0.15)
+
+    # %% nbs/02_suggest.ipynb #33f7402a
+    test_close(np.log10(by_drop(curve)), np.log10(0.021), eps=0.2)
+    test_close(np.log10(by_drop(curve, 0.8)), np.log10(0.0076), eps=0.15)
+    assert 0.1 < lowest(curve) <= 1
+    test_eq(by_drop(SweepCurve([1e-3, 1e-2, 1e-1], [1., 2., 3.])), 1e-3)   # nothing falls: the lowest rate
+
 def test_the_best_single_answer():
     # %% nbs/02_suggest.ipynb #d83a7ee1
     rng = np.random.default_rng(0)
@@ -38,16 +55,45 @@ def test_the_best_single_answer():
     test_close(curve.smooth()[1], truth[:curve.n_usable], eps=0.15)
 
     # %% nbs/02_suggest.ipynb #e3190c9e
-    lr = by_drop(curve)
+    marks = {'halfway': halfway(curve), 'lowest': lowest(curve), '80 % of the drop': by_drop(curve, 0.8)}
     fig,ax = new_axes()
-    plot_sweep(ax, curve.lrs, curve.losses, curve.smooth(), {'by_drop': (lr, curve.loss_at(lr))})
-    ax.set_title(f'95 % of the drop is reached at {lr:.2g}');
+    plot_sweep(ax, curve.lrs, curve.losses, curve.smooth(), {k: (lr, curve.loss_at(lr)) for k,lr in marks.items()})
+    ax.set_title(f'Halfway between the two marks: {halfway(curve):.2g}');
     fig
 
-    # %% nbs/02_suggest.ipynb #33f7402a
-    test_close(np.log10(lr), np.log10(0.021), eps=0.2)
-    test_eq(by_drop(SweepCurve(lrs, losses-100)), lr)
-    test_eq(by_drop(SweepCurve([1e-3, 1e-2, 1e-1], [1., 2., 3.])), 1e-3)   # nothing falls: the lowest rate
+    # %% nbs/02_suggest.ipynb #62d74e2f
+    for f in (halfway, lowest, by_drop):
+        test_close(f(SweepCurve(lrs, losses-100)), f(curve), eps=1e-9)
+        test_close(f(SweepCurve(lrs, losses*1000)), f(curve), eps=1e-9)
+
+def test_can_the_curve_be_trusted():
+    # %% nbs/02_suggest.ipynb #d83a7ee1
+    rng = np.random.default_rng(0)
+    lrs = np.geomspace(1e-7, 10, 100)
+    truth = 2.3 - 2/(1 + (3e-3/lrs)**1.5)
+    losses = truth + rng.normal(0, 0.05, 100) + np.where(lrs > 1, 1e4, 0)
+    losses[-1] = np.nan
+    curve = SweepCurve(lrs, losses)
+    assert (curve.lrs[:curve.n_usable] <= 1).all()
+    test_close(curve.smooth()[1], truth[:curve.n_usable], eps=0.15)
+
+    # %% nbs/02_suggest.ipynb #1c77dca4
+    noise = rng.normal(0, 0.05, 100)
+    learns,late = -2/(1 + (3e-3/lrs)**1.5), np.where(lrs > 0.3, 50*(lrs-0.3), 0)
+    examples = {'ok': learns+late, 'flat': 0*lrs, 'rising': 0.05*np.log(1 + lrs/1e-4), 'noisy': 0.06*learns+late, 'diverged at once': learns+np.where(lrs > 3e-7, 1e3, 0),
+                'still falling': -np.log(lrs)}
+    fig,axes = new_axes(2, 3, size=(3.2, 2.1))
+    for ax,(reason,loss) in zip(axes.flat, examples.items()):
+        c = SweepCurve(lrs, 2.3+loss+noise)
+        plot_sweep(ax, c.lrs, c.losses, c.smooth())
+        ax.set_title(trust(c))
+        test_eq(trust(c), reason)
+    test_eq(trust(SweepCurve(lrs[::10], losses[::10])), 'too few batches')
+    fig
+
+    # %% nbs/02_suggest.ipynb #cdf04e19
+    test_eq(second_look(SweepCurve(lrs, 2.3+noise)), (0.25, 0.875))                               # flat from 1e-7 to 10: look at 1e-5 to 1
+    test_eq(second_look(SweepCurve(lrs, 2.3+noise+examples['still falling'])), (0.5, 1.5))        # or on to 1e5
 
 def test_valley_faster():
     # %% nbs/02_suggest.ipynb #4deb24a5
