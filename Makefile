@@ -17,7 +17,7 @@ $(VENV)/.installed: pyproject.toml
 ## make install  set up .venv (again only if pyproject.toml changed)
 install: $(VENV)/.installed
 
-## make demo     the recipe on real digits, about a minute; ARGS='--arch resnet18' for options
+## make demo     the recipe on real digits, about two minutes; ARGS='--arch resnet18' for options
 demo: install
 	$(PY) $(QUIET) -m fastai_lrx.demo $(ARGS)
 

@@ -100,7 +100,7 @@ def test_results():
 def test_groups_linear_sweeps_short_ones():
     # %% nbs/checks/finding.ipynb #accbfcba
     learn = learner('vision')
-    res = learn.lr_find(slice(1e-8, 1e-6), slice(0.1, 10.), num_it=20, show_plot=False)
+    res = learn.lr_find(slice(1e-8, 1e-6), slice(0.1, 10.), num_it=20, show_plot=False, extend=False)
     test_close(res.curve.lrs, [1e-6*1e7**(i/20) for i in range(20)])
     seen = []   # not an attribute of the callback, which is put back too
     rates = Callback(before_backward=lambda self: seen.append([h['lr'] for h in learn.opt.hypers]))

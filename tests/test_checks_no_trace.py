@@ -309,7 +309,7 @@ def test_odd_learners():
     learn = learner('vision', path='/proc/nowhere')
     learn.dls.loaders = learn.dls.loaders[:1]
     res = learn.lr_find(num_it=20, show_plot=False)
-    test_eq(len(res.curve), 20)
+    test_eq(len(res.looks[0][0]), 20)
     with learn.no_bar(): learn.lr_find(num_it=20, show_plot=False)
 
 def test_what_was_left_behind_is_gone():

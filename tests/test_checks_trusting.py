@@ -12,6 +12,7 @@ from fastai_lrx.finder import LRSweep, probe_rates, run_sweep, stock_curve
 from fastai_lrx.range_tests import RangeSweep
 from fastai_lrx.scheduled import n_groups
 from fastai_lrx.suggest import halfway, lowest, reasons, second_look, trust
+from unittest.mock import patch as replaced
 
 def test_a_quadratic_bowl():
     # %% nbs/checks/trusting.ipynb #56154b7a
@@ -135,13 +136,20 @@ def test_lr_find_as_a_whole():
         test_eq(pickle.loads(pickle.dumps(res)).spread, res.spread)
         assert 'highest' in res._repr_html_()
 
-    # %% nbs/checks/trusting.ipynb #3e2321b4
+    # %% nbs/checks/trusting.ipynb #9b1af2f0
     learn = learner('vision')
     with learn.preserved():
         few = probe_rates(learn, [np.array([1e-9, 1e-9]), np.array([1e-2, 1e-2])], 40)
     assert few[1] < few[0]
+    test_eq(probe_rates(learn, [np.array([1e6, 1e6])], 40), [np.inf])
     learn.add_cb(Mishap(nan_loss, 9, 'after_loss'))
     test_eq(probe_rates(learn, [np.array([1e-2, 1e-2])], 40), [np.inf])
+    learn.remove_cb(Mishap)
+
+    # %% nbs/checks/trusting.ipynb #351a798b
+    once = learn.lr_find(show_plot=False)
+    for losses,factor in (([3, 2, 1], 2), ([1, 2, 3], 1/2), ([2, 1, np.inf], 1)):
+        with replaced('fastai_lrx.finder.probe_rates', lambda *args: losses): test_eq(learn.lr_find(show_plot=False, probe=20).lr, once.lr*factor)
 
 def test_range_test():
     # %% nbs/checks/trusting.ipynb #8dd62075
