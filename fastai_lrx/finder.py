@@ -251,17 +251,16 @@ def probe_rates(learn, rates:list, num_it:int)->list:
     return [end if np.isfinite(end) else np.inf for end in ends]
 
 # %% ../nbs/05_finder.ipynb #8587ef03
-def _answer(func, curves):
-    "The suggestion of a function, or of a built-in one by name, which owns up where the curve is too short for it."
-    f = suggestions.get(func, func) if isinstance(func, str) else func
-    curve = curves[-1 if takes_curve(f) else 0]
-    try: lr = suggest(f, curve)
+def _answer(name, func, curves, built_in):
+    "The suggestion of a function: of ours from the last look, of fastai's kind from the first. A built-in one owns up where the curve is too short for it."
+    curve = curves[-1 if takes_curve(func) else 0]
+    try: lr = suggest(func, curve)
     except (IndexError, ValueError, RuntimeError):
-        if not isinstance(func, str): raise
-        warn(f"{func}: cannot read a rate off {len(curve)} batches; use a larger num_it, or a lower start_lr if the loss diverged at once")
+        if not built_in: raise
+        warn(f"{name}: cannot read a rate off {len(curve)} batches; use a larger num_it, or a lower start_lr if the loss diverged at once")
         return np.nan
     try: float(lr)
-    except (TypeError, ValueError): raise TypeError(f"suggest_funcs: {func} returned {lr!r}; it must return a rate") from None
+    except (TypeError, ValueError): raise TypeError(f"suggest_funcs: {name} returned {lr!r}; it must return a rate") from None
     return lr
 
 def whole_at_least(value, name:str, least:int)->int:
@@ -304,7 +303,7 @@ def lr_find(self:Learner,
     rates = partial(sweep_rates, self, start_lr, end_lr, sweep=sweep)
     extend = extend and any(takes_curve(f) for f in rules)   # what stock's functions get does not depend on it
     looks = [look(self, rates, sweep, stop_div, num_it, extend, seed) for seed in [None, *other_seeds(repeats-1)]]
-    answers = {name: [_answer(f, curves) for curves in looks] for name,f in zip(names, funcs)}
+    answers = {name: [_answer(name, rule, curves, isinstance(f, str)) for curves in looks] for name,rule,f in zip(names, rules, funcs)}
     lrs = {name: o[0] if repeats==1 else float(np.nanmedian([float(lr) for lr in o])) for name,o in answers.items()}
     if probe:
         ratio = np.array(rates(1)[0])/rates(1)[0][-1]
