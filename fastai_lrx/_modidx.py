@@ -42,6 +42,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                    'fastai_lrx.finder.LRSweep.diverged': ('finder.html#lrsweep.diverged', 'fastai_lrx/finder.py'),
                                    'fastai_lrx.finder.Learner.lr_find': ('finder.html#learner.lr_find', 'fastai_lrx/finder.py'),
                                    'fastai_lrx.finder._answer': ('finder.html#_answer', 'fastai_lrx/finder.py'),
+                                   'fastai_lrx.finder.check_rule': ('finder.html#check_rule', 'fastai_lrx/finder.py'),
                                    'fastai_lrx.finder.field_names': ('finder.html#field_names', 'fastai_lrx/finder.py'),
                                    'fastai_lrx.finder.leave_curve': ('finder.html#leave_curve', 'fastai_lrx/finder.py'),
                                    'fastai_lrx.finder.look': ('finder.html#look', 'fastai_lrx/finder.py'),

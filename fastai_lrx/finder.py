@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['suggestions', 'probe_factors', 'sweep_rates', 'runs_in_sweep', 'LRSweep', 'run_sweep', 'leave_curve', 'stock_end',
-           'stock_curve', 'takes_curve', 'suggest', 'field_names', 'sweep_curve', 'look', 'other_seeds', 'LRFindResult',
-           'suggested_lrs', 'probe_rates', 'whole_at_least']
+           'stock_curve', 'takes_curve', 'check_rule', 'suggest', 'field_names', 'sweep_curve', 'look', 'other_seeds',
+           'LRFindResult', 'suggested_lrs', 'probe_rates', 'whole_at_least']
 
 # %% ../nbs/05_finder.ipynb #0068bd35
 from collections import namedtuple
@@ -112,6 +112,7 @@ def run_sweep(learn:Learner, sweep:LRSweep, seed:int=None)->LRSweep:
     finally:
         state.restore()
         sweep.close()
+    if not getattr(sweep, 'losses', None): raise RuntimeError("the sweep saw no loss: a callback cancelled the fit, or every batch, before the first step was done")
     return sweep
 
 def leave_curve(learn:Learner, sweep:LRSweep):
@@ -142,9 +143,16 @@ def takes_curve(func)->bool:
     params = inspect.signature(func).parameters.values()
     return len([p for p in params if p.default is p.empty and p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)])==1
 
+def check_rule(func):
+    "An error unless `func` can be called with the curve, or as fastai's are."
+    try: inspect.signature(func).bind(*(range(1) if takes_curve(func) else range(3)))
+    except (TypeError, ValueError): raise ValueError(f"suggest_funcs: {func} must take one argument, the curve, or three: lrs, losses and num_it") from None
+
 def suggest(func, curve:SweepCurve)->float:
     "The rate a suggestion function of either kind reads off the curve."
-    return func(curve) if takes_curve(func) else func(*stock_curve(curve), curve.num_it)[0]
+    if takes_curve(func): return func(curve)
+    res = func(*stock_curve(curve), curve.num_it)
+    return res[0] if isinstance(res, tuple) else res
 
 # %% ../nbs/05_finder.ipynb #8a863da5
 _taken = {'curve','looks','answers','trust','spread','plot','to_frame','count','index'}   # the result's own attributes
@@ -160,20 +168,20 @@ def field_names(funcs)->list:
         names.append(next(n for n in itertools.chain([base], (f'{base}_{i}' for i in itertools.count(2))) if n not in names))
     return names
 
-# %% ../nbs/05_finder.ipynb #6fe4c159
+# %% ../nbs/05_finder.ipynb #3a5870d7
 def sweep_curve(done:LRSweep, sweep:str='exp', group:int=-1)->SweepCurve:
     "The curve a finished sweep has seen, over the rates of a layer group."
     return SweepCurve([rates[group] for rates in done.rates[:len(done.losses)]], done.losses, [float(o) for o in done.smooth_losses], len(done.rates), sweep, done.stop_div)
 
-def look(learn, rates, sweep:str, stop_div:bool, num_it:int, extend:bool, seed:int=None, group:int=-1)->list:
+def look(learn, rates, sweep:str, stop_div:bool, num_it:int, extend:bool, seed:int=None, group:int=-1, leave:bool=False, who:str='lr_find')->list:
     "The curve of a sweep through `rates(num_it)` and, where it is inconclusive and `extend`, of a longer second one."
     done = run_sweep(learn, LRSweep(rates(num_it), stop_div), seed)
-    if seed is None: leave_curve(learn, done)
+    if leave: leave_curve(learn, done)
     first = sweep_curve(done, sweep, group)
     why,(lo,hi) = trust(first),second_look(first)
-    if not extend or why in ('ok','too few batches') or (sweep=='lin' and lo < 0): return [first]
+    if not extend or why in ('ok','too few batches','no number') or (sweep=='lin' and lo < 0): return [first]
     second = rates(3*num_it, span=(lo,hi))
-    if not rank_distrib(): learn.logger(f"lr_find: {why}, {reasons[why]}; sweeping again, {3*num_it} batches from {second[0][group]:.1e} to {second[-1][group]:.1e}")
+    if not rank_distrib(): learn.logger(f"{who}: {why}, {reasons[why]}; sweeping again, {3*num_it} batches from {second[0][group]:.1e} to {second[-1][group]:.1e}")
     return [first, sweep_curve(run_sweep(learn, LRSweep(second, stop_div), seed), sweep, group)]
 
 def other_seeds(n:int)->list:
@@ -211,11 +219,11 @@ class LRFindResult:
             lrs = max((o[0] for o in all_smooth), key=len)
             heights = np.array([np.interp(lrs, *o, right=np.nan) for o in all_smooth])
             band = lrs,np.nanmin(heights, axis=0),np.nanmax(heights, axis=0)
-        points = {name: (float(lr), curve.loss_at(float(lr))) for name,lr in zip(self._fields, self)}
+        points = {name: (float(lr), curve.loss_at(float(lr))) for name,lr in zip(self._fields, self) if np.isfinite(float(lr))}
         plot_sweep(axes, curve.lrs, curve.losses, curve.smooth(), points, log=curve.sweep=='exp', band=band)
         title = f'Suggested learning rate: {float(self[0]):.2g}' if len(self) else 'Loss against learning rate'
         if self.trust!='ok': title = f'{self.trust}: {reasons[self.trust]}'
-        axes.set_title(title + (f' (second sweep, {curve.num_it} batches)' if len(self.looks[0]) > 1 else ''))
+        axes.set_title(title + (f'\n(second sweep, {curve.num_it} batches)' if len(self.looks[0]) > 1 else ''), fontsize='medium')
         return fig or ax
     def to_frame(self):
         "The curve as a DataFrame: rate, raw loss and smoothed loss of every batch (NaN where it had blown up)."
@@ -298,13 +306,15 @@ def lr_find(self:Learner,
     for f in funcs:
         if not (callable(f) or (isinstance(f, str) and f in suggestions)): raise ValueError(f"suggest_funcs={f!r}: pass a function, or one of {', '.join(suggestions)}")
     names,rules = field_names(funcs),[suggestions[f] if isinstance(f, str) else f for f in funcs]
+    for f in rules: check_rule(f)
     if 0 < probe < 10: raise ValueError(f"probe={probe}: must be 0, or at least 10 steps to tell rates apart")
     if probe and 'lr' not in funcs: raise ValueError(f"probe={probe}: tries rates around 'lr', which is not among suggest_funcs")
     rates = partial(sweep_rates, self, start_lr, end_lr, sweep=sweep)
     extend = extend and any(takes_curve(f) for f in rules)   # what stock's functions get does not depend on it
-    looks = [look(self, rates, sweep, stop_div, num_it, extend, seed) for seed in [None, *other_seeds(repeats-1)]]
+    looks = [look(self, rates, sweep, stop_div, num_it, extend, seed, leave=seed is None) for seed in [None, *other_seeds(repeats-1)]]
     answers = {name: [_answer(name, rule, curves, isinstance(f, str)) for curves in looks] for name,rule,f in zip(names, rules, funcs)}
-    lrs = {name: o[0] if repeats==1 else float(np.nanmedian([float(lr) for lr in o])) for name,o in answers.items()}
+    numbers = {name: [float(lr) for lr in o if not np.isnan(float(lr))] for name,o in answers.items()}
+    lrs = {name: o[0] if repeats==1 else float(np.median(numbers[name])) if numbers[name] else np.nan for name,o in answers.items()}
     if probe:
         ratio = np.array(rates(1)[0])/rates(1)[0][-1]
         around = [lrs['lr']*factor for factor in probe_factors]

@@ -5,8 +5,9 @@
 # %% auto #0
 __all__ = ['RangeSweep', 'rises', 'cycle_bounds', 'Bounds', 'fill_rates', 'GroupRates']
 
-# %% ../nbs/05a_range_tests.ipynb #c6807007
+# %% ../nbs/05a_range_tests.ipynb #c06d902c
 from collections import namedtuple
+from copy import deepcopy
 from itertools import islice
 
 from fastai.basics import *
@@ -14,7 +15,7 @@ from .suggest import SweepCurve, by_drop, halfway, lowest, reasons, trust
 from .plots import group_colors, group_names, new_axes
 from .finder import LRSweep, look, run_sweep, sweep_rates, whole_at_least
 
-# %% ../nbs/05a_range_tests.ipynb #93fcb2e2
+# %% ../nbs/05a_range_tests.ipynb #52e97a75
 class RangeSweep(LRSweep):
     "A sweep that validates on `batches` after every step, and records `metric` and the validation loss."
     run_valid = True
@@ -41,7 +42,7 @@ class RangeSweep(LRSweep):
         self.validate()
         super().after_batch()
 
-    def before_validate(self): self.learn.dl = self.batches   # the same in all processes
+    def before_validate(self): self.learn.dl = [apply(torch.clone, b) for b in self.batches]   # the same in all processes, safe from changes in place
 
     def validate(self):
         "Measure, and go on as if nothing had happened."
@@ -52,12 +53,18 @@ class RangeSweep(LRSweep):
         self.valid_losses.append(float(self.valid_loss.value))
         for o,attributes in kept: vars(o).clear(); vars(o).update(attributes)
 
-# %% ../nbs/05a_range_tests.ipynb #f0b87f64
-def rises(values, losses)->bool:
-    "Whether higher `values` mean lower `losses`; NaNs and infinities do not count."
+# %% ../nbs/05a_range_tests.ipynb #6c208ca5
+_low,_high = r'loss|error|mse|mae|msle|perplex', r'accura|f1|fbeta|precision|recall|roc|auc|dice|jaccard|kappa|corr|r2|variance|score|bleu'
+
+def rises(name:str, values, losses)->bool:
+    "Whether a metric is to be high: by its name, otherwise if higher `values` mean lower `losses`, by rank, before the losses blow up."
+    if known := re.search(f'({_low})|{_high}', name.lower()): return not known[1]
+    values,losses = np.asarray(values, dtype=np.float64),np.asarray(losses, dtype=np.float64)
+    n = SweepCurve(np.arange(len(losses)), losses).n_usable
+    if n >= 10: values,losses = values[:n],losses[:n]
     ok = np.isfinite(values) & np.isfinite(losses)
-    values,losses = np.asarray(values)[ok],np.asarray(losses)[ok]
-    return len(values) > 1 and float(((values-values.mean())*(losses-losses.mean())).sum()) < 0
+    ranks = [o[ok].argsort(kind='stable').argsort().astype(float) for o in (values, losses)]
+    return ok.sum() > 1 and float(np.prod([r-r.mean() for r in ranks], axis=0).sum()) < 0
 
 def cycle_bounds(
     curve:SweepCurve # a sweep, its losses to be low
@@ -66,7 +73,7 @@ def cycle_bounds(
     lr_max = by_drop(curve, 0.95)
     return float(np.clip(by_drop(curve, 0.1), lr_max/20, lr_max/3)),lr_max
 
-# %% ../nbs/05a_range_tests.ipynb #4c1759c2
+# %% ../nbs/05a_range_tests.ipynb #90d3b9ce
 class Bounds(namedtuple('Bounds', 'lr_min lr_max')):
     "Lowest and highest rate for cyclical training, with the `curve` of the range test they were read off: of the negated metric if it `rises`."
     def plot(self,
@@ -78,14 +85,14 @@ class Bounds(namedtuple('Bounds', 'lr_min lr_max')):
         lrs,smooth = self.curve.smooth()
         axes.plot(self.curve.lrs, sign*self.curve.losses, '.', color='C0', alpha=0.3, ms=4)
         axes.plot(lrs, sign*smooth, color='C0', lw=1.8)
-        axes.axvspan(*self, color='C2', alpha=0.15, lw=0)
+        if np.isfinite(self.lr_max): axes.axvspan(*self, color='C2', alpha=0.15, lw=0)
         if self.curve.sweep=='exp': axes.set_xscale('log')
         axes.set(xlabel='learning rate', ylabel=self.label)
         why = trust(self.curve)
         axes.set_title(f'Cycle between {self.lr_min:.2g} and {self.lr_max:.2g}' if why=='ok' else f'{why}: the metric shows no clear range')
         return fig or ax
 
-# %% ../nbs/05a_range_tests.ipynb #99a591ff
+# %% ../nbs/05a_range_tests.ipynb #95d555fb
 @patch
 def lr_range_test(self:Learner,
     start_lr=1e-7, # first rate; a list, array or slice sweeps the layer groups in their ratio
@@ -100,20 +107,26 @@ def lr_range_test(self:Learner,
 )->Bounds:
     """Smith's range test (arXiv 1506.01186, section 3.3): the bounds for cyclical training, as `Bounds(lr_min, lr_max)` of the last layer group.
 
-    The learner stays as it was, to the bit. Warns where the metric shows no clear range; raises ValueError or TypeError for arguments that make no sense."""
+    For `fit_triangular(4, 2, lr_max=b.lr_max, lr_min=b.lr_min)`. The learner stays as it was, to the bit. Warns where the metric shows no
+    clear range, and has NaN for bounds where it shows none at all; raises ValueError or TypeError for arguments that make no sense."""
     num_it,valid_batches = whole_at_least(num_it, 'num_it', 20),whole_at_least(valid_batches, 'valid_batches', 1)
     if metric is not None and not callable(metric) and not isinstance(metric, Metric): raise TypeError(f"metric={metric!r}: pass a metric of fastai or a function, such as accuracy")
     if len(self.dls.loaders) < 2 or not len(self.dls.valid): raise ValueError("dls has no validation data: the range test measures on it; use lr_find, which does not")
-    metric = mk_metric(metric) if metric is not None else self.metrics[0] if self.metrics else AvgLoss()
-    if end_lr is None: end_lr = 4*self.lr_find(show_plot=False, suggest_funcs=lowest).lowest
+    metric = deepcopy(mk_metric(metric) if metric is not None else self.metrics[0] if self.metrics else AvgLoss())
+    sweep_rates(self, start_lr, 1e9 if end_lr is None else end_lr, num_it, sweep)   # raises before anything is trained
+    if end_lr is None:
+        quick = look(self, partial(sweep_rates, self, 1e-7, 10., sweep='exp'), 'exp', True, 100, extend=False)[0]
+        if trust(quick)=='no number': raise ValueError(f"dls.train or loss_func: {reasons['no number']}")
+        end_lr = 4*lowest(quick)
     rates = sweep_rates(self, start_lr, end_lr, num_it, sweep)
     with self.preserved(): batches = list(islice(self.dls.valid, valid_batches))
     done = run_sweep(self, RangeSweep(rates, stop_div, batches, metric))
-    up = rises(done.values, done.valid_losses)
+    up = rises(metric.name, done.values, done.valid_losses)
     curve = SweepCurve(done.lrs, np.negative(done.values) if up else done.values, num_it=num_it, sweep=sweep, stop_div=stop_div)
-    res = Bounds(*cycle_bounds(curve))
+    why = trust(curve)
+    res = Bounds(*(cycle_bounds(curve) if why in ('ok','still falling','noisy') else (np.nan, np.nan)))
     res.curve,res.rises,res.label = curve,up,f'{metric.name} ({valid_batches} validation batch{"es"*(valid_batches>1)})'
-    if trust(curve) not in ('ok','still falling'): warn(f"lr_range_test: {trust(curve)}: {metric.name} shows no clear range; use more num_it or valid_batches")
+    if why not in ('ok','still falling'): warn(f"lr_range_test: {why}: {metric.name} shows no clear range; use more num_it or valid_batches")
     if show_plot and not rank_distrib(): res.plot(new_axes(shown=True)[1])
     return res
 
@@ -124,7 +137,7 @@ def fill_rates(rates:list, div:float=2.6)->list:
     nearest = lambda g: min(known, key=lambda k: abs(k-g))
     return [rates[nearest(g)]*div**(g-nearest(g)) for g in range(len(rates))]
 
-# %% ../nbs/05a_range_tests.ipynb #e91aa9d0
+# %% ../nbs/05a_range_tests.ipynb #713a18f5
 class GroupRates(list):
     "A rate per layer group, from input to head: a list, ready for `lr_max=`, with the `curves` they were read off (None for a frozen group)."
     def plot(self,
@@ -135,6 +148,7 @@ class GroupRates(list):
         colors,names = group_colors(len(self)),group_names(len(self))
         for lr,curve,color,name in zip(self, self.curves, colors, names):
             if curve is None: continue
+            axes.plot(curve.lrs[:curve.n_usable], curve.losses[:curve.n_usable], '.', color=color, alpha=0.2, ms=4)
             axes.plot(*curve.smooth(), color=color, lw=1.6, label=f'{name} {lr:.2g}' + ('' if trust(curve)=='ok' else f' ({trust(curve)})'))
             axes.plot(lr, curve.loss_at(lr), 'o', color=color, ms=8, mec='white', zorder=5)
         axes.set_xscale('log')
@@ -142,7 +156,7 @@ class GroupRates(list):
         axes.legend(frameon=False, fontsize='small')
         return fig or ax
 
-# %% ../nbs/05a_range_tests.ipynb #2d0e35cc
+# %% ../nbs/05a_range_tests.ipynb #8331013e
 @patch
 def lr_find_groups(self:Learner,
     start_lr:float=1e-7, # first rate
@@ -156,17 +170,21 @@ def lr_find_groups(self:Learner,
     """Sweep the layer groups one by one, the others held still, and return a rate for each.
 
     Frozen groups are not swept; they, and groups whose curve cannot be trusted, get their neighbour's rate divided by 2.6 for each group
-    towards the input. The learner stays as it was, to the bit. Raises ValueError or TypeError for arguments that make no sense."""
+    towards the input. The learner stays as it was, to the bit. Raises ValueError where no group's curve can be trusted, and ValueError or
+    TypeError for arguments that make no sense. `np.array(rates)` is for methods that calculate with their rate, such as `fine_tune`."""
     num_it = whole_at_least(num_it, 'num_it', 20)
     n = len(sweep_rates(self, start_lr, end_lr, 1, 'exp')[0])
     first = self.opt.frozen_idx if self.opt is not None else 0
     def alone(group, *args, **kwargs):
         return [[lr if g==group else 0. for g,lr in enumerate(row)] for row in sweep_rates(self, start_lr, end_lr, *args, sweep='exp', **kwargs)]
-    curves = [look(self, partial(alone, g), 'exp', stop_div, num_it, extend, group=g)[-1] if g >= first else None for g in range(n)]
+    curves = [look(self, partial(alone, g), 'exp', stop_div, num_it, extend, group=g, who=f'lr_find_groups, group {g}')[-1] if g >= first else None for g in range(n)]
     whys = [None if c is None else trust(c) for c in curves]
-    if 'ok' not in whys: warn(f"lr_find_groups: no group's curve can be trusted ({', '.join(w for w in whys if w)})")
-    good = {'ok','still falling'} if set(whys) & {'ok','still falling'} else set(reasons)
-    res = GroupRates(fill_rates([halfway(c) if w in good else None for c,w in zip(curves, whys)]))
+    good = [w in ('ok','still falling') for w in whys]
+    if not any(good):
+        good = [w=='noisy' for w in whys]
+        warn(f"lr_find_groups: no group's curve can be trusted ({', '.join(w for w in whys if w)}): compare before you rely on these rates")
+    if not any(good): raise ValueError(f"no layer group's curve can be trusted ({', '.join(w for w in whys if w)}): use a larger num_it, or one rate for all from lr_find")
+    res = GroupRates(fill_rates([halfway(c) if ok else None for c,ok in zip(curves, good)]))
     res.curves = curves
     if show_plot and not rank_distrib(): res.plot(new_axes(shown=True)[1])
     return res

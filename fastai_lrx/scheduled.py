@@ -29,6 +29,7 @@ def n_groups(learn:Learner)->int:
     opt = learn.opt or (learn.opt_func if isinstance(learn.opt_func, OptimWrapper) else None)
     if opt is not None: return len(opt.param_lists)
     groups = L(learn.splitter(learn.model))
+    if not len(groups): raise ValueError("learn.model has no parameter to train: its splitter returns none; unfreeze some (requires_grad_)")
     return len(groups) if isinstance(groups[0], (L,list,dict)) else 1
 
 def n_batches(learn:Learner)->int:

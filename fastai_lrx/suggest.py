@@ -62,7 +62,8 @@ class SweepCurve:
         return float(np.interp(lr, *self.smooth()))
     @property
     def start(self)->float:
-        "The mean loss of the first tenth, where the rate hardly matters yet."
+        "The mean loss of the first tenth, where the rate hardly matters yet; of a linear sweep, where it soon does, the first smoothed loss."
+        if self.sweep=='lin': return float(self.smooth()[1][0])
         return float(self.losses[:min(self.n_usable, max(1, self.num_it//10))].mean())
     @property
     def error(self)->float:
@@ -72,11 +73,12 @@ class SweepCurve:
         end = max(smooth.argmin()+1, min(10, len(smooth)))
         return float(np.std((self.losses[:len(smooth)]-smooth)[:end]) / np.sqrt(2*np.sqrt(np.pi)*sigma))
 
-# %% ../nbs/02_suggest.ipynb #355a0bcd
+# %% ../nbs/02_suggest.ipynb #112f86f1
 def lowest(
     curve:SweepCurve # the sweep
 )->float: # the rate
-    "The rate at which the smoothed loss is lowest."
+    "The rate at which the smoothed loss is lowest; NaN if even the first loss is no number."
+    if not np.isfinite(curve.losses[0]): return np.nan
     lrs,losses = curve.smooth()
     return float(lrs[losses.argmin()])
 
@@ -84,7 +86,8 @@ def by_drop(
     curve:SweepCurve, # the sweep
     share:float=0.95 # of the drop from the start to the lowest smoothed loss
 )->float: # the rate
-    "The lowest rate at which `share` of the whole drop of the smoothed loss is reached."
+    "The lowest rate at which `share` of the whole drop of the smoothed loss is reached; NaN if even the first loss is no number."
+    if not np.isfinite(curve.losses[0]): return np.nan
     lrs,losses = curve.smooth()
     start = max(curve.start, losses.min())
     return float(lrs[np.argmax(losses <= start - share*(start-losses.min()))])
@@ -96,7 +99,7 @@ def halfway(
     "Halfway, on the log axis, between the rate at which 80 % of the drop is reached and the one where the smoothed loss is lowest."
     return (by_drop(curve, 0.8)*lowest(curve))**0.5
 
-# %% ../nbs/02_suggest.ipynb #6a329b05
+# %% ../nbs/02_suggest.ipynb #b88f0f2a
 reasons = {
     'ok': 'the loss falls clearly',
     'flat': 'the loss does not fall',
@@ -104,12 +107,14 @@ reasons = {
     'noisy': 'the loss falls hardly more than it scatters',
     'diverged at once': 'the loss blew up in the first tenth of the sweep',
     'still falling': 'the loss was still falling at the end of the sweep',
-    'too few batches': 'a curve of fewer than 20 batches says little'}
+    'too few batches': 'a curve of fewer than 20 batches says little',
+    'no number': 'the loss of the very first batch is NaN or infinite, whatever the rate'}
 
 def trust(
     curve:SweepCurve # the sweep
 )->str: # a key of `reasons`
-    "'ok' if a rate can be read off the curve, otherwise why not: 'flat', 'rising', 'noisy', 'diverged at once', 'still falling' or 'too few batches'."
+    "'ok' if a rate can be read off the curve, otherwise why not: 'flat', 'rising', 'noisy', 'diverged at once', 'still falling', 'too few batches' or 'no number'."
+    if not np.isfinite(curve.losses[0]): return 'no number'
     if curve.num_it < 20: return 'too few batches'
     n,smooth = curve.n_usable,curve.smooth()[1]
     if n < curve.num_it/10: return 'diverged at once'
@@ -120,15 +125,17 @@ def trust(
     if drop >= 6: return 'noisy'
     return 'rising' if n < len(curve) or smooth[-1]-curve.start > 6*curve.error else 'flat'
 
-# %% ../nbs/02_suggest.ipynb #c750aa39
+# %% ../nbs/02_suggest.ipynb #015d498e
 def second_look(
     curve:SweepCurve # the first sweep
 )->tuple: # from where to where, as fractions of its range: 0 its first rate, 1 its last
     "The part of the range worth a second, longer sweep."
     why,end = trust(curve),curve.n_usable/curve.num_it
+    lowest_at = curve.smooth()[1].argmin()/curve.num_it
     if why=='diverged at once': return -0.5,end
     if why=='still falling': return 0.5,1.5
-    return end/4,min(end, 7/8)
+    if curve.sweep=='lin': return 0,end    # low rates take little of a linear axis
+    return end/4,end if lowest_at > 7/8 else min(end, 7/8)
 
 # %% ../nbs/02_suggest.ipynb #39e6cb9e
 def valley(

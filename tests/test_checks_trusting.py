@@ -13,6 +13,7 @@ from fastai_lrx.range_tests import RangeSweep
 from fastai_lrx.scheduled import n_groups
 from fastai_lrx.suggest import halfway, lowest, reasons, second_look, trust
 from unittest.mock import patch as replaced
+from fastai.metrics import F1Score
 
 def test_a_quadratic_bowl():
     # %% nbs/checks/trusting.ipynb #56154b7a
@@ -90,7 +91,7 @@ def test_any_curve():
         assert all(trust(SweepCurve(lrs, 2.3 - 1/(1+(1e-2/lrs)**2) + 0.05*rng.normal(size=n)))=='ok' for _ in range(100))
 
 def test_lr_find_as_a_whole():
-    # %% nbs/checks/trusting.ipynb #6ba9e2df
+    # %% nbs/checks/trusting.ipynb #0108b144
     class Noise(nn.Module):
         "Noise on the loss, or nothing but noise"
         def __init__(self, scale, share=1): super().__init__(); self.scale,self.share = scale,share
@@ -119,9 +120,9 @@ def test_lr_find_as_a_whole():
     test_eq(counted(noisy(1., 0), suggest_funcs='valley')[1], n1)  # no second look for stock's functions
     learn = noisy(1., 0)
     a = learn.lr_find(show_plot=False)
-    test_eq(len(learn.recorder.lrs), len(a.looks[0][0]))           # the recorder shows the first sweep, as stock's
+    test_eq(list(learn.recorder.lrs), list(a.looks[0][0].lrs))
 
-    # %% nbs/checks/trusting.ipynb #cb465db5
+    # %% nbs/checks/trusting.ipynb #3b855bcc
     for kind in kinds:
         learn = learner(kind)
         learn.fit(1, 1e-3)
@@ -130,9 +131,10 @@ def test_lr_find_as_a_whole():
         assert same(before, [p.detach() for p in learn.model.parameters()]) and torch.equal(rng_state, torch.get_rng_state())
         test_eq(learn.lr_find(show_plot=False, repeats=3, probe=20), res)
         test_eq(len(res.looks), 3)
+        test_eq([float(o) for o in learn.recorder.losses], list(res.looks[0][0].smooth_losses))   # the recorder shows the first sweep, as stock's
         assert len({tuple(curves[0].losses) for curves in res.looks})==3, 'repetitions see other batches'
         for k,(low,high) in res.spread.items():
-            if k!='lr': assert low <= float(getattr(res, k)) <= high
+            if k!='lr': test_eq((low, float(getattr(res, k)), high), tuple(f([float(o) for o in res.answers[k]]) for f in (min, np.median, max)))   # lr was probed
         test_eq(pickle.loads(pickle.dumps(res)).spread, res.spread)
         assert 'highest' in res._repr_html_()
 
@@ -172,7 +174,7 @@ def test_range_test():
         loss,value = learn.validate()
         test_eq((done.valid_losses[-1], done.values[-1]), (loss, value))
 
-    # %% nbs/checks/trusting.ipynb #2b733a88
+    # %% nbs/checks/trusting.ipynb #27c8ed19
     for kind in kinds:
         learn = learner(kind)
         learn.fit(1, 1e-3)
@@ -182,10 +184,38 @@ def test_range_test():
             b = learn.lr_range_test(num_it=40, show_plot=False)
             c = learn.lr_range_test(1e-4, 1., num_it=40, metric=quality(kind), valid_batches=1, sweep='exp', show_plot=False)
         assert same(before, weights(learn)[:-1]) and torch.equal(rng_state, torch.get_rng_state())
-        for o in (b, c): assert 0 < o.lr_min <= o.lr_max/3*1.0001
+        for o in (b, c): assert np.isnan(o.lr_max) or 0 < o.lr_min <= o.lr_max/3*1.0001
         _,ax = plt.subplots()
         assert c.plot(ax) is ax and type(pickle.loads(pickle.dumps(b)).plot()).__name__=='Figure'
-        learn.fit_triangular(1, 1, b.lr_max, b.lr_min)
+        if np.isnan(b.lr_max): test_fail(lambda: learn.fit_triangular(1, 1, b.lr_max, b.lr_min), contains='nan')   # nothing is trained at no rate
+        else: learn.fit_triangular(1, 1, b.lr_max, b.lr_min)
+
+    # %% nbs/checks/trusting.ipynb #9947a514
+    class InPlace(nn.Module):
+        def __init__(self, model): super().__init__(); self.model = model
+        def forward(self, x): return self.model(x.mul_(2.))
+
+    learn = learner('vision')
+    learn.fit(2, 1e-3)
+    history = list(learn.recorder.values),[float(o) for o in learn.recorder.losses],list(learn.recorder.lrs)
+    f1 = F1Score(average='macro')
+    with warnings.catch_warnings():
+        warnings.simplefilter('ignore')
+        learn.lr_range_test(num_it=30, metric=f1, show_plot=False)
+        for metric,up in ((accuracy, True), (error_rate, False)):
+            for kwargs in ({}, dict(sweep='exp', end_lr=100., stop_div=False)):
+                for seed in range(3): test_eq(learner('vision', seed=seed).lr_range_test(metric=metric, num_it=60, valid_batches=3, show_plot=False, **kwargs).rises, up)
+        learn.lr_find_groups(num_it=30, show_plot=False)
+    test_eq((list(learn.recorder.values), [float(o) for o in learn.recorder.losses], list(learn.recorder.lrs)), history)
+    assert not hasattr(f1, 'preds') or not len(f1.preds)
+    learn = learner('tensors')
+    learn.model = InPlace(learn.model)
+    learn.splitter = trainable_params
+    with warnings.catch_warnings():
+        warnings.simplefilter('ignore')
+        same_rate = learn.lr_range_test(1e-12, 1e-11, num_it=20, metric=AvgLoss(), show_plot=False)
+    test_close(same_rate.curve.losses, [same_rate.curve.losses[0]]*20, eps=0.2)
+    assert np.isnan(same_rate.lr_max)
 
 def test_group_sweeps():
     # %% nbs/checks/trusting.ipynb #3693e2f0
@@ -218,8 +248,38 @@ def test_group_sweeps():
         learn.lr_find_groups(1e-3, 1., num_it=20, extend=False, show_plot=False)
     test_eq(moved, [False, True])
 
+def test_losses_that_say_nothing_callbacks_that_cancel():
+    # %% nbs/checks/trusting.ipynb #f006f31d
+    class NoNumber(nn.Module):
+        def forward(self, pred, y): return F.cross_entropy(pred, y)*float('nan')
+    learn = learner('vision')
+    learn.loss_func = NoNumber()
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter('always')
+        res = learn.lr_find(show_plot=False, repeats=2)
+    test_eq((res.trust, np.isnan(res.lr), len(res.looks[0])), ('no number', True, 1))
+    assert 'whatever the rate' in str(caught[-1].message)
+    test_fail(lambda: learn.lr_range_test(show_plot=False), contains='the loss of the very first batch is NaN')
+    test_fail(lambda: learn.lr_find_groups(show_plot=False), contains="no layer group's curve can be trusted (no number, no number)")
+    for event in ('before_fit','before_batch'):
+        learn = learner('vision')
+        def stop(cb): raise CancelFitException()
+        learn.add_cb(Callback(**{event: stop}))
+        for f in (learn.lr_find, learn.lr_range_test, learn.lr_find_groups): test_fail(lambda: f(show_plot=False), contains='the sweep saw no loss')
+    learn = learner('vision')
+    learn.model.requires_grad_(False)
+    learn.splitter = trainable_params
+    for f in (learn.lr_find, learn.lr_range_test, learn.lr_find_groups): test_fail(lambda: f(show_plot=False), contains='no parameter to train')
+
+    # %% nbs/checks/trusting.ipynb #b769183a
+    rng,t = np.random.default_rng(0),np.arange(100)
+    lin = SweepCurve(np.linspace(1e-7, 0.5, 100), 1-np.minimum(t/10, 1)*0.5 + rng.normal(0, 0.2, 100), sweep='lin')
+    test_eq((trust(lin), second_look(lin)[0]), ('noisy', 0))
+    top = SweepCurve(np.geomspace(1e-7, 10, 100), np.where(t > 85, 1-(t-85)/20, 1.) + rng.normal(0, 0.2, 100))
+    test_eq((trust(top), second_look(top)), ('noisy', (top.n_usable/400, top.n_usable/100)))
+
 def test_bad_input():
-    # %% nbs/checks/trusting.ipynb #0b0e2e72
+    # %% nbs/checks/trusting.ipynb #12244793
     def refused(f, kind=ValueError, contains=''):
         "`f` of a new learner raises, names what is wrong, and leaves the learner as it was"
         learn = learner('vision')
@@ -236,6 +296,9 @@ def test_bad_input():
     refused(lambda l: l.lr_find(probe='long'), TypeError, contains="probe='long'")
     refused(lambda l: l.lr_find(probe=3), contains='probe=3: must be 0')
     refused(lambda l: l.lr_find(probe=50, suggest_funcs='valley'), contains="probe=50: tries rates around 'lr'")
+    for f in (max, lambda a,b: 1., lambda: 1.): refused(lambda l: l.lr_find(suggest_funcs=['lr', f]), contains='must take one argument, the curve, or three')
+    test_eq(learner('vision').lr_find(show_plot=False, extend=False, suggest_funcs=lambda a,b,c: 1e-3), (1e-3,))
+    refused(lambda l: l.lr_range_test(start_lr=0), contains='start_lr=0')
     refused(lambda l: l.lr_range_test(num_it=5), contains='num_it=5: must be at least 20')
     refused(lambda l: l.lr_range_test(valid_batches=0), contains='valid_batches=0')
     refused(lambda l: l.lr_range_test(metric='accuracy'), TypeError, contains="metric='accuracy'")

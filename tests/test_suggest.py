@@ -77,7 +77,7 @@ def test_can_the_curve_be_trusted():
     assert (curve.lrs[:curve.n_usable] <= 1).all()
     test_close(curve.smooth()[1], truth[:curve.n_usable], eps=0.15)
 
-    # %% nbs/02_suggest.ipynb #1c77dca4
+    # %% nbs/02_suggest.ipynb #257c2488
     noise = rng.normal(0, 0.05, 100)
     learns,late = -2/(1 + (3e-3/lrs)**1.5), np.where(lrs > 0.3, 50*(lrs-0.3), 0)
     examples = {'ok': learns+late, 'flat': 0*lrs, 'rising': 0.05*np.log(1 + lrs/1e-4), 'noisy': 0.06*learns+late, 'diverged at once': learns+np.where(lrs > 3e-7, 1e3, 0),
@@ -89,6 +89,7 @@ def test_can_the_curve_be_trusted():
         ax.set_title(trust(c))
         test_eq(trust(c), reason)
     test_eq(trust(SweepCurve(lrs[::10], losses[::10])), 'too few batches')
+    test_eq(trust(SweepCurve(lrs, losses*np.nan)), 'no number')
     fig
 
     # %% nbs/02_suggest.ipynb #cdf04e19
