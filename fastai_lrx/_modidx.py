@@ -121,6 +121,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                                'fastai_lrx/range_tests.py'),
                                         'fastai_lrx.range_tests.RangeSweep.validate': ( 'range_tests.html#rangesweep.validate',
                                                                                         'fastai_lrx/range_tests.py'),
+                                        'fastai_lrx.range_tests.before_ragged': ( 'range_tests.html#before_ragged',
+                                                                                  'fastai_lrx/range_tests.py'),
                                         'fastai_lrx.range_tests.cycle_bounds': ( 'range_tests.html#cycle_bounds',
                                                                                  'fastai_lrx/range_tests.py'),
                                         'fastai_lrx.range_tests.fill_rates': ('range_tests.html#fill_rates', 'fastai_lrx/range_tests.py'),

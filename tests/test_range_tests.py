@@ -26,7 +26,7 @@ def test_smith_s_range_test():
         model = nn.Sequential(ConvLayer(1, 16), ConvLayer(16, 32, stride=2), nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(32, 10)))
         return Learner(dls, model, loss_func=CrossEntropyLossFlat(), metrics=accuracy, splitter=lambda m: L(m).map(params), **kwargs)
 
-    # %% nbs/05a_range_tests.ipynb #f10535f4
+    # %% nbs/05a_range_tests.ipynb #0b16cfe0
     lrs = np.linspace(0.001, 0.1, 100)
     assert rises('accuracy', [], []) and not rises('error_rate', [], []) and not rises('_rmse', [], [])
     assert rises('mine', [0.1, 0.5, 0.9], [2., 1., 0.1]) and not rises('mine', [0.9, 0.5, np.nan, 0.1], [2., 1., 3., 0.1])
@@ -35,6 +35,8 @@ def test_smith_s_range_test():
     loss = np.where(t < 40, 2-t/40, 1e3*t)      # learns, then explodes: the accuracy stays better than at the start
     assert rises('mine', np.where(t < 40, t/80, 0.3), loss) and not rises('mine', np.where(t < 40, 1-t/80, 0.7), loss)
     test_close(cycle_bounds(rising), [0.014, 0.048], eps=2e-3)
+    ragged = SweepCurve(lrs, -np.where(lrs < 0.05, np.clip((lrs-0.01)/0.04, 0, 1), 0.5+0.6*(np.arange(100)//12%2)), sweep='lin')   # from 0.05 on it jumps
+    assert cycle_bounds(ragged)[1] <= 0.055
     early = SweepCurve(lrs, -np.clip(lrs/0.03, 0, 1), sweep='lin')           # it rises at once
     assert 3 <= cycle_bounds(early)[1]/cycle_bounds(early)[0] <= 20
 
