@@ -23,7 +23,7 @@ from pathlib import Path
 os.environ.setdefault('OMP_NUM_THREADS', '1')   # tiny models, one process per core
 warnings.simplefilter('ignore')
 import numpy as np, torch
-from suggest_tasks import design, kept_aside, make, pretrained, tasks
+from suggest_tasks import design, every, kept_aside, make, pretrained, tasks
 from fastai.basics import *
 from fastai_lrx.all import *
 from fastai_lrx.finder import stock_end
@@ -39,7 +39,7 @@ def final_loss(name, seed, lr):
     "The validation loss after training a task at `lr`; without training if that is None."
     learn = make(name, seed)
     if lr is None: return learn.validate()[0]
-    with learn.no_logging(): learn.fit_one_cycle({**tasks, **pretrained}[name][1], lr)
+    with learn.no_logging(): learn.fit_one_cycle(every[name][1], lr)
     return learn.recorder.values[-1][-1]
 
 def cell(name, seed):
@@ -96,9 +96,7 @@ def torch_lr_finder(curve):
     losses = np.array(losses)[10:-5]
     return curve.lrs[10:][np.gradient(losses).argmin()] if len(losses) > 1 else np.nan
 
-def smith(curve):
-    lrs,losses = curve.smooth()
-    return lrs[losses.argmin()]/10
+def smith(curve): return lowest(curve)/10
 
 stock = 'valley','slide','minimum','steep'
 peers = {'lightning 2.5': lightning, 'lightning 2.6': partial(lightning, over_rate=True), 'torch_lr_finder': torch_lr_finder, 'smith': smith}
@@ -108,7 +106,6 @@ def ask(name, seed):
     "The suggestions of all rules for a task, and how many batches they took."
     torch.set_num_threads(1)
     learn,seen = make(name, seed),[]
-    learn.logger = noop
     learn.add_cb(Callback(before_batch=lambda cb: seen.append(1)))
     res = learn.lr_find(show_plot=False)
     batches,first = len(seen),res.looks[0][0]
@@ -128,7 +125,6 @@ def group_losses(name, seed):
     "Final validation losses of a pretrained task with rates chosen in different ways, and the rates found group by group."
     torch.set_num_threads(1)
     learn = make(name, seed)
-    learn.logger = noop
     lr = learn.lr_find(show_plot=False, suggest_funcs='lr').lr
     found = learn.lr_find_groups(show_plot=False)
     ways = {'one rate': lr, 'slice(lr/100, lr)': slice(lr/100, lr), '2.6 per group': [lr/2.6**2, lr/2.6, lr], 'lr_find_groups': list(found)}
@@ -194,7 +190,7 @@ def draw(truths, judged, answers):
     for ax,name in zip(axes.flat, names):
         t = truths[name]
         ax.plot(grid, t.losses, color='0.35', lw=1.5)
-        for i,(rule,color) in enumerate([('valley','C1'), ('minimum','C4'), ('lr','C3')]):
+        for rule,color in [('valley','C1'), ('minimum','C4'), ('lr','C3')]:
             lrs = [r[rule] for r in answers[name]]
             ax.plot(lrs, [t.loss(lr) for lr in lrs], 'o', color=color, ms=5, mec='white', label=rule)
         ax.axhline(t.untrained, color='0.6', lw=0.8, ls=':')

@@ -148,7 +148,7 @@ def in_three(m):
     return [[p for p in params(m[0]) if id(p) not in late], [p for p in params(m[0]) if id(p) in late], params(m[1])]
 
 _sources = {}
-def transfer(source, target, model, frozen=False, opt=adam, bs=32, epochs=6, lr=3e-3, splitter=in_three):
+def transfer(source, target, model, frozen=False, opt=adam, bs=32, epochs=6, lr=3e-3):
     "`model` on `target`, its body trained on `source` before: always the same body, whatever the seed; the head is new."
     head = model()
     if (source, model) not in _sources:
@@ -157,7 +157,7 @@ def transfer(source, target, model, frozen=False, opt=adam, bs=32, epochs=6, lr=
             learn.fit_one_cycle(epochs, lr)
         _sources[source, model] = learn.model[0].state_dict()
     head[0].load_state_dict(_sources[source, model])
-    learn = quiet(Learner(loaders(target(), bs), head, opt_func=opt, loss_func=CrossEntropyLossFlat(), splitter=body_and_head if frozen else splitter))
+    learn = quiet(Learner(loaders(target(), bs), head, opt_func=opt, loss_func=CrossEntropyLossFlat(), splitter=body_and_head if frozen else in_three))
     if frozen: learn.freeze()
     return learn
 
@@ -201,9 +201,11 @@ pretrained = {   # in three layer groups, for the comparison of rates per group
     'digits whole pretrained CNN': (partial(transfer, low_digits, high_digits, digits_cnn), 5),
     'shapes whole pretrained ViT': (partial(transfer, low_shapes, high_shapes, partial(ViT, 16, 3, 3, 4)), 4)}
 
+every = {**tasks, **pretrained}
+
 def make(name:str, seed:int)->Learner:
     "The learner of a task."
     set_seed(seed)
-    learn = {**tasks, **pretrained}[name][0]()
+    learn = every[name][0]()
     set_seed(seed)
     return learn

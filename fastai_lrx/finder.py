@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['suggestions', 'probe_factors', 'sweep_rates', 'runs_in_sweep', 'LRSweep', 'run_sweep', 'leave_curve', 'stock_end',
            'stock_curve', 'takes_curve', 'check_rule', 'suggest', 'field_names', 'sweep_curve', 'look', 'other_seeds',
-           'LRFindResult', 'suggested_lrs', 'probe_rates', 'whole_at_least']
+           'LRFindResult', 'suggested_lrs', 'probe_rates']
 
 # %% ../nbs/05_finder.ipynb #0068bd35
 from collections import namedtuple
@@ -20,7 +20,7 @@ from .state import LearnerState
 from .suggest import SweepCurve, halfway, reasons, second_look, trust, valley
 from .plots import new_axes, plot_sweep
 from .scheduled import group_rates, n_batches, n_groups
-from .schedules import SlantedTriangular, as_rates
+from .schedules import SlantedTriangular, as_rates, whole
 
 # %% ../nbs/05_finder.ipynb #838d0efb
 def sweep_rates(learn, start_lr, end_lr, num_it:int, sweep:str, span=(0,1))->list:
@@ -271,12 +271,6 @@ def _answer(name, func, curves, built_in):
     except (TypeError, ValueError): raise TypeError(f"suggest_funcs: {name} returned {lr!r}; it must return a rate") from None
     return lr
 
-def whole_at_least(value, name:str, least:int)->int:
-    "`value` if it is a whole number from `least` on, otherwise an error that names it."
-    if isinstance(value, bool) or not isinstance(value, (int, np.integer)): raise TypeError(f"{name}={value!r}: pass a whole number")
-    if value < least: raise ValueError(f"{name}={value}: must be at least {least}")
-    return int(value)
-
 # %% ../nbs/05_finder.ipynb #855d035d
 @patch
 def lr_find(self:Learner,
@@ -301,7 +295,7 @@ def lr_find(self:Learner,
     if num_it < 6:
         warn(f"num_it={num_it}: a sweep needs 6 batches at the very least; using 6")
         num_it = 6
-    repeats,probe = whole_at_least(repeats, 'repeats', 1),whole_at_least(probe, 'probe', 0)
+    repeats,probe = whole(repeats, 'repeats'),whole(probe, 'probe', 0)
     funcs = [] if suggest_funcs is None else list(tuplify(suggest_funcs))
     for f in funcs:
         if not (callable(f) or (isinstance(f, str) and f in suggestions)): raise ValueError(f"suggest_funcs={f!r}: pass a function, or one of {', '.join(suggestions)}")
@@ -316,9 +310,9 @@ def lr_find(self:Learner,
     numbers = {name: [float(lr) for lr in o if not np.isnan(float(lr))] for name,o in answers.items()}
     lrs = {name: o[0] if repeats==1 else float(np.median(numbers[name])) if numbers[name] else np.nan for name,o in answers.items()}
     if probe:
-        ratio = np.array(rates(1)[0])/rates(1)[0][-1]
+        first = np.array(rates(1)[0])
         around = [lrs['lr']*factor for factor in probe_factors]
-        lrs['lr'] = around[int(np.argmin(probe_rates(self, [lr*ratio for lr in around], probe)))]
+        lrs['lr'] = around[int(np.argmin(probe_rates(self, [lr*first/first[-1] for lr in around], probe)))]
     res = suggested_lrs(names, lrs.values(), looks, answers)
     if funcs and res.trust!='ok': warn(f"lr_find: {res.trust}, {reasons[res.trust]}: do not trust these rates")
     if show_plot and not rank_distrib(): res.plot(new_axes(shown=True)[1])

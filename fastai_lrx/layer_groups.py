@@ -11,6 +11,7 @@ import re
 
 from fastai.basics import *
 from .plots import group_colors, new_axes
+from .schedules import whole
 
 # %% ../nbs/06_layer_groups.ipynb #9b05bda7
 def timm_part(model:nn.Module)->tuple:
@@ -86,10 +87,9 @@ def timm_split(
 )->L: # a list of parameters per group, from input to head
     "A fastai `splitter` that cuts the model into `n_groups` layer groups; raises ValueError where it has too few layers."
     if by not in ('depth','params'): raise ValueError(f"by={by!r}: must be 'depth' or 'params'")
-    if n_groups is not None and (isinstance(n_groups, bool) or not isinstance(n_groups, (int, np.integer))): raise TypeError(f"n_groups={n_groups!r}: pass a whole number, or None")
     layers,head = model_layers(model, coarse, matcher)
     most = len(layers) + bool(head)
-    if n_groups is None: n_groups = most
+    n_groups = most if n_groups is None else whole(n_groups, 'n_groups')
     if not 2 <= n_groups <= most: raise ValueError(f"n_groups={n_groups}: this model can be cut into 2 to {most} groups")
     params = dict(model.named_parameters())
     sizes = [1 if by=='depth' else sum(params[name].numel() for name in layer) for layer in layers]

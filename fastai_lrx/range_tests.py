@@ -12,8 +12,9 @@ from itertools import islice
 
 from fastai.basics import *
 from .suggest import SweepCurve, by_drop, halfway, lowest, reasons, trust
-from .plots import group_colors, group_names, new_axes
-from .finder import LRSweep, look, run_sweep, sweep_rates, whole_at_least
+from .plots import group_colors, group_names, new_axes, plot_sweep
+from .finder import LRSweep, look, run_sweep, sweep_rates
+from .schedules import whole
 
 # %% ../nbs/05a_range_tests.ipynb #52e97a75
 class RangeSweep(LRSweep):
@@ -92,11 +93,8 @@ class Bounds(namedtuple('Bounds', 'lr_min lr_max')):
         fig,axes = (None,ax) if ax is not None else new_axes()
         sign = -1 if self.rises else 1
         lrs,smooth = self.curve.smooth()
-        axes.plot(self.curve.lrs, sign*self.curve.losses, '.', color='C0', alpha=0.3, ms=4)
-        axes.plot(lrs, sign*smooth, color='C0', lw=1.8)
+        plot_sweep(axes, self.curve.lrs, sign*self.curve.losses, (lrs, sign*smooth), log=self.curve.sweep=='exp', label=self.label)
         if np.isfinite(self.lr_max): axes.axvspan(*self, color='C2', alpha=0.15, lw=0)
-        if self.curve.sweep=='exp': axes.set_xscale('log')
-        axes.set(xlabel='learning rate', ylabel=self.label)
         why = trust(self.curve)
         axes.set_title(f'Cycle between {self.lr_min:.2g} and {self.lr_max:.2g}' if why=='ok' else f'{why}: the metric shows no clear range')
         return fig or ax
@@ -118,7 +116,7 @@ def lr_range_test(self:Learner,
 
     For `fit_triangular(4, 2, lr_max=b.lr_max, lr_min=b.lr_min)`. The learner stays as it was, to the bit. Warns where the metric shows no
     clear range, and has NaN for bounds where it shows none at all; raises ValueError or TypeError for arguments that make no sense."""
-    num_it,valid_batches = whole_at_least(num_it, 'num_it', 20),whole_at_least(valid_batches, 'valid_batches', 1)
+    num_it,valid_batches = whole(num_it, 'num_it', 20),whole(valid_batches, 'valid_batches')
     if metric is not None and not callable(metric) and not isinstance(metric, Metric): raise TypeError(f"metric={metric!r}: pass a metric of fastai or a function, such as accuracy")
     if len(self.dls.loaders) < 2 or not len(self.dls.valid): raise ValueError("dls has no validation data: the range test measures on it; use lr_find, which does not")
     metric = deepcopy(mk_metric(metric) if metric is not None else self.metrics[0] if self.metrics else AvgLoss())
@@ -181,7 +179,7 @@ def lr_find_groups(self:Learner,
     Frozen groups are not swept; they, and groups whose curve cannot be trusted, get their neighbour's rate divided by 2.6 for each group
     towards the input. The learner stays as it was, to the bit. Raises ValueError where no group's curve can be trusted, and ValueError or
     TypeError for arguments that make no sense. `np.array(rates)` is for methods that calculate with their rate, such as `fine_tune`."""
-    num_it = whole_at_least(num_it, 'num_it', 20)
+    num_it = whole(num_it, 'num_it', 20)
     n = len(sweep_rates(self, start_lr, end_lr, 1, 'exp')[0])
     first = self.opt.frozen_idx if self.opt is not None else 0
     def alone(group, *args, **kwargs):

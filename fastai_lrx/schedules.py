@@ -99,11 +99,11 @@ class Schedule:
         return step,n_steps
 
 # %% ../nbs/01_schedules.ipynb #22d973cf
-def whole(n, name):
-    "`n` as an int of at least 1."
-    try: n = operator.index(n)
+def whole(n, name, least=1):
+    "`n` as an int of at least `least`."
+    try: n = operator.index('' if isinstance(n, bool) else n)
     except TypeError: raise TypeError(f"{name}={n!r}: pass a whole number") from None
-    if n < 1: raise ValueError(f"{name}={n}: must be at least 1")
+    if n < least: raise ValueError(f"{name}={n}: must be at least {least}")
     return n
 
 def number(x, name):

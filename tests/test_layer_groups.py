@@ -3,6 +3,7 @@ import pytest
 import re
 from fastai.basics import *
 from fastai_lrx.plots import group_colors, new_axes
+from fastai_lrx.schedules import whole
 import warnings
 from fastcore.test import *
 from fastai.vision.all import *

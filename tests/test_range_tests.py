@@ -5,8 +5,9 @@ from copy import deepcopy
 from itertools import islice
 from fastai.basics import *
 from fastai_lrx.suggest import SweepCurve, by_drop, halfway, lowest, reasons, trust
-from fastai_lrx.plots import group_colors, group_names, new_axes
-from fastai_lrx.finder import LRSweep, look, run_sweep, sweep_rates, whole_at_least
+from fastai_lrx.plots import group_colors, group_names, new_axes, plot_sweep
+from fastai_lrx.finder import LRSweep, look, run_sweep, sweep_rates
+from fastai_lrx.schedules import whole
 import warnings, pickle, fastprogress.fastprogress as fp
 from fastcore.test import *
 from sklearn.datasets import load_digits
