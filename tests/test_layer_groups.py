@@ -9,13 +9,15 @@ from fastcore.test import *
 from fastai.vision.all import *
 import timm
 from fastai.test_utils import synth_learner
+from fastai.text.models import AWD_LSTM, awd_lstm_lm_config, awd_lstm_lm_split, get_language_model
 from fastai_lrx.layer_groups import *
-from fastai_lrx.layer_groups import cut_points, discriminative_lrs, is_matched, layers_by_name, model_layers, timm_split
+from fastai_lrx.layer_groups import NormFreeze, cut_points, discriminative_lrs, is_matched, layers_by_name, model_layers, timm_split
 
 def test_layers():
     # %% nbs/06_layer_groups.ipynb #b57d7f1e
     names = ['conv1.weight', 'layer1.0.conv1.weight', 'layer1.0.bn1.weight', 'layer1.1.conv1.weight', 'stages.2.blocks.3.mlp.fc1.weight']
     test_eq(layers_by_name(names), [names[:1], names[1:3], names[3:4], names[4:]])
+    test_eq(layers_by_name(['pos_embed', *names[:2]]), [['pos_embed', names[0]], names[1:2]])
     assert is_matched('blocks.3.bias', {'blocks': r'^blocks\.(\d+)'}) and not is_matched('rope.freqs', {'blocks': [(r'^blocks\.(\d+)', None)]})
 
     # %% nbs/06_layer_groups.ipynb #1c397660
@@ -75,6 +77,26 @@ def test_a_learner_s_groups():
     # %% nbs/06_layer_groups.ipynb #55fbb65d
     learn.layer_groups.plot()
 
+    # %% nbs/06_layer_groups.ipynb #7b2717ae
+    vit = timm.create_model('vit_tiny_patch16_224', img_size=32, num_classes=3)
+    of_vit = Learner(learn.dls, vit, loss_func=CrossEntropyLossFlat(), splitter=partial(timm_split, n_groups=5))
+    of_vit.freeze_to(-2)
+    of_vit.opt.set_hyper('lr', discriminative_lrs(5, 1e-3))
+    of_vit.layer_groups
+
+    # %% nbs/06_layer_groups.ipynb #08cd25d9
+    of_vit.layer_groups.plot()
+
+    # %% nbs/06_layer_groups.ipynb #3c79fdf6
+    config = {**awd_lstm_lm_config, 'emb_sz':50, 'n_hid':80}
+    of_text = Learner(learn.dls, get_language_model(AWD_LSTM, 1000, config), loss_func=CrossEntropyLossFlat(), splitter=awd_lstm_lm_split)
+    of_text.freeze()
+    of_text.opt.set_hyper('lr', discriminative_lrs(4, 1e-2))
+    of_text.layer_groups
+
+    # %% nbs/06_layer_groups.ipynb #c7a906ce
+    of_text.layer_groups.plot()
+
 def test_frozen_or_not():
     # %% nbs/06_layer_groups.ipynb #4714c422
     def small_learner():
@@ -104,3 +126,54 @@ def test_frozen_or_not():
         warnings.simplefilter('always')
         two.freeze_to(-2)
     assert 'freeze_to(-2): the model has 2 layer groups, so nothing is frozen; learn.regroup(3) makes more' in str(caught[-1].message)
+
+    # %% nbs/06_layer_groups.ipynb #97c99d48
+    def moved(cbs):
+        "Which parts of a frozen body change in a fit, and whether autograd went through it"
+        learn = small_learner()
+        learn.regroup(3)
+        learn.freeze()
+        before = {name: t.clone() for name,t in learn.model[0].state_dict().items()}
+        seen = []
+        hook = learn.model[0].register_forward_hook(lambda m,_,out: seen.append(out.requires_grad))
+        learn.fit(1, 1e-2, cbs=cbs)
+        hook.remove()
+        return dict(moved=len([name for name,t in learn.model[0].state_dict().items() if not t.equal(before[name])]), of=len(before), autograd=seen[0])
+
+    test_eq(moved(NormFreeze())['moved'], 0)
+    pd.DataFrame([moved(None), moved(NormFreeze())], index=['stock', 'NormFreeze'])
+
+def test_saved_with_other_groups():
+    # %% nbs/06_layer_groups.ipynb #4714c422
+    def small_learner():
+        "resnet10t for 12-pixel noise"
+        set_seed(0)
+        items = [(torch.randn(3,12,12), i%3) for i in range(24)]
+        dls = DataLoaders.from_dsets(items[:16], items[16:], bs=8, num_workers=0)
+        learn = vision_learner(dls, 'resnet10t', pretrained=False, n_out=3, loss_func=CrossEntropyLossFlat(), normalize=False)
+        learn.remove_cb(ProgressCallback)
+        learn.logger = noop
+        return learn
+
+    learn = small_learner()
+    learn.fit(1, 1e-3)
+    average = {p: state['grad_avg'].clone() for p,state in learn.opt.state.items() if 'grad_avg' in state}
+    learn.regroup(4)
+    test_eq(len(learn.opt.param_lists), 4)
+    assert all(learn.opt.state[p]['grad_avg'].equal(a) for p,a in average.items()) and average
+    learn.freeze_to(-2)
+    test_eq([any(p.requires_grad for p in g if p.ndim > 1) for g in learn.opt.param_lists], [False, False, True, True])
+    learn.fit_one_cycle(1, slice(1e-5, 1e-3))
+    test_close([h['lr'] for h in learn.opt.hypers][3]/[h['lr'] for h in learn.opt.hypers][0], 100, eps=1)
+
+    # %% nbs/06_layer_groups.ipynb #2ed579d3
+    with tempfile.TemporaryDirectory() as d, warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter('always')
+        learn.save(Path(d)/'four')
+        fresh = small_learner()
+        weight = first(fresh.model.parameters())
+        fresh.load(Path(d)/'four')
+        assert 'step' not in fresh.opt.state[weight]      # nothing was mixed up ...
+        fresh.regroup(4).load(Path(d)/'four')
+        assert fresh.opt.state[weight]['step'] > 0        # ... and cut alike, all of it is there
+    [str(w.message) for w in caught if 'optimizer' in str(w.message)]
