@@ -56,7 +56,7 @@ def kept_bytes(learn):
     def pack(t):
         if t.untyped_storage().data_ptr() not in weights: kept[t.untyped_storage().data_ptr()] = t
         return t
-    class OneBatch(Callback):
+    class StopAtLoss(Callback):
         def before_batch(self):
             self.hooks = torch.autograd.graph.saved_tensors_hooks(pack, lambda t: t)
             self.hooks.__enter__()
@@ -64,7 +64,7 @@ def kept_bytes(learn):
             self.hooks.__exit__()
             self.sum = sum(t.untyped_storage().nbytes() for t in kept.values())
             raise CancelFitException
-    learn.fit(1, 1e-3, cbs=(cb := OneBatch()))
+    learn.fit(1, 1e-3, cbs=(cb := StopAtLoss()))
     return cb.sum
 
 def frozen(rounds=5):
@@ -76,7 +76,7 @@ def frozen(rounds=5):
 def table(rows):
     "A line per family"
     lines = ['| family | architectures | layers | cuts as asked | refused: too few layers | faults |', '|---|---|---|---|---|---|']
-    for name,group in groupby(rows, 'family').items():
+    for name,group in groupby(rows, lambda r: r['family']).items():
         ok = [r for r in group if 'error' not in r]
         wrong = sorted({w for r in ok for found in r['wrong'].values() for w in found} | {r['error'] for r in group if 'error' in r})
         n_cuts,n_refused = len(ways)*len(group),sum(r['refused'] for r in ok)
@@ -107,6 +107,7 @@ def report(res):
 
 def main():
     res = dict(machine=f'{os.cpu_count()} cores, {platform.machine()}, Python {platform.python_version()}, torch {torch.__version__}, CPU', timm=timm.__version__, frozen=frozen(), rows=all_archs())
+    results.mkdir(exist_ok=True)
     (results/'groups.json').write_text(json.dumps(res | dict(rows=[r for r in res['rows'] if 'error' in r or r['wrong']]), indent=1)+'\n')
     (results/'groups.md').write_text(report(res))
     print(report(res))

@@ -42,10 +42,11 @@ def n_batches(learn:Learner)->int:
 def group_rates(
     learn:Learner, # whose layer groups
     lr, # a number, one number per group, or a slice as in fastai; None is `learn.lr`
-    name:str='lr_max' # what to call it in an error
+    name:str='lr_max', # what to call it in an error
+    n:int=None # number of groups, if not the present one
 )->np.ndarray: # one rate per group
     "What `lr` means for each layer group of `learn`."
-    n,given = n_groups(learn),learn.lr if lr is None else lr
+    n,given = n or n_groups(learn),learn.lr if lr is None else lr
     if isinstance(given, slice):
         if given.stop is None: raise ValueError(f"{name}={given}: a slice of rates needs its stop, the rate of the last group")
         lo,hi = (as_rates(o, name) for o in (given.start or 0., given.stop))

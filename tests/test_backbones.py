@@ -3,6 +3,7 @@ import pytest
 from difflib import get_close_matches
 from fastai.basics import *
 from fastai_lrx.layer_groups import NormFreeze, timm_split
+from fastai_lrx.schedules import whole
 import warnings
 from fastcore.test import *
 from fastai.vision.all import *

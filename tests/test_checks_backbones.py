@@ -115,6 +115,25 @@ def test_in_every_setting():
     test_eq(again.model.eval()(x), learn.model.eval()(x))
     with learn.no_bar(): test_eq(learn.get_preds()[0].shape, [len(learn.dls.valid_ds), 3])
 
+    frozen = timm_learner(digits_dls(range(3), augment=False), 'test_convnext', pretrained=False, train_bn=False)     # no optimizer yet
+    with frozen.no_bar(), frozen.no_logging():
+        frozen.validate()
+        frozen.freeze()
+        frozen.fit(1, 1e-3)
+        body = deepcopy(frozen.model[0].state_dict())
+        with tempfile.TemporaryDirectory() as d:
+            frozen.export(Path(d)/'it.pkl')                 # takes the optimizer away, and with it what it knew of freezing
+            again = load_learner(Path(d)/'it.pkl')
+        again.predict(0)
+        for l in (frozen, again):
+            l.dls = digits_dls(range(3), augment=False)
+            l.remove_cbs(ProgressCallback)
+            with l.no_logging():
+                l.fit(2, 1e-3)
+                l.fit(1, 1e-3, reset_opt=True)
+                l.fit(1, 1e-3)
+            assert all(t.equal(body[name]) for name,t in l.model[0].state_dict().items())
+
     stock = vision_learner(noise(), 'test_convnext', pretrained=False, n_out=3, loss_func=CrossEntropyLossFlat())
     ours = timm_on_noise('test_convnext')
     x = torch.randn(2, 3, 32, 32)
@@ -163,6 +182,25 @@ def test_weights_sizes_statistics():
     x = torch.randn(2, 1, 32, 32)
     test_eq(again.model.eval()(x), learn.model.eval()(x))
     with learn.no_bar(): test_eq(learn.get_preds()[0].shape, [len(learn.dls.valid_ds), 3])
+
+    frozen = timm_learner(digits_dls(range(3), augment=False), 'test_convnext', pretrained=False, train_bn=False)     # no optimizer yet
+    with frozen.no_bar(), frozen.no_logging():
+        frozen.validate()
+        frozen.freeze()
+        frozen.fit(1, 1e-3)
+        body = deepcopy(frozen.model[0].state_dict())
+        with tempfile.TemporaryDirectory() as d:
+            frozen.export(Path(d)/'it.pkl')                 # takes the optimizer away, and with it what it knew of freezing
+            again = load_learner(Path(d)/'it.pkl')
+        again.predict(0)
+        for l in (frozen, again):
+            l.dls = digits_dls(range(3), augment=False)
+            l.remove_cbs(ProgressCallback)
+            with l.no_logging():
+                l.fit(2, 1e-3)
+                l.fit(1, 1e-3, reset_opt=True)
+                l.fit(1, 1e-3)
+            assert all(t.equal(body[name]) for name,t in l.model[0].state_dict().items())
 
     stock = vision_learner(noise(), 'test_convnext', pretrained=False, n_out=3, loss_func=CrossEntropyLossFlat())
     ours = timm_on_noise('test_convnext')
@@ -223,7 +261,7 @@ def test_bad_input():
     test_fail(lambda: refused('resnet18.best'), contains="arch='resnet18.best': timm has no weights of this name; it has resnet18.a1_in1k", exc=ValueError)
     test_fail(lambda: refused(resnet18), contains="vision_learner", exc=TypeError)
     test_fail(lambda: refused('resnet10t', 40, pretrained=False), contains="n_groups=40", exc=ValueError)
-    test_fail(lambda: refused('resnet10t', 1, pretrained=False), contains="n_groups=1", exc=ValueError)
+    test_fail(lambda: refused('resnet10t', 1, pretrained=False), contains="n_groups=1: must be at least 2", exc=ValueError)
     test_fail(lambda: refused('crossvit_tiny_240', pretrained=False), contains="the size it was made for is (3, 240, 240)", exc=ValueError)
     test_fail(lambda: refused('halonet_h1', pretrained=False), contains="cannot take images of 3 x 32 x 32", exc=ValueError)
     for name in ('pool', 'concat_pool', 'cut', 'weights', 'num_classes', 'in_chans'): test_fail(lambda: refused('resnet10t', **{name: 1}), contains=f'{name}: ', exc=TypeError)
@@ -231,3 +269,13 @@ def test_bad_input():
     test_fail(lambda: timm_learner(learner('text').dls, 'resnet10t', n_out=3), contains='dls: the first of a batch must be images', exc=ValueError)
     test_fail(lambda: refused('resnet10t', drop_paths=1), contains='drop_paths', exc=TypeError)
     test_eq(len(dls.after_batch.fs), 0)
+    for name in ('features_only', 'checkpoint_path'): test_fail(lambda: refused('resnet10t', **{name: 1}), contains=f'{name}: ', exc=TypeError)
+    test_fail(lambda: refused('resnet10t', pretrained=False, img_size=(32,32,3)), contains='img_size=(32, 32, 3): pass height and width', exc=ValueError)
+    test_fail(lambda: refused('resnet10t', pretrained=False, img_size='32'), contains="img_size='32'", exc=TypeError)
+    test_fail(lambda: refused('resnet10t', pretrained=False, n_in=0), contains="n_in=0", exc=ValueError)
+    test_fail(lambda: refused('test_convnext', pretrained=False, global_pool='nonsense'), contains="arch='test_convnext' with global_pool='nonsense' cannot", exc=ValueError)
+    test_fail(lambda: timm_learner(dls, 'resnet10t', n_out=0), contains='n_out=0: must be at least 1', exc=ValueError)
+    test_fail(lambda: timm_learner(None, 'resnet10t', n_out=3), contains='dls=None: must be DataLoaders', exc=TypeError)
+    test_fail(lambda: timm_learner(noise(n=2, bs=4), 'resnet10t', n_out=3), contains='dls.train is empty', exc=ValueError)
+    plain = DataLoaders(*[torch.utils.data.DataLoader([(torch.randn(3, 32, 32), i%3) for i in range(8)], batch_size=4) for _ in range(2)])
+    timm_learner(plain, 'test_convnext', pretrained=False, n_out=3, loss_func=CrossEntropyLossFlat(), img_size=32)

@@ -39,11 +39,41 @@ def test_other_models():
         assert learn.layer_groups.to_frame().trainable[1] > 0
 
     # %% nbs/checks/groups.ipynb #05ef052d
+    def numbers(learn): return list(learn.layer_groups.to_frame().parameters),list(learn.layer_groups.to_frame().trainable)
     unet = unet_learner(learner('vision').dls, resnet18, pretrained=False, n_out=3)
+    unet.freeze()
+    decoder = numbers(unet)[0][-1]                      # the last group stays the head: a unet's decoder, untrained as it is
     for n in (2, 4, 6):
-        test_eq(len(unet.regroup(n).layer_groups), n)
-        test_eq(sum(unet.layer_groups.to_frame().parameters), sum(p.numel() for p in unet.model.parameters()))
-    test_eq(unet.layer_groups.to_frame()['last'].iloc[-1], 'layers.11.0')
+        sizes,open_ = numbers(unet.regroup(n))
+        test_eq((len(sizes), sizes[-1], open_[-1], sum(sizes)), (n, decoder, decoder, sum(p.numel() for p in unet.model.parameters())))
+    test_eq(unet.opt.frozen_idx, 5)
+
+    # %% nbs/checks/groups.ipynb #190dea18
+    lm = learner('text')                                # tied: the embedding is the decoder's, and trains with it
+    lm.freeze()
+    before = sum(numbers(lm)[1])
+    lm.regroup(3)
+    test_eq((sum(numbers(lm)[1]), numbers(lm)[0][-1]), (before, before))
+    test_eq(sum(p.numel() for p in timm_split(lm.model, 2)[-1]), before)
+
+    odd = Learner(learner('vision').dls, timm.create_model('resnet10t', num_classes=3), loss_func=CrossEntropyLossFlat(), splitter=lambda m: [list(m.conv1.parameters()), list(m.fc.parameters())])
+    odd.create_opt()                                    # a splitter that leaves out most: they join at the head's hyper-parameters
+    odd.freeze()
+    odd.regroup(4)
+    test_eq(len(odd.layer_groups), 4)
+    stuck = learner('vision')                           # what a user froze by hand stays frozen
+    for p in stuck.model[0].parameters(): p.requires_grad_(False)
+    stuck.splitter = lambda m: [params(m[0]), params(m[1])]
+    stuck.create_opt()
+    test_eq(numbers(stuck.regroup(3))[1][:2], [0, 0])
+    nothing = Learner(stuck.dls, nn.Sequential(nn.Flatten()), loss_func=CrossEntropyLossFlat())
+    test_eq(len(nothing.layer_groups), 0)
+
+    # %% nbs/checks/groups.ipynb #db0fca0e
+    blocks = {'blocks': r'^0\.(\d+)'}                   # layers of one's own, in a model that is none of timm's
+    own = nn.Sequential(nn.Sequential(*(nn.Linear(4, 4) for _ in range(6))), nn.Linear(4, 2))
+    test_eq([len(g) for g in timm_split(own, 4, matcher=blocks)], [4, 4, 4, 2])
+    test_eq([len(g) for g in timm_split(own, 3, matcher=lambda name: int(name.startswith('0.5')))], [10, 2, 2])
 
 def test_in_mid_training():
     # %% nbs/checks/groups.ipynb #1595ffeb
@@ -125,10 +155,16 @@ def test_frozen():
     test_eq(a[0], b[0])
 
 def test_bad_input():
+    # %% nbs/checks/groups.ipynb #db0fca0e
+    blocks = {'blocks': r'^0\.(\d+)'}                   # layers of one's own, in a model that is none of timm's
+    own = nn.Sequential(nn.Sequential(*(nn.Linear(4, 4) for _ in range(6))), nn.Linear(4, 2))
+    test_eq([len(g) for g in timm_split(own, 4, matcher=blocks)], [4, 4, 4, 2])
+    test_eq([len(g) for g in timm_split(own, 3, matcher=lambda name: int(name.startswith('0.5')))], [10, 2, 2])
+
     # %% nbs/checks/groups.ipynb #e90e328d
     model = learner('vision').model
-    test_fail(lambda: timm_split(model, 1), contains='n_groups=1: this model can be cut into 2 to')
-    test_fail(lambda: timm_split(model, 99), contains='n_groups=99: this model can be cut into 2 to')
+    test_fail(lambda: timm_split(model, 1), contains='n_groups=1: must be at least 2')
+    test_fail(lambda: timm_split(model, 99), contains='n_groups=99: this model can be cut into')
     test_fail(lambda: timm_split(model, 2.5), contains='n_groups=2.5', exc=TypeError)
     test_fail(lambda: timm_split(model, 2, by='size'), contains="by='size'")
     test_fail(lambda: timm_split(nn.Linear(2, 2)), contains='nothing to split')
@@ -171,3 +207,12 @@ def test_bad_input():
     turned['state'] = turned['state'][::-1]
     assert 'parameters in other groups' in said(lambda: learn.opt.load_state_dict(turned))[0]
     test_eq(said(lambda: learn.opt.load_state_dict(states[0])), [])
+    for matcher,exc in ((3, TypeError), ({'x': '('}, ValueError), ({'blocks': 3}, ValueError)):
+        for m in (timm.create_model('resnet10t'), own): test_fail(lambda: timm_split(m, 3, matcher=matcher), contains='matcher=', exc=exc)
+    test_fail(lambda: timm_split(own, 3, matcher={'zzz': 'nothing'}), contains='matcher: matches no parameter', exc=ValueError)
+    for bad in (1.5, float('nan'), 'a', None): test_fail(lambda: learn.freeze_to(bad), contains=f'n={bad!r}', exc=TypeError)
+    assert learn.opt.frozen_idx==0
+    said(lambda: learn.freeze_to(-9))
+    test_eq(learn.opt.frozen_idx, 0)
+    for args,word in (((2.5, 1e-3), 'n_groups=2.5'), ((3, -1), 'lr_max=-1'), ((3, float('nan')), 'must be finite'), ((3, [1,2,3]), 'lr_max'), ((3, '3'), 'lr_max')):
+        test_fail(lambda: discriminative_lrs(*args), contains=word)

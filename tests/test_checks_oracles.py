@@ -6,6 +6,7 @@ import numpy as np, torch
 from hypothesis import given, settings, strategies as st, assume
 from fastcore.test import *
 from fastai_lrx.schedules import *
+from fastai.callback.schedule import combined_cos
 
 def test_warm_restarts_are_torch_s():
     # %% nbs/checks/oracles.ipynb #bb33a1d6
@@ -181,6 +182,43 @@ def test_slanted_triangles_are_the_paper_s():
             got = SlantedTriangular(hi, float(cut_frac), ratio).at(t, T)
             close(got, rate if p >= 0 else hi/ratio)
     test_stlr()
+
+def test_one_cycle_is_fastai_s_momentum_too():
+    # %% nbs/checks/oracles.ipynb #bb33a1d6
+    def optimizer(lrs, momentum=0.9): return torch.optim.SGD([dict(params=[torch.zeros(1)], lr=lr) for lr in lrs], momentum=momentum)
+    def close(a, b): np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-14)
+
+    lr = st.floats(1e-6, 10)
+    lots = settings(max_examples=60, deadline=None, derandomize=True)
+
+    def torch_values(make, lrs, n, key='lr', **kwargs):
+        "What a torch scheduler sets at each of `n` steps, for each group."
+        with warnings.catch_warnings():
+            warnings.simplefilter('ignore')
+            opt = optimizer(lrs, **kwargs)
+            sched,res = make(opt),[]
+            for _ in range(n):
+                res.append([g[key] for g in opt.param_groups])
+                sched.step()
+        return np.array(res)
+
+    # %% nbs/checks/oracles.ipynb #e53e9720
+    @lots
+    @given(n=st.integers(2,300), pct=st.floats(0.01,0.99), hi=lr, div=st.floats(1,100), div_final=st.floats(1,1e6))
+    def test_one_cycle(n, pct, hi, div, div_final):
+        s = OneCycle(hi, div, div_final, pct)
+        theirs = lambda lo, top, end: [float(combined_cos(pct, lo, top, end)(i/n)) for i in range(n) if abs(i/n-pct) > 1e-6]
+        ours = lambda s: [s.at(i, n) for i in range(n) if abs(i/n-pct) > 1e-6]
+        np.testing.assert_allclose(ours(s), theirs(hi/div, hi, hi/div_final), atol=1e-4*hi)
+        np.testing.assert_allclose(ours(s.mirrored(0.95, 0.85)), theirs(0.95, 0.85, 0.95), atol=1e-5)
+        for i in range(n):
+            rising = i/n < pct
+            pos,lo = (1-i/n/pct, hi/div) if rising else ((i/n-pct)/(1-pct), hi/div_final)
+            close(s.at(i, n), lo + (hi-lo)*(1+math.cos(math.pi*pos))/2)
+        groups = OneCycle([hi, hi/3], div, div_final, pct)
+        close(groups.at(np.arange(n), n), s.at(np.arange(n), n)[:,None]*[1, 1/3])
+        assert s.lr_min <= s.at(np.arange(n), n).min()*(1+1e-12)
+    test_one_cycle()
 
 def test_joins_are_their_parts():
     # %% nbs/checks/oracles.ipynb #bb33a1d6

@@ -9,7 +9,7 @@ import numpy as np
 from fastcore.test import *
 import pickle
 from fastai_lrx.schedules import *
-from fastai_lrx.schedules import CosineRestarts, Flat, SlantedTriangular, Triangular, as_rates, join, locate, mix, whole_ends
+from fastai_lrx.schedules import CosineRestarts, Flat, OneCycle, SlantedTriangular, Triangular, as_rates, join, locate, mix, whole_ends
 
 def test_rates_one_or_one_per_layer_group():
     # %% nbs/01_schedules.ipynb #4b48079d
@@ -76,6 +76,12 @@ def test_slanted_triangles():
     test_close(s.at(0, 100), 0.01/32)
     test_close(s.at(10, 100), 0.01)
     assert s.at(np.arange(19), 19).min() >= 0.01/32 - 1e-12  # never negative
+
+def test_one_cycle():
+    # %% nbs/01_schedules.ipynb #0528c034
+    s = OneCycle(lr_max=0.01)
+    test_close(s.at(np.array([0, 25, 99]), 100), [0.01/25, 0.01, 0.01/1e5], eps=1e-5)
+    test_eq(s.mirrored(0.95, 0.85).at(25, 100), 0.85)
 
 def test_joins():
     # %% nbs/01_schedules.ipynb #af5d7ef5
