@@ -85,7 +85,7 @@ def test_the_state_of_a_learner():
     assert not torch.is_autocast_enabled('cpu')
 
     # %% nbs/00_state.ipynb #1bb507e5
-    if threading.current_thread() is threading.main_thread():   # signals reach the main thread only
+    if threading.current_thread() is threading.main_thread() and signal.getsignal(signal.SIGINT) is signal.default_int_handler:   # where Ctrl-C means what it usually does
         done = []
         try:
             with uninterrupted():
