@@ -46,7 +46,7 @@ def runs(task, seed, folder):
 
 def run_all():
     with tempfile.TemporaryDirectory() as d, ProcessPoolExecutor(2) as pool:
-        list(pool.map(pretrain, *zip(*sources), [Path(d)]*len(sources)))
+        for job in [pool.submit(pretrain, *source, Path(d)) for source in sources]: job.result()
         jobs = [pool.submit(runs, task, seed, Path(d)) for seed in seeds for task in tasks]
         res = []
         for i,job in enumerate(as_completed(jobs)):

@@ -115,7 +115,7 @@ def test_in_every_setting():
     test_eq(again.model.eval()(x), learn.model.eval()(x))
     with learn.no_bar(): test_eq(learn.get_preds()[0].shape, [len(learn.dls.valid_ds), 3])
 
-    frozen = timm_learner(digits_dls(range(3), augment=False), 'test_convnext', pretrained=False, train_bn=False)     # no optimizer yet
+    frozen = timm_learner(digits_dls(range(3), augment=False), 'test_byobnet', pretrained=False, train_bn=False)     # no optimizer yet
     with frozen.no_bar(), frozen.no_logging():
         frozen.validate()
         frozen.freeze()
@@ -183,7 +183,7 @@ def test_weights_sizes_statistics():
     test_eq(again.model.eval()(x), learn.model.eval()(x))
     with learn.no_bar(): test_eq(learn.get_preds()[0].shape, [len(learn.dls.valid_ds), 3])
 
-    frozen = timm_learner(digits_dls(range(3), augment=False), 'test_convnext', pretrained=False, train_bn=False)     # no optimizer yet
+    frozen = timm_learner(digits_dls(range(3), augment=False), 'test_byobnet', pretrained=False, train_bn=False)     # no optimizer yet
     with frozen.no_bar(), frozen.no_logging():
         frozen.validate()
         frozen.freeze()

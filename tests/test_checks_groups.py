@@ -20,6 +20,11 @@ def test_every_family_of_timm():
         if len(model_layers(model)[0]) < 4: wrong[arch] = 'fewer than 4 layers'
     assert not wrong, wrong
 
+    # %% nbs/checks/groups.ipynb #21e2450d
+    for arch,early in (('vit_small_patch16_rope_mixed_224', 'rope.freqs'), ('vit_srelpos_small_patch16_224', 'shared_rel_pos.mlp.fc1.weight')):
+        with torch.device('meta'): layers,_ = model_layers(timm.create_model(arch, num_classes=0))
+        assert early in layers[0], arch      # timm's matcher leaves some of these out; they are used from the first block on
+
 def test_other_models():
     # %% nbs/checks/groups.ipynb #c747b454
     for model in (torchvision.models.resnet18(weights=None), torchvision.models.mobilenet_v2(weights=None), torchvision.models.vit_b_16(weights=None), torchvision.models.densenet121(weights=None)):
