@@ -231,6 +231,8 @@ def test_weights_sizes_statistics():
     assert not timm_on_noise('test_convnext').dls.after_batch.fs
 
     # %% nbs/checks/backbones.ipynb #336d9b0c
+    for arch,size,nf in (('qwen3_vit_88m_enc', 64, 1024), ('mobilenetv5_300m_enc', 128, 2048)):     # tokens, a map
+        with torch.device('meta'): test_eq(TimmBody(timm.create_model(arch, num_classes=0)).eval()(torch.empty(2, 3, size, size)).shape, [2, nf])
     for pool in ('avg', 'max', 'catavgmax', ''):    # timm's own choices; '' leaves a map, which is averaged
         learn = timm_on_noise('resnet10t', global_pool=pool)
         learn.fit(1, 1e-3)

@@ -107,13 +107,15 @@ def test_opening_keeps_what_was_learnt():
             if self.iter==0 and self.training:
                 self.steps.append(self.opt.state[self.opt.param_lists[-1][0]].get('step', 0))
                 self.first.append([p.detach().clone() for p in self.opt.param_lists[0]])
-    learn = deep()
-    learn.fit(1, 1e-2)
-    learn.fine_tune_discriminative(3, 1e-2, train_bn=False, cbs=(watch := Watch()))
-    n_iter = len(learn.dls.train)
-    test_eq(watch.steps, [0, n_iter, 2*n_iter, 3*n_iter])
-    assert same(watch.first[0], watch.first[3]) and not same(watch.first[3], list(learn.opt.param_lists[0]))
-    assert all(learn.opt.state[p]['step']==n_iter for p in learn.opt.param_lists[0])
+    for train_bn in (True, False):
+        learn = deep()
+        learn.fit(1, 1e-2)
+        learn.fine_tune_discriminative(3, 1e-2, train_bn=train_bn, cbs=(watch := Watch()))
+        n_iter = len(learn.dls.train)
+        test_eq(watch.steps, [0, n_iter, 2*n_iter, 3*n_iter])
+        before,opened = ([p for p in ps if p.ndim > 1 or not train_bn] for ps in (watch.first[0], watch.first[3]))
+        assert same(before, opened) and not same(watch.first[3], list(learn.opt.param_lists[0]))
+        assert train_bn or all(learn.opt.state[p]['step']==n_iter for p in learn.opt.param_lists[0])
 
     def stock(learn, lr=1e-2):
         learn.freeze()
