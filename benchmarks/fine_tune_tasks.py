@@ -1,7 +1,7 @@
 """Transfer tasks on which ways of fine-tuning are compared: a source to pretrain on, a target with few labels, made from what is installed.
 
 The source model of a task is trained once; the seed of a run draws the target's labelled examples, the new head and the order of batches.
-Three tasks were kept aside before any result of ours was seen: both halves hold a CNN, a ViT and a text model."""
+Three tasks are kept aside, named before the benchmark was run: both halves hold a CNN, a ViT and a text model."""
 import inspect, re
 from functools import cache
 from pathlib import Path
