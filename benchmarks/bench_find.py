@@ -3,38 +3,16 @@
 Protocol: every comparison is paired in one process, its parts in turn, one round to warm up; we report the median of the ratios
 and the interval that covers the median with 90 % confidence (order statistics, or the whole range where rounds are few).
 Stock's lr_find is run from its own parts (fit with its LRFinder callback), as our import replaces the method."""
-import json, os, platform, statistics, subprocess, sys, tempfile, time, warnings
+import statistics, subprocess, sys, tempfile, time, warnings
 from pathlib import Path
 
 warnings.simplefilter('ignore')
 import timm, torch
-from scipy.stats import binom
 from fastai.vision.all import *
 from fastai.callback.schedule import LRFinder, valley as stock_valley
 from fastai_lrx.all import *
 from fastai_lrx.suggest import valley
-
-results = Path(__file__).parent/'results'
-
-def timed(f):
-    start = time.perf_counter()
-    f()
-    return time.perf_counter()-start
-
-def paired(parts:dict, rounds:int):
-    "Seconds of each part in each round, the parts in turn; the first round does not count."
-    seconds = {k:[] for k in parts}
-    for r in range(rounds+1):
-        for k,f in parts.items():
-            s = timed(f)
-            if r: seconds[k].append(s)
-    return seconds
-
-def ratio(a, b):
-    "Median of the paired ratios a/b with its 90 % interval."
-    rs = sorted(x/y for x,y in zip(a, b))
-    n,k = len(rs), int(binom.ppf(0.05, len(rs), 0.5))
-    return dict(median=statistics.median(rs), low=rs[max(k-1, 0)], high=rs[min(n-k, n-1)], rounds=n)
+from measure import machine, paired, publish, quiet, ratio, timed
 
 def written():
     "Bytes this process has written so far, to anything."
@@ -48,10 +26,7 @@ def bytes_written(f):
 def learner(model, x, y, bs, path):
     items = list(zip(x, y))
     dls = DataLoaders.from_dsets(items, items[:bs], bs=bs, num_workers=0, path=path)   # stock does not work without a validation set
-    learn = Learner(dls, model, loss_func=CrossEntropyLossFlat())
-    learn.remove_cbs(ProgressCallback)
-    learn.logger = noop
-    return learn
+    return quiet(Learner(dls, model, loss_func=CrossEntropyLossFlat()))
 
 def bare_steps(learn, n):
     "`n` training steps with nothing around them"
@@ -121,12 +96,9 @@ def report(res):
 def main():
     set_seed(0)
     with tempfile.TemporaryDirectory() as d:
-        res = dict(machine=f'{os.cpu_count()} cores, {platform.machine()}, Python {platform.python_version()}, torch {torch.__version__}, CPU',
+        res = dict(machine=machine(),
                    big=compare(lambda: big(d), 3), tiny=compare(lambda: tiny(d), 21), valley=time_valley(),
                    imports={b: time_import(b) for b in ('fastai.vision.all','fastai.text.all')})
-    results.mkdir(exist_ok=True)
-    (results/'find.json').write_text(json.dumps(res, indent=1)+'\n')
-    (results/'find.md').write_text(report(res))
-    print(report(res))
+    publish('find', res, report(res))
 
 if __name__=='__main__': main()

@@ -10,7 +10,7 @@ numbers of labels and epochs, to find some on which stock errs in at least 5 %; 
 - Ways: stock's `fine_tune` on the groups that stock makes (two for images, five for text); ours with its defaults; ours with one argument changed; and "full": all layers from the start, one rate for all.
 
 `python benchmarks/bench_fine_tune.py` writes results/fine_tune.{json,md}. About 25 minutes on 2 cores."""
-import contextlib, io, json, os, platform, tempfile, time, warnings
+import contextlib, io, os, tempfile, time, warnings
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from pathlib import Path
 
@@ -19,8 +19,8 @@ warnings.simplefilter('ignore')
 import numpy as np, torch
 from fine_tune_tasks import design, error, kept_aside, make, pretrain, sources, tasks
 from fastai.basics import *
+from measure import machine, publish
 
-results = Path(__file__).parent/'results'
 epochs,rates,seeds = 4,(2e-3, 6e-3, 2e-2),range(5)
 
 def stock(learn, lr, cbs): learn.fine_tune(epochs, lr, cbs=cbs)
@@ -82,7 +82,7 @@ def table(rows, at_best):
     return lines
 
 def stage_times(rows):
-    "Seconds an epoch of ours at its defaults, in each epoch, over the frozen one"
+    "Median seconds of each epoch: ours, ours without norm layers, stock"
     lines = ['| | ' + ' | '.join(f'epoch {i}' for i in range(epochs+1)) + ' |', '|---'*(epochs+2) + '|']
     for way in ('ours', 'train_bn=False', 'stock'):
         for t in tasks:
@@ -101,10 +101,7 @@ def report(res):
         'Reproduce: `python benchmarks/bench_fine_tune.py`, or `make bench`. Tasks and protocol: `fine_tune_tasks.py`, `bench_fine_tune.py`.', ''])
 
 def main():
-    res = dict(machine=f'{os.cpu_count()} cores, {platform.machine()}, Python {platform.python_version()}, torch {torch.__version__}, CPU', rows=run_all())
-    results.mkdir(exist_ok=True)
-    (results/'fine_tune.json').write_text(json.dumps(res)+'\n')
-    (results/'fine_tune.md').write_text(report(res))
-    print(report(res))
+    res = dict(machine=machine(), rows=run_all())
+    publish('fine_tune', res, report(res), indent=None)
 
 if __name__=='__main__': main()

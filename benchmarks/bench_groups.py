@@ -5,7 +5,7 @@ config; a forward pass notes in which order parameters are used. It is then cut 
 by depth and by parameters), each checked for six faults. More groups than a model has layers must be refused. The forward pass of the
 model that stock's vision_learner builds is tried the same way. (2) An epoch of timm's resnet18 at 96 px with its body frozen: stock's vision_learner, the same with fastai's BnFreeze and train_bn=False,
 and timm_learner(train_bn=False), in turn in one process; bytes that autograd keeps for the backward pass of one batch."""
-import json, multiprocessing, os, platform, statistics, sys, time, warnings
+import multiprocessing, statistics, sys, time, warnings
 from pathlib import Path
 
 warnings.simplefilter('ignore')
@@ -16,24 +16,19 @@ from timm_zoo import faults, on_meta, stock_on_meta, ways
 from fastai.vision.all import *
 from fastai_lrx.all import *
 from fastai_lrx.layer_groups import model_layers
-from bench_find import paired, ratio
-
-results = here/'results'
+from measure import machine, paired, publish, quiet, ratio
 
 def survey(arch):
     "Layers, faults and times of one architecture"
     torch.set_num_threads(1)
     row = dict(arch=arch, family=timm.models._registry._model_to_module[arch], stock=stock_on_meta(arch))
-    start = time.perf_counter()
     try: model,order = on_meta(arch)
     except Exception as e: return row | dict(error=f'{type(e).__name__}: {e}'.splitlines()[0])
-    built = time.perf_counter()
     found = {str(way): faults(model, order, *way) for way in ways}
     timm_split(model)
-    again = time.perf_counter()
+    start = time.perf_counter()
     timm_split(model)
-    return row | dict(layers=len(model_layers(model)[0]), stages=len(model_layers(model, coarse=True)[0]), split_ms=1000*(time.perf_counter()-again), build_s=built-start,
-                      refused=sum(f is None for f in found.values()), wrong={way: f for way,f in found.items() if f})
+    return row | dict(layers=len(model_layers(model)[0]), split_ms=1000*(time.perf_counter()-start), refused=sum(f is None for f in found.values()), wrong={way: f for way,f in found.items() if f})
 
 def all_archs():
     with multiprocessing.Pool(2) as pool: return sorted(pool.imap_unordered(survey, timm.list_models(), chunksize=4), key=lambda r: (r['family'], r['arch']))
@@ -41,14 +36,13 @@ def all_archs():
 def frozen_learners(n=256, bs=32, size=96):
     "The same frozen resnet18 three ways, on the same noise"
     items = [(torch.randn(3, size, size), torch.tensor(i%10)) for i in range(n)]
-    def quiet(make, **kwargs):
+    def frozen(make, **kwargs):
         set_seed(0)
-        learn = make(DataLoaders.from_dsets(items, items[:bs], bs=bs, num_workers=0), 'resnet18', pretrained=False, n_out=10, loss_func=CrossEntropyLossFlat(), **kwargs)
-        learn.remove_cbs(ProgressCallback)
-        learn.logger = noop
+        dls = DataLoaders.from_dsets(items, items[:bs], bs=bs, num_workers=0)
+        learn = quiet(make(dls, 'resnet18', pretrained=False, n_out=10, loss_func=CrossEntropyLossFlat(), **kwargs))
         learn.freeze()
         return learn
-    return dict(stock=quiet(vision_learner), bn_freeze=quiet(vision_learner, train_bn=False, cbs=BnFreeze()), ours=quiet(timm_learner, train_bn=False))
+    return dict(stock=frozen(vision_learner), bn_freeze=frozen(vision_learner, train_bn=False, cbs=BnFreeze()), ours=frozen(timm_learner, train_bn=False))
 
 def kept_bytes(learn):
     "Bytes of what autograd keeps for the backward pass of a batch, weights not counted"
@@ -106,10 +100,7 @@ def report(res):
         'Reproduce: `python benchmarks/bench_groups.py`, or `make bench`.', ''])
 
 def main():
-    res = dict(machine=f'{os.cpu_count()} cores, {platform.machine()}, Python {platform.python_version()}, torch {torch.__version__}, CPU', timm=timm.__version__, frozen=frozen(), rows=all_archs())
-    results.mkdir(exist_ok=True)
-    (results/'groups.json').write_text(json.dumps(res | dict(rows=[r for r in res['rows'] if 'error' in r or r['wrong']]), indent=1)+'\n')
-    (results/'groups.md').write_text(report(res))
-    print(report(res))
+    res = dict(machine=machine(), timm=timm.__version__, frozen=frozen(), rows=all_archs())
+    publish('groups', res | dict(rows=[r for r in res['rows'] if 'error' in r or r['wrong']]), report(res))
 
 if __name__=='__main__': main()

@@ -23,6 +23,7 @@ from pathlib import Path
 os.environ.setdefault('OMP_NUM_THREADS', '1')   # tiny models, one process per core
 warnings.simplefilter('ignore')
 import numpy as np, torch
+from measure import results
 from suggest_tasks import design, every, kept_aside, make, pretrained, tasks
 from fastai.basics import *
 from fastai_lrx.all import *
@@ -30,7 +31,6 @@ from fastai_lrx.finder import stock_end
 from fastai_lrx.plots import new_axes
 from fastai_lrx.storage import atomic_write
 
-results = Path(__file__).parent/'results'
 grid = 10**(np.arange(19)/3-5)
 truth_seeds,spread_seeds = range(3),range(8)
 

@@ -12,6 +12,7 @@ from sklearn import datasets
 from fastai.vision.all import *
 from fastai.text.all import *
 from fastai_lrx.all import *
+from measure import quiet
 
 n_labels = {('digits','cnn'): 60, ('digits','vit'): 150, ('shapes','cnn'): 100, ('shapes','vit'): 200, ('library','lstm'): 500, ('kind','lstm'): 500}
 n_test = 400
@@ -89,11 +90,6 @@ design = [('digits','cnn'), ('shapes','vit'), ('library','lstm')]
 kept_aside = [('digits','vit'), ('shapes','cnn'), ('kind','lstm')]
 tasks = design + kept_aside
 images = dict(digits=digits, shapes=shapes)
-
-def quiet(learn):
-    learn.remove_cbs(ProgressCallback)
-    learn.logger = noop
-    return learn
 
 def loaders(x, y, test, bs):
     dls = DataLoaders.from_dsets(list(zip(x, y)), test, bs=bs, num_workers=0)

@@ -10,6 +10,7 @@ from fastai.tabular.all import *
 from fastai.vision.all import *
 from sklearn import datasets
 from timm.models.vision_transformer import VisionTransformer
+from measure import quiet
 
 adam,sgd,rmsprop = Adam, partial(SGD, mom=0.9), partial(RMSProp, sqr_mom=0.99)   # RMSProp of fastai without momentum
 
@@ -115,11 +116,6 @@ def gaussian_nll(pred, y):
     return (pred[:,1:] + 0.5*((y-pred[:,:1])*torch.exp(-pred[:,1:]))**2).mean()
 
 # --- learners ----------------------------------------------------------------------------------------------------------------
-def quiet(learn):
-    learn.remove_cbs(ProgressCallback)
-    learn.logger = noop
-    return learn
-
 def plain(data, model, opt=adam, bs=64, loss=None):
     parts = data()
     return quiet(Learner(loaders(parts, bs), model(), opt_func=opt, loss_func=loss or (CrossEntropyLossFlat() if parts[0][1].ndim==1 else MSELossFlat())))

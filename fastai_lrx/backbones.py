@@ -11,6 +11,7 @@ from difflib import get_close_matches
 
 from fastai.basics import *
 from .layer_groups import NormFreeze, timm_split
+from .scheduled import n_batches
 from .schedules import whole
 
 # %% ../nbs/08_backbones.ipynb #089b8b4d
@@ -34,8 +35,8 @@ def timm_args(arch:str, n_in:int, img_size:tuple, **kwargs)->dict:
     if not timm.is_model(arch):
         close = ', '.join(get_close_matches(arch.split('.')[0], timm.list_models(), 4))
         raise ValueError(f"arch={arch!r}: timm has no such architecture; {f'close to it: {close}' if close else 'timm.list_models() lists them'}")
-    tags = timm.list_pretrained(arch.split('.')[0] + '.*')
-    if '.' in arch and arch not in tags: raise ValueError(f"arch={arch!r}: timm has no weights of this name; it has {', '.join(tags)}")
+    if '.' in arch and arch not in (tags := timm.list_pretrained(arch.split('.')[0] + '.*')):
+        raise ValueError(f"arch={arch!r}: timm has no weights of this name; it has {', '.join(tags)}")
     if timm.get_pretrained_cfg(arch).fixed_input_size: args['img_size'] = tuple(img_size)
     return args | kwargs
 
@@ -68,7 +69,7 @@ elsewhere = dict(cut="the body is always the whole model up to its classifier", 
 def shape_of_batch(dls)->tuple:
     "Channels and image size of a batch of `dls`."
     if not hasattr(dls, 'train'): raise TypeError(f"dls={dls!r}: must be DataLoaders")
-    if not len(dls.train): raise ValueError("dls.train is empty: it has no batch to take n_in and img_size from; use a smaller batch size")
+    n_batches(dls)      # raises where there is none
     x = (dls.one_batch() if hasattr(dls, 'one_batch') else first(dls.train))[0]
     if not (isinstance(x, Tensor) and x.ndim == 4): raise ValueError(f"dls: the first of a batch must be images [batch, channels, height, width], and is {f'a tensor of shape {list(x.shape)}' if isinstance(x, Tensor) else f'of {type(x)}'}")
     return x.shape[1],tuple(x.shape[2:])
@@ -76,7 +77,7 @@ def shape_of_batch(dls)->tuple:
 def image_shape(dls, n_in=None, img_size=None)->tuple:
     "Channels and (height, width): those given, else those of a batch."
     if n_in is None or img_size is None: n_in,img_size = map(ifnone, (n_in, img_size), shape_of_batch(dls))
-    size = L(img_size) if len(L(img_size)) > 1 else L(img_size)*2
+    size = tuple(img_size) if isinstance(img_size, (tuple,list,L)) else (img_size,)*2
     if len(size) != 2: raise ValueError(f"img_size={img_size}: pass height and width")
     return whole(n_in, 'n_in'),tuple(whole(o, 'img_size') for o in size)
 

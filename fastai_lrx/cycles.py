@@ -40,7 +40,7 @@ def low_rates(learn, lr_min, highs, name='lr_min'):
 
 def check_schedule(learn, n_epoch, schedule, moms=None)->dict:
     "Schedules of rate and momentum for a fit of `n_epoch`; raises if they cannot run."
-    schedule.cycle_ends(n_batches(learn)*n_epoch)   # raises where there are fewer batches than cycles
+    schedule.cycle_ends(n_batches(learn.dls)*n_epoch)   # raises where there are fewer batches than cycles
     if moms is None: return dict(lr=schedule)
     pair = as_rates(moms, 'moms')
     if not isinstance(pair, tuple) or len(pair) not in (2,3) or pair[2:] not in ((), pair[:1]) or not 0 <= min(pair) <= max(pair) < 1:

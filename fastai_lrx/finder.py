@@ -100,7 +100,7 @@ class LRSweep(ParamScheduler):
 # %% ../nbs/05_finder.ipynb #b8c3907f
 def run_sweep(learn:Learner, sweep:LRSweep, seed:int=None)->LRSweep:
     "Let `sweep` train `learn`, one batch for each of its rates, and put the learner back as it was."
-    per_epoch = max(1, n_batches(learn)//max(1, num_distrib()))
+    per_epoch = max(1, n_batches(learn.dls)//max(1, num_distrib()))
     if not hasattr(learn, 'recorder'): raise ValueError("learn has no Recorder: lr_find reads the smoothed loss from it; make the learner with default_cbs=True, or add one")
     sweep.bar = hasattr(learn, 'progress')
     state = LearnerState(learn)

@@ -7,10 +7,10 @@ __all__ = ['shapes', 'n_open', 'GradualUnfreezing', 'rewrap', 'lengths_of', 'sta
 
 # %% ../nbs/13_fine_tune.ipynb #9f37a3fe
 from fastai.basics import *
-from .cycles import check_schedule
-from .finder import LRFindResult
+from .cycles import check_schedule, fit_scheduled
+from . import finder                          # patches the lr_find that `found_rate` calls
 from .layer_groups import NormFreeze, discriminative_lrs, timm_part
-from .scheduled import Scheduled, group_rates, n_groups as n_groups_of
+from .scheduled import group_rates, n_groups as n_groups_of
 from .schedules import CosineRestarts, OneCycle, Joined, SlantedTriangular, Triangular, as_rates, join, whole
 
 # %% ../nbs/13_fine_tune.ipynb #113f8ab4
@@ -54,11 +54,12 @@ class GradualUnfreezing(Callback):
 
     def open_groups(self):
         "Open the groups that are due, and close all others."
-        n,plan = len(self.opt.param_lists),(self.n_epoch, len(self.opt.param_lists), self.start, self.every, self.at_once)
-        open_now = [n_open(e, *plan) for e in range(self.epoch+1)]
-        self.opt.freeze_to(n - open_now[-1])
-        for p in (p for ps in self.opt.param_lists[:n-open_now[-1]] for p in ps if not p.requires_grad): p.grad = None
-        self.learn.fine_tune_stage = len(set(open_now)) - (open_now[0]==1)
+        n = len(self.opt.param_lists)
+        opened = [n_open(e, self.n_epoch, n, self.start, self.every, self.at_once) for e in range(self.epoch+1)]
+        n_frozen = n - opened[-1]
+        self.opt.freeze_to(n_frozen)
+        for p in (p for ps in self.opt.param_lists[:n_frozen] for p in ps if not p.requires_grad): p.grad = None
+        self.learn.fine_tune_stage = len({1, *opened}) - 1
     def trainable(self):
         "Which parameters train."
         return [p.requires_grad for p in self.model.parameters()]
@@ -93,6 +94,20 @@ def staged(shape:str, rates:np.ndarray, freeze_epochs:int, epochs:int)->Joined:
     after = shapes[shape](rates, epochs)
     return join(frozen[0]+after[0], frozen[1]+after[1])
 
+# %% ../nbs/13_fine_tune.ipynb #0f6f5205
+def rates_of(learn:Learner, base_lr, n:int, div:float)->np.ndarray:
+    "A rate for each of `n` groups: `base_lr` and what `div` makes of it, unless it says more itself."
+    rates = group_rates(learn, base_lr, 'base_lr', n)
+    falling = discriminative_lrs(n, rates[-1], div)
+    return falling if not isinstance(base_lr, slice) and np.ndim(as_rates(base_lr))==0 else rates
+
+def found_rate(learn:Learner)->float:
+    "The answer of `lr_find`, told; ValueError where there is none."
+    found = learn.lr_find(show_plot=False)
+    if not np.isfinite(found.lr): raise ValueError("base_lr=None: lr_find has found no rate; pass one")
+    print(f"fine_tune_discriminative: base_lr={found.lr:.1e}, by lr_find with the body frozen")
+    return found.lr
+
 # %% ../nbs/13_fine_tune.ipynb #fe07beec
 @patch
 def fine_tune_discriminative(self:Learner,
@@ -121,26 +136,12 @@ def fine_tune_discriminative(self:Learner,
     recut = n_groups if n_groups is not None else 4 if n_now==2 and timm_part(self.model)[1] is not None else n_now
     if recut < 2: raise ValueError("the model has one layer group, so there is nothing to freeze; n_groups=4 cuts it into four")
     moms = self.moms if moms is None and schedule=='one_cycle' else moms
-    def plan(lr): return check_schedule(self, total, staged(schedule, rates_of(self, lr, recut, div), freeze_epochs, epochs), moms)
-    plan(1. if base_lr is None else base_lr)           # what is wrong is said before anything changes
+    def plan(lr): return staged(schedule, rates_of(self, lr, recut, div), freeze_epochs, epochs)
+    check_schedule(self, total, plan(1. if base_lr is None else base_lr), moms)           # what is wrong is said before anything changes
     if recut != n_now:
         self.regroup(recut)
         if n_groups is None: print(f"fine_tune_discriminative: the model came in 2 layer groups and is now in {recut}")
     self.freeze()
     if base_lr is None: base_lr = found_rate(self)
-    self.fit(total, cbs=[Scheduled(**plan(base_lr)), GradualUnfreezing(start=freeze_epochs, at_once=unfreeze=='all'), *([] if train_bn else [NormFreeze()]), *L(cbs)],
-             reset_opt=reset_opt, wd=wd, start_epoch=start_epoch)
-
-# %% ../nbs/13_fine_tune.ipynb #0f6f5205
-def rates_of(learn:Learner, base_lr, n:int, div:float)->np.ndarray:
-    "A rate for each of `n` groups: `base_lr` and what `div` makes of it, unless it says more itself."
-    rates = group_rates(learn, base_lr, 'base_lr', n)
-    falling = discriminative_lrs(n, rates[-1], div)
-    return falling if not isinstance(base_lr, slice) and np.ndim(as_rates(base_lr))==0 else rates
-
-def found_rate(learn:Learner)->float:
-    "The answer of `lr_find`, told; ValueError where there is none."
-    found = learn.lr_find(show_plot=False)
-    if not np.isfinite(found.lr): raise ValueError("base_lr=None: lr_find has found no rate; pass one")
-    print(f"fine_tune_discriminative: base_lr={found.lr:.1e}, by lr_find with the body frozen")
-    return found.lr
+    opening = [GradualUnfreezing(start=freeze_epochs, at_once=unfreeze=='all')] + ([] if train_bn else [NormFreeze()])
+    fit_scheduled(self, total, plan(base_lr), moms, opening + L(cbs), reset_opt=reset_opt, wd=wd, start_epoch=start_epoch)

@@ -3,15 +3,28 @@ import pytest
 from difflib import get_close_matches
 from fastai.basics import *
 from fastai_lrx.layer_groups import NormFreeze, timm_split
+from fastai_lrx.scheduled import n_batches
 from fastai_lrx.schedules import whole
 import warnings
 from fastcore.test import *
 from fastai.vision.all import *
+from fastai_lrx.all import *
 from fastai_lrx.demo import digits_dls
 import timm
-from fastai_lrx.all import *
 from fastai_lrx.backbones import *
 from fastai_lrx.backbones import TimmBody, channel_stats, n_features, timm_args, timm_learner
+
+def test_in_short():
+    # %% nbs/08_backbones.ipynb #a2e59cf8
+    set_seed(0)
+    dls = digits_dls(range(5, 10), augment=False)
+    learn = timm_learner(dls, 'vit_tiny_patch16_224', pretrained=False, metrics=accuracy)
+    test_eq(learn.model[0].model.patch_embed.proj.weight.shape, [192, 1, 16, 16])
+    learn.layer_groups
+
+    # %% nbs/08_backbones.ipynb #5c6f1dd7
+    with learn.no_bar(), learn.no_logging(): learn.fit_one_cycle(3, slice(1e-4, 1e-3))
+    print(f'accuracy {learn.recorder.final_record[-1]:.0%}')
 
 def test_the_body():
     # %% nbs/08_backbones.ipynb #79dd06dd
@@ -37,10 +50,6 @@ def test_the_learner():
     learn = timm_learner(dls, 'vit_tiny_patch16_224', pretrained=False, metrics=accuracy)
     test_eq(learn.model[0].model.patch_embed.proj.weight.shape, [192, 1, 16, 16])
     learn.layer_groups
-
-    # %% nbs/08_backbones.ipynb #5c6f1dd7
-    with learn.no_bar(), learn.no_logging(): learn.fit_one_cycle(3, slice(1e-4, 1e-3))
-    print(f'accuracy {learn.recorder.final_record[-1]:.0%}')
 
     # %% nbs/08_backbones.ipynb #ff350b10
     def untouched(learn):

@@ -21,10 +21,7 @@ def test_a_training_step():
     def timm_on_noise(arch, n_in=3, size=32, pretrained=False, cbs=None, **kwargs):
         "A quiet learner for noise"
         set_seed(0)
-        learn = timm_learner(noise(n_in, size), arch, pretrained=pretrained, n_out=3, loss_func=CrossEntropyLossFlat(), cbs=cbs, **kwargs)
-        learn.remove_cbs(ProgressCallback)
-        learn.logger = noop
-        return learn
+        return quiet(timm_learner(noise(n_in, size), arch, pretrained=pretrained, n_out=3, loss_func=CrossEntropyLossFlat(), cbs=cbs, **kwargs))
 
     # %% nbs/checks/backbones.ipynb #28f42f5d
     class Idle(Callback):
@@ -57,10 +54,7 @@ def test_a_training_step_slow():
     def timm_on_noise(arch, n_in=3, size=32, pretrained=False, cbs=None, **kwargs):
         "A quiet learner for noise"
         set_seed(0)
-        learn = timm_learner(noise(n_in, size), arch, pretrained=pretrained, n_out=3, loss_func=CrossEntropyLossFlat(), cbs=cbs, **kwargs)
-        learn.remove_cbs(ProgressCallback)
-        learn.logger = noop
-        return learn
+        return quiet(timm_learner(noise(n_in, size), arch, pretrained=pretrained, n_out=3, loss_func=CrossEntropyLossFlat(), cbs=cbs, **kwargs))
 
     # %% nbs/checks/backbones.ipynb #28f42f5d
     class Idle(Callback):
@@ -96,10 +90,7 @@ def test_in_every_setting():
     def timm_on_noise(arch, n_in=3, size=32, pretrained=False, cbs=None, **kwargs):
         "A quiet learner for noise"
         set_seed(0)
-        learn = timm_learner(noise(n_in, size), arch, pretrained=pretrained, n_out=3, loss_func=CrossEntropyLossFlat(), cbs=cbs, **kwargs)
-        learn.remove_cbs(ProgressCallback)
-        learn.logger = noop
-        return learn
+        return quiet(timm_learner(noise(n_in, size), arch, pretrained=pretrained, n_out=3, loss_func=CrossEntropyLossFlat(), cbs=cbs, **kwargs))
 
     # %% nbs/checks/backbones.ipynb #da7c522d
     for engine in (lambda: GradientAccumulation(8), bf16):
@@ -164,10 +155,7 @@ def test_weights_sizes_statistics():
     def timm_on_noise(arch, n_in=3, size=32, pretrained=False, cbs=None, **kwargs):
         "A quiet learner for noise"
         set_seed(0)
-        learn = timm_learner(noise(n_in, size), arch, pretrained=pretrained, n_out=3, loss_func=CrossEntropyLossFlat(), cbs=cbs, **kwargs)
-        learn.remove_cbs(ProgressCallback)
-        learn.logger = noop
-        return learn
+        return quiet(timm_learner(noise(n_in, size), arch, pretrained=pretrained, n_out=3, loss_func=CrossEntropyLossFlat(), cbs=cbs, **kwargs))
 
     # %% nbs/checks/backbones.ipynb #da7c522d
     for engine in (lambda: GradientAccumulation(8), bf16):
@@ -250,10 +238,7 @@ def test_bad_input():
     def timm_on_noise(arch, n_in=3, size=32, pretrained=False, cbs=None, **kwargs):
         "A quiet learner for noise"
         set_seed(0)
-        learn = timm_learner(noise(n_in, size), arch, pretrained=pretrained, n_out=3, loss_func=CrossEntropyLossFlat(), cbs=cbs, **kwargs)
-        learn.remove_cbs(ProgressCallback)
-        learn.logger = noop
-        return learn
+        return quiet(timm_learner(noise(n_in, size), arch, pretrained=pretrained, n_out=3, loss_func=CrossEntropyLossFlat(), cbs=cbs, **kwargs))
 
     # %% nbs/checks/backbones.ipynb #fe170e87
     dls = noise()

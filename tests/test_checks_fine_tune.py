@@ -195,10 +195,6 @@ def test_text_and_tables():
         rng = random.Random(seed)
         texts = [' '.join(rng.choices(words, k=12)) for _ in range(n)]
         return pd.DataFrame(dict(text=texts, label=[int('good' in t or 'great' in t) for t in texts], is_valid=[i >= n-12 for i in range(n)]))
-    def quiet(learn):
-        learn.remove_cbs(ProgressCallback)
-        learn.logger = noop
-        return learn
     small = dict(emb_sz=8, n_hid=12, n_layers=2)
     df = corpus()
     with tempfile.TemporaryDirectory() as d:

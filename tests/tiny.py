@@ -17,6 +17,10 @@ def learner(kind:str, num_workers=0, seed=0, **kwargs):
     with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings():
         warnings.simplefilter('ignore')
         learn = globals()[f'{kind}_learner_'](num_workers, path=kwargs.pop('path', Path(tempfile.gettempdir())/'lrx_never_written'), **kwargs)
+    return quiet(learn)
+
+def quiet(learn):
+    "The same learner without progress bars and tables."
     learn.remove_cbs(ProgressCallback)
     learn.logger = noop
     return learn
