@@ -2,8 +2,9 @@
 
 The source model of a task is trained once; the seed of a run draws the target's labelled examples, the new head and the order of batches.
 Three tasks are kept aside, named before the benchmark was run: both halves hold a CNN, a ViT and a text model."""
-import inspect, re
+import ast, re
 from functools import cache
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np, torch
@@ -14,8 +15,8 @@ from fastai.text.all import *
 from fastai_lrx.all import *
 from measure import quiet
 
-n_labels = {('digits','cnn'): 60, ('digits','vit'): 150, ('shapes','cnn'): 100, ('shapes','vit'): 200, ('library','lstm'): 500, ('kind','lstm'): 500}
-n_test = 400
+n_labels = {('digits','cnn'): 60, ('digits','vit'): 150, ('shapes','cnn'): 100, ('shapes','vit'): 200, ('library','lstm'): 300, ('field','lstm'): 300}
+n_test = dict(digits=700, shapes=1000, library=1000, field=800)
 
 # --- images -------------------------------------------------------------------------------------------------------------------
 @cache
@@ -46,48 +47,55 @@ def shapes(classes, n=2500):
     return torch.as_tensor(np.stack([draw(k)[None] for k in y]) + rng.normal(0, .15, (n,1,32,32))).float(),torch.as_tensor(y-min(classes))
 
 # --- text: docstrings of libraries that come with fastai --------------------------------------------------------------------------
-length,vocab_size = 40,3000
+length,vocab_size = 60,4000
+libraries = 'numpy', 'scipy', 'pandas', 'torch', 'sklearn', 'matplotlib', 'sympy', 'networkx'
 
 @cache
 def docstrings():
-    "(words, library, kind) of the first `length` words of docstrings: what library it belongs to, and whether to a class, a method or a function."
-    import matplotlib.axes, pandas, scipy.optimize, scipy.signal, scipy.stats, sklearn.ensemble, sklearn.linear_model, torch
-    libraries = dict(numpy=[np, np.linalg, np.random], scipy=[scipy.stats, scipy.signal, scipy.optimize], pandas=[pandas], torch=[torch, torch.nn, torch.nn.functional])
+    "(words, library, part) of the first `length` words of every docstring in the source files of the libraries; the part is the folder or file below the library's own."
     res,seen = [],set()
-    def add(o, library, kind):
-        words = [w for w in re.findall(r"[a-z]+|[0-9]|[^\sa-z0-9]", (inspect.getdoc(o) or '').lower())][:length]
-        if len(words) == length and tuple(words) not in seen: res.append((words, library, kind))
-        seen.add(tuple(words))
-    for i,modules in enumerate(libraries.values()):
-        for m in modules:
-            for name,o in sorted(vars(m).items()):
-                if name.startswith('_'): continue
-                if inspect.isclass(o):
-                    add(o, i, 0)
-                    for _,f in sorted((k,v) for k,v in vars(o).items() if not k.startswith('_') and callable(v)): add(f, i, 1)
-                elif callable(o): add(o, i, 2)
+    for library in libraries:
+        root = Path(find_spec(library).origin).parent
+        for file in sorted(root.rglob('*.py')):
+            parts = file.relative_to(root).parts
+            if not {'tests', 'testing', '_vendor'} & set(parts):
+                for words in words_of(file):
+                    if words not in seen: res.append((words, library, parts[0]))
+                    seen.add(words)
     return [res[i] for i in np.random.default_rng(0).permutation(len(res))]
 
-@cache
-def word_numbers():
-    "Number of each of the most frequent words; 0 is unknown, 1 would pad."
-    counts = Counter(w for words,_,_ in docstrings() for w in words)
-    return {w: i+2 for i,(w,_) in enumerate(counts.most_common(vocab_size-2))}
+def words_of(file):
+    "The first `length` words of every docstring of a public class or function in `file` that has so many."
+    try: tree = ast.parse(file.read_text(encoding='utf8'))
+    except (SyntaxError, UnicodeDecodeError): return
+    for node in ast.walk(tree):
+        if isinstance(node, (ast.FunctionDef, ast.ClassDef)) and not node.name.startswith('_'):
+            words = re.findall(r"[a-z]+|[0-9]|[^\sa-z0-9]", (ast.get_docstring(node) or '').lower())[:length]
+            if len(words) == length: yield tuple(words)
 
 @cache
-def texts(label):
-    "All docstrings as rows of word numbers, with one of their labels."
-    number = word_numbers()
-    return torch.as_tensor([[number.get(w, 0) for w in words] for words,_,_ in docstrings()]),torch.as_tensor([o[1 if label=='library' else 2] for o in docstrings()])
+def texts():
+    "All docstrings as rows of word numbers, from the most frequent word on; 0 is unknown, 1 would pad."
+    counts = Counter(w for words,*_ in docstrings() for w in words)
+    number = {w: i+2 for i,(w,_) in enumerate(counts.most_common(vocab_size-2))}
+    return torch.as_tensor([[number.get(w, 0) for w in words] for words,*_ in docstrings()])
 
-small_lstm = dict(emb_sz=64, n_hid=128, n_layers=3, pad_token=1, output_p=.1, hidden_p=.1, input_p=.1, embed_p=.02, weight_p=.1)
+@cache
+def labelled_texts(task):
+    "Rows of word numbers with a label: which of four libraries, or which of four parts of sympy."
+    classes = ['scipy', 'pandas', 'torch', 'sympy'] if task == 'library' else ['polys', 'physics', 'combinatorics', 'geometry']
+    labels = [(library if task == 'library' else part if library == 'sympy' else None) for _,library,part in docstrings()]
+    keep = [i for i,label in enumerate(labels) if label in classes]
+    return texts()[keep],torch.as_tensor([classes.index(labels[i]) for i in keep])
+
+def small_lstm(dropout): return dict(emb_sz=100, n_hid=200, n_layers=3, pad_token=1, output_p=dropout, hidden_p=dropout, input_p=dropout, embed_p=dropout/5, weight_p=dropout)
 
 # --- the tasks --------------------------------------------------------------------------------------------------------------------
 kinds_of_model = dict(cnn=dict(arch='resnet10t'), vit=dict(arch='test_vit', patch_size=4))
 first,second = tuple(range(5)),tuple(range(5, 10))
 sources = [('digits','cnn'), ('digits','vit'), ('shapes','cnn'), ('shapes','vit'), ('text','lstm')]
 design = [('digits','cnn'), ('shapes','vit'), ('library','lstm')]
-kept_aside = [('digits','vit'), ('shapes','cnn'), ('kind','lstm')]
+kept_aside = [('digits','vit'), ('shapes','cnn'), ('field','lstm')]
 tasks = design + kept_aside
 images = dict(digits=digits, shapes=shapes)
 
@@ -105,12 +113,11 @@ def pretrain(data, model, folder):
     "Train a source model and save its body."
     set_seed(0)
     if data == 'text':
-        x,_ = texts('library')
-        items = [(row[:-1], row[1:]) for row in x]
-        dls = loaders(*zip(*items), items[:32], bs=32)
-        lm = get_language_model(AWD_LSTM, vocab_size, {**awd_lstm_lm_config, **small_lstm})
-        learn = quiet(Learner(dls, lm, loss_func=CrossEntropyLossFlat(ignore_index=1), splitter=awd_lstm_lm_split, cbs=rnn_cbs()))
-        learn.fit_one_cycle(15, 1e-2)
+        items = [(row[:-1], row[1:]) for row in texts()]
+        dls = loaders(*zip(*items), items[:64], bs=64)
+        lm = get_language_model(AWD_LSTM, vocab_size, {**awd_lstm_lm_config, **small_lstm(0.05)})
+        learn = quiet(Learner(dls, lm, loss_func=CrossEntropyLossFlat(), splitter=awd_lstm_lm_split, cbs=rnn_cbs()))
+        learn.fit_one_cycle(4, 1e-2, moms=(0.8, 0.7, 0.8))
         torch.save(learn.model[0].state_dict(), folder/'text_lstm.pth')
     else:
         x,y = images[data](first)
@@ -120,15 +127,15 @@ def pretrain(data, model, folder):
         torch.save(learn.model[0].state_dict(), folder/f'{data}_{model}.pth')
 
 def make(data, model, seed, folder, n_groups=4):
-    "A frozen learner with the source's body, for `n_labels` examples of the target; it is judged on `n_test` others. Text models come in fastai's five groups."
-    x,y = images[data](second) if data in images else texts(data)
+    "A frozen learner with the source's body, for `n_labels` examples of the target; it is judged on `n_test` others, never trained on. Text models come in fastai's five groups."
+    x,y = images[data](second) if data in images else labelled_texts(data)
     order = np.random.default_rng(seed).permutation(len(x))
-    train,test = order[:n_labels[data, model]],order[-n_test:]
+    train,test = order[:n_labels[data, model]],order[-n_test[data]:]
     dls = loaders(x[train], y[train], list(zip(x[test], y[test])), bs=16 if model == 'lstm' else 8)
     set_seed(seed)
     common = dict(loss_func=CrossEntropyLossFlat(), metrics=error_rate)
     if model == 'lstm':
-        net = get_text_classifier(AWD_LSTM, vocab_size, int(y.max())+1, seq_len=length, config={**awd_lstm_clas_config, **small_lstm}, pad_idx=1)
+        net = get_text_classifier(AWD_LSTM, vocab_size, int(y.max())+1, seq_len=length, config={**awd_lstm_clas_config, **small_lstm(0.1)}, pad_idx=1)
         net[0].module.load_state_dict(torch.load(folder/'text_lstm.pth'))
         learn = Learner(dls, net, splitter=awd_lstm_clas_split, cbs=[*rnn_cbs(), SkipValidation()], **common)
     else:
