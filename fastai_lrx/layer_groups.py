@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['timm_part', 'layers_by_name', 'is_matched', 'body_and_head', 'matched_layers', 'timm_layers', 'outer_blocks',
            'module_layers', 'model_layers', 'cut_points', 'timm_split', 'discriminative_lrs', 'LayerGroups',
-           'NormFreeze', 'is_frozen', 'fix_statistics']
+           'NormFreeze', 'is_frozen', 'frozen_params', 'fix_statistics']
 
 # %% ../nbs/06_layer_groups.ipynb #002b2225
 import operator, re
@@ -234,7 +234,7 @@ class NormFreeze(Callback):
     def freeze_norms(self):
         "Take the frozen groups out of autograd, and put layers with running statistics among them in eval mode."
         if self.opt is None: return
-        frozen = {p for i,ps in enumerate(self.opt.param_lists) if i < self.opt.frozen_idx or is_frozen(ps, self.opt) for p in ps}
+        frozen = frozen_params(self.opt)
         self.switched_off += [p for p in frozen if p.requires_grad]
         for p in frozen: p.requires_grad_(False).grad = None
         fix_statistics(self.model, frozen)
@@ -244,6 +244,10 @@ def is_frozen(ps:list, opt)->bool:
     "Whether none of the parameters trains but those that fastai forces to; a new optimizer does not know what is frozen."
     free = [p for p in ps if not opt.state[p].get('force_train')]
     return bool(free) and not any(p.requires_grad for p in free)
+
+def frozen_params(opt)->set:
+    "The parameters of an optimizer's frozen layer groups."
+    return {p for i,ps in enumerate(opt.param_lists) if i < opt.frozen_idx or is_frozen(ps, opt) for p in ps}
 
 def fix_statistics(module:nn.Module, frozen:set):
     "Put every layer with running statistics whose block has only `frozen` parameters in eval mode."

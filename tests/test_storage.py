@@ -2,7 +2,7 @@
 import pytest
 from contextlib import contextmanager
 from pathlib import Path
-import hashlib, json, os, secrets
+import hashlib, json, math, os, secrets
 import numpy as np, torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
@@ -10,7 +10,7 @@ from fastcore.test import *
 from torch import nn
 import tempfile
 from fastai_lrx.storage import *
-from fastai_lrx.storage import atomic_write, fingerprint, flatten, load_state, save_state, unflatten
+from fastai_lrx.storage import atomic_write, fingerprint, flatten, load_state, mapped_state, save_state, unflatten
 
 def test_all_or_nothing():
     # %% nbs/03_storage.ipynb #81686384
@@ -62,7 +62,7 @@ def test_state_without_pickle():
     # %% nbs/03_storage.ipynb #73311bea
     path = folder/'state.safetensors'
     tied = torch.arange(3.)
-    state = dict(model={'a': tied, 'b': tied}, step=3, rng=(np.arange(4, dtype=np.uint32), 1.5), nothing=None, bf16=torch.ones(2, dtype=torch.bfloat16), empty=torch.zeros(0))
+    state = dict(model={'a': tied, 'b': tied}, step=3, rng=(np.arange(4, dtype=np.uint32), 1.5), nothing=None, bf16=torch.ones(2, dtype=torch.bfloat16), empty=torch.zeros(0), many=[torch.ones(i) for i in range(12)])
     save_state(path, state, epoch=3)
     loaded,info = load_state(path)
     test_eq(fingerprint(loaded), fingerprint(state))
@@ -75,3 +75,23 @@ def test_state_without_pickle():
     test_fail(lambda: load_state(path), contains='wrong checksum')
     path.write_bytes(data[:100])
     test_fail(lambda: load_state(path), contains='damaged')
+
+def test_larger_than_memory():
+    # %% nbs/03_storage.ipynb #81686384
+    folder = Path(tempfile.mkdtemp())
+    with atomic_write(folder/'a.txt') as tmp: tmp.write_text('first')
+    try:
+        with atomic_write(folder/'a.txt') as tmp:
+            tmp.write_text('half of the sec')
+            raise OSError('disk full')
+    except OSError: pass
+    test_eq((folder/'a.txt').read_text(), 'first')
+    test_eq([p.name for p in folder.iterdir()], ['a.txt'])
+
+    # %% nbs/03_storage.ipynb #0a8f1aa9
+    with mapped_state(folder/'large.safetensors', dict(half=((2,3), torch.float16), long=((4,), torch.int64)), epoch=3) as tensors:
+        tensors['half'].fill_(0.5)
+        for i in range(4): tensors['long'][i] = i
+    loaded,info = load_state(folder/'large.safetensors')
+    test_eq(fingerprint(loaded), fingerprint(tensors))
+    loaded,info
