@@ -141,7 +141,9 @@ def discriminative_lrs(
     n_groups,lr_max,div = whole(n_groups, 'n_groups'),number(lr_max, 'lr_max'),number(div, 'div')
     if lr_max < 0: raise ValueError(f"lr_max={lr_max}: must not be negative")
     if div <= 0: raise ValueError(f"div={div}: must be above 0")
-    return lr_max / div**np.arange(n_groups-1, -1, -1)
+    with np.errstate(all='ignore'): lrs = lr_max / div**np.arange(n_groups-1, -1, -1)
+    if not np.isfinite(lrs).all(): raise ValueError(f"div={div}: gives rates beyond all numbers for {n_groups} layer groups; the article's is 3 to 10")
+    return lrs
 
 # %% ../nbs/06_layer_groups.ipynb #9dfdcf8b
 @patch

@@ -18,6 +18,7 @@ from fastai.basics import *
 from fastai.callback.fp16 import AMPMode, MixedPrecision
 from fastprogress.fastprogress import progress_bar
 from .layer_groups import frozen_params
+from .scheduled import in_fit
 from .schedules import number, whole
 from .state import Keeper, is_yours, keep_autocast, keep_rngs, remember, uninterrupted
 from .storage import fingerprint, load_state, mapped_state
@@ -319,18 +320,17 @@ class FixedBody(Callback):
         self.switches = {p: p.requires_grad for m in stages for p in m.parameters()}
         self.state,self.versions = self.weights(),self.changes()
     def before_fit(self):
-        for cb in self.learn.cbs:
-            if self.acts_ndim < 4 and any(c.__name__ == 'CutMix' for c in type(cb).__mro__): raise ValueError("cbs: CutMix cuts patches out of images, but inside learn.precomputed() there are only their activations; use MixUp, or leave the block")
-        self.hold()
+        if in_fit(self.learn): self.hold()
     def before_train(self):
         self.hold()
         for m in self.stages: m.eval()
 
     def hold(self):
-        "Raise if the frozen part is open or has other weights; keep it out of autograd."
+        "Raise if the frozen part is open or has other weights, or if a callback needs images; keep it out of autograd."
         frozen = frozen_params(self.opt)
         if any(p.requires_grad and p not in frozen for p in self.switches): raise ValueError("layers whose activations were computed beforehand have been opened; leave learn.precomputed() before you unfreeze")
         if self.changes() != self.versions and self.weights() != self.state: raise ValueError("layers whose activations were computed beforehand have other weights now; leave learn.precomputed() before you load some")
+        if self.acts_ndim < 4 and any(c.__name__ == 'CutMix' for cb in self.learn.cbs for c in type(cb).__mro__): raise ValueError("cbs: CutMix cuts patches out of images, but inside learn.precomputed() there are only their activations; use MixUp, or leave the block")
         self.versions = self.changes()
         for p in self.switches: p.requires_grad_(False).grad = None
     def weights(self): return [fingerprint(m) for m in self.stages]

@@ -26,6 +26,11 @@ def test_at_every_batch():
         learn.model = nn.Sequential(ConvLayer(3, 4), ConvLayer(4, 4), ConvLayer(4, 8, stride=2), nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Dropout(0.3), nn.Linear(8, 3)))
         learn.splitter = four_groups
         return learn
+    def plain_deep(**kwargs):
+        "The same on loaders without random transforms"
+        learn = deep(**kwargs)
+        learn.dls = DataBlock((ImageBlock, CategoryBlock), get_x=get_image, get_y=get_label, splitter=IndexSplitter(range(24))).dataloaders(list(range(72)), bs=8, num_workers=0)
+        return learn
     def four_groups(m): return [params(o) for o in m]
 
     # %% nbs/checks/fine_tune.ipynb #40011e80
@@ -97,6 +102,11 @@ def test_opening_keeps_what_was_learnt():
         learn.model = nn.Sequential(ConvLayer(3, 4), ConvLayer(4, 4), ConvLayer(4, 8, stride=2), nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Dropout(0.3), nn.Linear(8, 3)))
         learn.splitter = four_groups
         return learn
+    def plain_deep(**kwargs):
+        "The same on loaders without random transforms"
+        learn = deep(**kwargs)
+        learn.dls = DataBlock((ImageBlock, CategoryBlock), get_x=get_image, get_y=get_label, splitter=IndexSplitter(range(24))).dataloaders(list(range(72)), bs=8, num_workers=0)
+        return learn
     def four_groups(m): return [params(o) for o in m]
 
     # %% nbs/checks/fine_tune.ipynb #48808f5d
@@ -112,10 +122,10 @@ def test_opening_keeps_what_was_learnt():
         learn.fit(1, 1e-2)
         learn.fine_tune_discriminative(3, 1e-2, train_bn=train_bn, cbs=(watch := Watch()))
         n_iter = len(learn.dls.train)
-        test_eq(watch.steps, [0, n_iter, 2*n_iter, 3*n_iter])
+        test_eq(watch.steps, [n_iter, 2*n_iter, 3*n_iter, 4*n_iter])     # that of the fit before too, as in any fit
         before,opened = ([p for p in ps if p.ndim > 1 or not train_bn] for ps in (watch.first[0], watch.first[3]))
         assert same(before, opened) and not same(watch.first[3], list(learn.opt.param_lists[0]))
-        assert train_bn or all(learn.opt.state[p]['step']==n_iter for p in learn.opt.param_lists[0])
+        assert train_bn or all(learn.opt.state[p]['step']==2*n_iter for p in learn.opt.param_lists[0])
 
     def stock(learn, lr=1e-2):
         learn.freeze()
@@ -143,6 +153,11 @@ def test_one_run():
         learn = learner('vision', seed=seed, cbs=cbs, **kwargs)
         learn.model = nn.Sequential(ConvLayer(3, 4), ConvLayer(4, 4), ConvLayer(4, 8, stride=2), nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Dropout(0.3), nn.Linear(8, 3)))
         learn.splitter = four_groups
+        return learn
+    def plain_deep(**kwargs):
+        "The same on loaders without random transforms"
+        learn = deep(**kwargs)
+        learn.dls = DataBlock((ImageBlock, CategoryBlock), get_x=get_image, get_y=get_label, splitter=IndexSplitter(range(24))).dataloaders(list(range(72)), bs=8, num_workers=0)
         return learn
     def four_groups(m): return [params(o) for o in m]
 
@@ -186,6 +201,11 @@ def test_text_and_tables():
         learn = learner('vision', seed=seed, cbs=cbs, **kwargs)
         learn.model = nn.Sequential(ConvLayer(3, 4), ConvLayer(4, 4), ConvLayer(4, 8, stride=2), nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Dropout(0.3), nn.Linear(8, 3)))
         learn.splitter = four_groups
+        return learn
+    def plain_deep(**kwargs):
+        "The same on loaders without random transforms"
+        learn = deep(**kwargs)
+        learn.dls = DataBlock((ImageBlock, CategoryBlock), get_x=get_image, get_y=get_label, splitter=IndexSplitter(range(24))).dataloaders(list(range(72)), bs=8, num_workers=0)
         return learn
     def four_groups(m): return [params(o) for o in m]
 
@@ -239,6 +259,11 @@ def test_accumulation_bf16_two_ranks():
         learn.model = nn.Sequential(ConvLayer(3, 4), ConvLayer(4, 4), ConvLayer(4, 8, stride=2), nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Dropout(0.3), nn.Linear(8, 3)))
         learn.splitter = four_groups
         return learn
+    def plain_deep(**kwargs):
+        "The same on loaders without random transforms"
+        learn = deep(**kwargs)
+        learn.dls = DataBlock((ImageBlock, CategoryBlock), get_x=get_image, get_y=get_label, splitter=IndexSplitter(range(24))).dataloaders(list(range(72)), bs=8, num_workers=0)
+        return learn
     def four_groups(m): return [params(o) for o in m]
 
     # %% nbs/checks/fine_tune.ipynb #71d4ab71
@@ -269,6 +294,122 @@ def test_accumulation_bf16_two_ranks():
     assert same(a[0], b[0])
     test_eq(a[1:], ([0, 1, 2], True, True, 'Sequential'))
 
+def test_resumed_and_left_in_the_learner():
+    # %% nbs/checks/fine_tune.ipynb #883293a7
+    class Log(Callback):
+        "What holds in every batch: rates, momenta, frozen groups, the parameters' own switch, the stage"
+        def before_fit(self): self.rows = []
+        def after_pred(self):
+            if not self.training: return
+            open_ = [any(p.requires_grad for p in ps if p.ndim > 1) for ps in self.opt.param_lists]
+            self.rows.append(([h['lr'] for h in self.opt.hypers], [h['mom'] for h in self.opt.hypers], open_, self.fine_tune_stage))
+
+    def deep(cbs=None, seed=0, **kwargs):
+        "A tiny vision learner of four layer groups"
+        learn = learner('vision', seed=seed, cbs=cbs, **kwargs)
+        learn.model = nn.Sequential(ConvLayer(3, 4), ConvLayer(4, 4), ConvLayer(4, 8, stride=2), nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Dropout(0.3), nn.Linear(8, 3)))
+        learn.splitter = four_groups
+        return learn
+    def plain_deep(**kwargs):
+        "The same on loaders without random transforms"
+        learn = deep(**kwargs)
+        learn.dls = DataBlock((ImageBlock, CategoryBlock), get_x=get_image, get_y=get_label, splitter=IndexSplitter(range(24))).dataloaders(list(range(72)), bs=8, num_workers=0)
+        return learn
+    def four_groups(m): return [params(o) for o in m]
+
+    # %% nbs/checks/fine_tune.ipynb #f8224c6f
+    class Reseed(Callback):
+        "The same random numbers from epoch 2 on"
+        order = -90
+        def before_train(self):
+            if self.epoch==2:
+                set_seed(5)
+                self.dls.train.rng = random.Random(5)
+    class StopAfter(Callback):
+        def after_epoch(self):
+            if self.epoch==1: raise CancelFitException
+    for kwargs in ({}, dict(train_bn=False), dict(unfreeze='all', schedule='sgdr')):
+        whole_run = plain_deep()
+        whole_run.fine_tune_discriminative(3, 1e-2, cbs=Reseed(), **kwargs)
+        with tempfile.TemporaryDirectory() as d:
+            first_part = plain_deep(path=d)
+            first_part.fine_tune_discriminative(3, 1e-2, cbs=StopAfter(), **kwargs)
+            first_part.save('checkpoint')
+            rest = plain_deep(path=d)
+            rest.load('checkpoint')
+            rest.fine_tune_discriminative(3, 1e-2, cbs=Reseed(), start_epoch=2, **kwargs)
+        assert same(list(rest.model.parameters()), list(whole_run.model.parameters()))
+
+    # %% nbs/checks/fine_tune.ipynb #748933bf
+    learn = deep(cbs=GradualUnfreezing())
+    learn.validate()
+    learn.fit_one_cycle(4, 1e-2)
+    test_eq(learn.fine_tune_stage, 3)
+    for _ in (learn.validate(), learn.get_preds()):
+        assert all(p.requires_grad for p in learn.model.parameters())
+        test_eq(learn.fine_tune_stage, 3)
+    learn = deep(cbs=Scheduled(lr=SlantedTriangular(1e-2)))
+    learn.validate()
+
+def test_computed_beforehand():
+    # %% nbs/checks/fine_tune.ipynb #883293a7
+    class Log(Callback):
+        "What holds in every batch: rates, momenta, frozen groups, the parameters' own switch, the stage"
+        def before_fit(self): self.rows = []
+        def after_pred(self):
+            if not self.training: return
+            open_ = [any(p.requires_grad for p in ps if p.ndim > 1) for ps in self.opt.param_lists]
+            self.rows.append(([h['lr'] for h in self.opt.hypers], [h['mom'] for h in self.opt.hypers], open_, self.fine_tune_stage))
+
+    def deep(cbs=None, seed=0, **kwargs):
+        "A tiny vision learner of four layer groups"
+        learn = learner('vision', seed=seed, cbs=cbs, **kwargs)
+        learn.model = nn.Sequential(ConvLayer(3, 4), ConvLayer(4, 4), ConvLayer(4, 8, stride=2), nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Dropout(0.3), nn.Linear(8, 3)))
+        learn.splitter = four_groups
+        return learn
+    def plain_deep(**kwargs):
+        "The same on loaders without random transforms"
+        learn = deep(**kwargs)
+        learn.dls = DataBlock((ImageBlock, CategoryBlock), get_x=get_image, get_y=get_label, splitter=IndexSplitter(range(24))).dataloaders(list(range(72)), bs=8, num_workers=0)
+        return learn
+    def four_groups(m): return [params(o) for o in m]
+
+    # %% nbs/checks/fine_tune.ipynb #61b1af36
+    class ClosedInEval(Callback):
+        run_after = TrainEvalCallback
+        def before_train(self):
+            if self.fine_tune_stage==0: self.model[:3].eval()
+    for kwargs in (dict(freeze_epochs=2), dict(unfreeze='all', schedule='stlr'), dict(start_epoch=1, freeze_epochs=2), dict(start_epoch=1), dict(reset_opt=True)):
+        ends = []
+        for precompute in (False, True):
+            learn = plain_deep()
+            learn.fit(1, 1e-2)
+            set_seed(1)
+            learn.dls.train.rng = random.Random(1)
+            learn.fine_tune_discriminative(3, 1e-2, train_bn=False, precompute=precompute, cbs=ClosedInEval(), **kwargs)
+            ends.append([p.detach() for p in learn.model.parameters()])
+            test_eq(learn.fine_tune_stage, 3 if kwargs.get('unfreeze') != 'all' else 1)
+        assert max(float((a-b).abs().max()) for a,b in zip(*ends)) < 1e-5
+
+    # %% nbs/checks/fine_tune.ipynb #856145e8
+    def timm_in(n, **kwargs):
+        dls = DataLoaders.from_dsets(items := [(torch.randn(3, 32, 32), torch.tensor(i%3)) for i in range(12)], items[:4], bs=4, num_workers=0)
+        return quiet(timm_learner(dls, 'test_vit', n_groups=n, pretrained=False, n_out=3, loss_func=CrossEntropyLossFlat(), **kwargs))
+    learn = timm_in(2)
+    learn.fine_tune_discriminative(1, [1e-4, 1e-3])
+    learn.fine_tune_discriminative(1, 1e-3)
+    test_eq(len(learn.layer_groups), 2)
+    def stocks(**kwargs):
+        dls = DataLoaders.from_dsets(items := [(torch.randn(3, 32, 32), torch.tensor(i%3)) for i in range(12)], items[:4], bs=4, num_workers=0)
+        return quiet(vision_learner(dls, 'test_vit', pretrained=False, n_out=3, loss_func=CrossEntropyLossFlat(), **kwargs))
+    for learn,n in ((stocks(), 4), (stocks(opt_func=partial(OptimWrapper, opt=torch.optim.AdamW)), 4)):
+        with contextlib.redirect_stdout(out := io.StringIO()): learn.fine_tune_discriminative(1, 1e-3)
+        test_eq((len(learn.layer_groups), 'came in 2 layer groups' in out.getvalue()), (4, True))
+    learn = stocks(opt_func=partial(OptimWrapper, opt=torch.optim.AdamW))
+    learn.freeze()
+    learn.fine_tune_discriminative(1, 1e-3)            # a wrapped optimizer that exists keeps its groups
+    test_eq(len(learn.layer_groups), 2)
+
 def test_bad_input():
     # %% nbs/checks/fine_tune.ipynb #883293a7
     class Log(Callback):
@@ -285,18 +426,38 @@ def test_bad_input():
         learn.model = nn.Sequential(ConvLayer(3, 4), ConvLayer(4, 4), ConvLayer(4, 8, stride=2), nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Dropout(0.3), nn.Linear(8, 3)))
         learn.splitter = four_groups
         return learn
+    def plain_deep(**kwargs):
+        "The same on loaders without random transforms"
+        learn = deep(**kwargs)
+        learn.dls = DataBlock((ImageBlock, CategoryBlock), get_x=get_image, get_y=get_label, splitter=IndexSplitter(range(24))).dataloaders(list(range(72)), bs=8, num_workers=0)
+        return learn
     def four_groups(m): return [params(o) for o in m]
 
     # %% nbs/checks/fine_tune.ipynb #948c412a
     learn = deep()
     for args,kwargs,words_ in (((3,), dict(unfreeze='slow'), "unfreeze='slow'"), ((3,), dict(schedule='cosine'), "schedule='cosine': must be one of 'one_cycle', 'sgdr', 'triangular', 'stlr'"),
                               ((0,), {}, 'epochs=0'), ((1, 1e-2, -1), {}, 'freeze_epochs=-1'), ((3,), dict(div=0), 'div=0'), ((3,), dict(div=-2.6), 'div=-2.6'), ((3, [1e-3]*3), {}, '3 rates for a model of 4 layer groups'),
-                              ((3, -1e-3), {}, 'must not be negative'), ((3, float('nan')), {}, 'must be finite'), ((3,), dict(n_groups=99), 'n_groups=99'), ((3,), dict(n_groups=1), 'one layer group'),
-                              ((3,), dict(moms=(1.5, 0.2)), 'moms=(1.5, 0.2)'), ((3, [1e-3]*4), dict(n_groups=3), '4 rates for a model of 3 layer groups')):
+                              ((3, -1e-3), {}, 'must not be negative'), ((3, float('nan')), {}, 'must be finite'), ((3,), dict(n_groups=99), 'n_groups=99'), ((3,), dict(n_groups=1), 'n_groups=1: must be at least 2'),
+                              ((3,), dict(moms=(1.5, 0.2)), 'moms=(1.5, 0.2)'), ((3, [1e-3]*4), dict(n_groups=3), '4 rates for a model of 3 layer groups'),
+                              ((3,), dict(start_epoch=5), 'start_epoch=5: the fit has 4 epochs'), ((3,), dict(start_epoch=-1), 'start_epoch=-1'), ((3,), dict(wd=-1), 'wd=-1'), ((3,), dict(div=1e-300), 'div=1e-300'),
+                              ((3, slice(-1e-3, 1e-2)), {}, 'must not be negative'), ((3,), dict(cbs=GradualUnfreezing()), 'brings its own GradualUnfreezing')):
         test_fail(lambda: learn.fine_tune_discriminative(*args, **kwargs), contains=words_, exc=ValueError)
     test_fail(lambda: learn.fine_tune_discriminative(2.5), contains='epochs=2.5', exc=TypeError)
+    for kwargs,words_ in ((dict(n_groups='3'), "n_groups='3'"), (dict(n_groups=2.5), 'n_groups=2.5'), (dict(start_epoch='a'), "start_epoch='a'"), (dict(wd='a'), "wd='a'"), (dict(cbs='foo'), "'foo' is not a callback"), (dict(cbs=5), '5 is not a callback')):
+        test_fail(lambda: learn.fine_tune_discriminative(3, **kwargs), contains=words_, exc=TypeError)
+    class NeedsArgument(Callback):
+        def __init__(self, it): pass
+    test_fail(lambda: learn.fit_sgdr(2, 1, cbs=NeedsArgument), exc=TypeError)
+    test_eq(len(learn.cbs), len(deep().cbs))
     test_fail(lambda: learn.fine_tune_discriminative(3, '1e-3'), contains='base_lr', exc=TypeError)
     assert learn.opt is None and learn.splitter is four_groups and not hasattr(learn, 'fine_tune_stage')
     test_fail(lambda: GradualUnfreezing(every=0), contains='every=0', exc=ValueError)
     test_fail(lambda: GradualUnfreezing(start=-1), contains='start=-1', exc=ValueError)
+    before = deep()
+    before.loss_func = lambda p,y: p.sum()*float('nan')
+    state,n_cbs = [p.clone() for p in before.model.parameters()],len(before.cbs)
+    with warnings.catch_warnings():
+        warnings.simplefilter('ignore')
+        test_fail(lambda: before.fine_tune_discriminative(2, None, n_groups=3), contains='base_lr=None: lr_find has found no rate', exc=ValueError)
+    assert before.opt is None and before.splitter is four_groups and len(before.cbs)==n_cbs and same(state, list(before.model.parameters()))
     test_fail(lambda: learner('tabular').fit(1, 1e-3, cbs=GradualUnfreezing()), contains='one layer group', exc=ValueError)
