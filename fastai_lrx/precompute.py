@@ -302,7 +302,7 @@ def rows_of(learn:Learner, stages:list, n_aug:int, cache, max_memory:float)->tup
 def first_batch(dl, augmented:bool, n=8):
     "The first few items of a loader as a batch, random transforms drawn with a seed."
     set_seed(0)
-    with transformed(dl.dataset, augmented): return first(in_order(dl, batch_size=min(n, len(dl.dataset)), num_workers=0))
+    with transformed(dl.dataset, augmented): return first(in_order(dl, batch_size=min(n, len(dl.dataset), dl.batch_size if is_torchs(dl) else dl.bs), num_workers=0))
 
 def found(path:Path, specs:dict):
     "The tensors that a cache file holds; None, with a warning, if it is damaged."

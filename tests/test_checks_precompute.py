@@ -5,6 +5,7 @@ from tiny import *
 from ranks import on_ranks
 from fastcore.test import *
 from copy import deepcopy
+import pickle
 from fastai.callback.data import WeightedDL, PartialDL
 from fastai_lrx.all import *
 from fastai_lrx.precompute import *
@@ -151,3 +152,551 @@ def test_equal_to_the_frozen_body_in_evaluation_mode():
     (live_a,a),(live_b,b) = on_ranks(ranks_precomputed)
     assert same(a, b) and same(live_a, live_b)
     test_eq(max(float((x-y).abs().max()) for x,y in zip(a, live_a)), 0)
+
+def test_views_with_augmentation():
+    # %% nbs/checks/precompute.ipynb #6e19c4b0
+    class BodyInEval(Callback):
+        "The oracle: the whole frozen body, the first modules of the model, in evaluation mode and out of autograd"
+        run_after = TrainEvalCallback
+        def __init__(self, n=1): self.n = n
+        def before_fit(self):
+            for p in self.model[:self.n].parameters(): p.requires_grad_(False).grad = None
+        def before_train(self): self.model[:self.n].eval()
+
+    def draw(i, size=16):
+        rng = np.random.default_rng(i)
+        return PILImage.create((rng.integers(0, 120, (size,size,3)) + 60*(i%3)).astype(np.uint8))
+    def images(n=45, n_valid=15, size=16, bs=8, num_workers=0, batch_tfms=None, item_tfms=None, dl_type=None, **kwargs):
+        "Loaders of images in three classes, shuffled, not augmented unless asked for"
+        block = DataBlock((ImageBlock, CategoryBlock), get_x=partial(draw, size=size), get_y=get_label, splitter=IndexSplitter(range(n_valid)), batch_tfms=batch_tfms, item_tfms=item_tfms)
+        return block.datasets(list(range(n))).dataloaders(bs=bs, num_workers=num_workers, dl_type=dl_type, after_item=[ToTensor, *L(item_tfms)],
+                                                          after_batch=[IntToFloatTensor, *L(batch_tfms)], **kwargs)
+    def convnet(loaders=images, seed=0, cbs=None, **kwargs):
+        "A convnet with BatchNorm and Dropout in body and head, the body frozen; SGD has no square roots to blow rounding up"
+        set_seed(seed)
+        body = nn.Sequential(ConvLayer(3, 4), nn.Dropout(0.3), ConvLayer(4, 8, stride=2))
+        head = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.BatchNorm1d(8), nn.Dropout(0.3), nn.Linear(8, 3))
+        learn = quiet(Learner(loaders(), nn.Sequential(body, head), loss_func=CrossEntropyLossFlat(), metrics=accuracy, splitter=two_groups, cbs=cbs, **kwargs))
+        learn.freeze()
+        return learn
+    def rngs(): return [torch.get_rng_state(), torch.tensor([random.random()]), torch.tensor([np.random.rand()])]
+
+    def difference(make, train, n=1, **kwargs):
+        "By how much weights and losses differ after training inside, and with the body in evaluation mode; random generators must agree"
+        live = make()
+        live.add_cb(BodyInEval(n))
+        set_seed(1)
+        train(live)
+        live_rng = rngs()
+        learn = make()
+        set_seed(1)
+        with warnings.catch_warnings():
+            warnings.simplefilter('ignore')
+            with learn.precomputed(**kwargs): train(learn)
+        assert same(rngs(), live_rng)
+        assert not same(list(make().model.parameters()), list(learn.model.parameters()))
+        return max(float((a-b).abs().max()) for a,b in zip(weights(learn), weights(live)) if a.numel())
+
+    # %% nbs/checks/precompute.ipynb #07739147
+    class Seen(Callback):
+        "What the head is sent in each epoch of training, by item"
+        def before_fit(self): self.epochs = []
+        def before_train(self):
+            self.epochs.append([])
+            self.hook = self.model[1][2].register_forward_pre_hook(lambda m,args: self.epochs[-1].append(args[0].detach().clone()) if m.training else None)
+        def after_train(self):
+            self.hook.remove()
+            self.epochs[-1] = torch.cat(self.epochs[-1]).flatten(1).sum(1).sort()[0]
+    def jittery(**kwargs): return convnet(partial(images, bs=6, batch_tfms=Jitter(), **kwargs))
+    learn = jittery()
+    with learn.precomputed(n_aug=3): learn.fit(7, 1e-3, cbs=(seen := Seen()))
+    a,b,c,*again = seen.epochs
+    assert same(again, [a, b, c, a]) and not a.equal(b) and not b.equal(c) and not a.equal(c)
+    with learn.precomputed(n_aug=2):
+        learn.fit(1, 1e-3, cbs=(one := Seen()))
+        learn.lr_find(num_it=20, show_plot=False)          # leaves no trace in the turn of views either
+        learn.fit(1, 1e-3, cbs=(two := Seen()))
+    assert not one.epochs[0].equal(two.epochs[0])
+    learn = jittery()
+    with learn.precomputed():
+        learn.fit(2, 1e-3, cbs=(seen := Seen()))
+        assert seen.epochs[0].equal(seen.epochs[1])
+        acts = learn.dls.train.rows.tensors[0]
+    live = torch.cat([learn.model[1][:2](learn.model[0].eval()(IntToFloatTensor()(ToTensor()(draw(i)))[None].float())) for i in learn.dls.train.items])
+    assert torch.allclose(acts, TensorBase(live).as_subclass(Tensor), atol=1e-5)
+
+    # %% nbs/checks/precompute.ipynb #c53d64f7
+    def cropping(): return convnet(partial(images, size=24, item_tfms=RandomCrop(16), batch_tfms=Jitter()))
+    learn = cropping()
+    jitter = first(f for f in learn.dls.train.after_batch.fs if isinstance(f, Jitter))
+    before = rngs()
+    set_seed(3)
+    state,order = rngs(),learn.dls.train.rng.getstate()
+    set_seed(3)
+    calls = jitter.calls
+    with learn.precomputed(n_aug=1):
+        assert same(rngs(), state) and jitter.calls==calls and learn.dls.train.source.rng.getstate()==order
+        first_view = learn.dls.train.rows.tensors[0]
+    with learn.precomputed(): centred = learn.dls.train.rows.tensors[0]
+    assert not first_view.equal(centred)
+    test_eq(learn.dls.train_ds.split_idx, 0)
+    live = torch.cat([learn.model[1][:2](learn.model[0].eval()(IntToFloatTensor()(ToTensor()(RandomCrop(16)(draw(i, 24), split_idx=1)))[None].float())) for i in learn.dls.train.items])
+    assert torch.allclose(centred, TensorBase(live).as_subclass(Tensor), atol=1e-5)
+
+def test_on_leaving():
+    # %% nbs/checks/precompute.ipynb #6e19c4b0
+    class BodyInEval(Callback):
+        "The oracle: the whole frozen body, the first modules of the model, in evaluation mode and out of autograd"
+        run_after = TrainEvalCallback
+        def __init__(self, n=1): self.n = n
+        def before_fit(self):
+            for p in self.model[:self.n].parameters(): p.requires_grad_(False).grad = None
+        def before_train(self): self.model[:self.n].eval()
+
+    def draw(i, size=16):
+        rng = np.random.default_rng(i)
+        return PILImage.create((rng.integers(0, 120, (size,size,3)) + 60*(i%3)).astype(np.uint8))
+    def images(n=45, n_valid=15, size=16, bs=8, num_workers=0, batch_tfms=None, item_tfms=None, dl_type=None, **kwargs):
+        "Loaders of images in three classes, shuffled, not augmented unless asked for"
+        block = DataBlock((ImageBlock, CategoryBlock), get_x=partial(draw, size=size), get_y=get_label, splitter=IndexSplitter(range(n_valid)), batch_tfms=batch_tfms, item_tfms=item_tfms)
+        return block.datasets(list(range(n))).dataloaders(bs=bs, num_workers=num_workers, dl_type=dl_type, after_item=[ToTensor, *L(item_tfms)],
+                                                          after_batch=[IntToFloatTensor, *L(batch_tfms)], **kwargs)
+    def convnet(loaders=images, seed=0, cbs=None, **kwargs):
+        "A convnet with BatchNorm and Dropout in body and head, the body frozen; SGD has no square roots to blow rounding up"
+        set_seed(seed)
+        body = nn.Sequential(ConvLayer(3, 4), nn.Dropout(0.3), ConvLayer(4, 8, stride=2))
+        head = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.BatchNorm1d(8), nn.Dropout(0.3), nn.Linear(8, 3))
+        learn = quiet(Learner(loaders(), nn.Sequential(body, head), loss_func=CrossEntropyLossFlat(), metrics=accuracy, splitter=two_groups, cbs=cbs, **kwargs))
+        learn.freeze()
+        return learn
+    def rngs(): return [torch.get_rng_state(), torch.tensor([random.random()]), torch.tensor([np.random.rand()])]
+
+    def difference(make, train, n=1, **kwargs):
+        "By how much weights and losses differ after training inside, and with the body in evaluation mode; random generators must agree"
+        live = make()
+        live.add_cb(BodyInEval(n))
+        set_seed(1)
+        train(live)
+        live_rng = rngs()
+        learn = make()
+        set_seed(1)
+        with warnings.catch_warnings():
+            warnings.simplefilter('ignore')
+            with learn.precomputed(**kwargs): train(learn)
+        assert same(rngs(), live_rng)
+        assert not same(list(make().model.parameters()), list(learn.model.parameters()))
+        return max(float((a-b).abs().max()) for a,b in zip(weights(learn), weights(live)) if a.numel())
+
+    # %% nbs/checks/precompute.ipynb #6f055523
+    def facts(learn): return [learn.model, learn.dls, learn.opt, learn.recorder, *learn.cbs, *learn.dls.loaders]
+    def clean(learn): return not any('forward' in vars(m) for m in learn.model.modules()) and not any(isinstance(cb, (FixedBody,MarkActivations)) for cb in learn.cbs)
+    def unchanged(before, after): return len(before)==len(after) and all(a is b for a,b in zip(before, after))
+
+    learn = convnet()
+    objects,switches = facts(learn),[p.requires_grad for p in learn.model.parameters()]
+    with learn.precomputed():
+        learn.fit(2, 1e-2)
+        inside,scores,train_preds = learn.get_preds(with_loss=True),learn.validate(),learn.get_preds(ds_idx=0)
+        one = learn.predict(0)
+        test_eq(learn.dls.one_batch()[0].shape, [8, 3, 16, 16])
+        learn.dls.show_batch(max_n=1)
+        learn.show_results(max_n=1)
+    head = [p.detach().clone() for p in learn.model[1].parameters()]
+    assert unchanged(objects, facts(learn)) and clean(learn) and switches==[p.requires_grad for p in learn.model.parameters()]
+    for a,b in zip(inside + train_preds, learn.get_preds(with_loss=True) + learn.get_preds(ds_idx=0)): test_close(a, b, 1e-5)
+    test_close(scores, learn.validate(), 1e-5)
+    test_close(one[2], learn.predict(0)[2], 1e-5)
+    assert all('grad_avg' in learn.opt.state[p] for p in learn.opt.param_lists[1]) and not any('grad_avg' in learn.opt.state[p] for p in learn.opt.param_lists[0])
+    learn.unfreeze()
+    learn.fit(1, 1e-2)
+    assert not same(head, list(learn.model[1].parameters()))
+
+    # %% nbs/checks/precompute.ipynb #e7d23083
+    for what in (interrupt, error):
+        learn = convnet()
+        objects,start = facts(learn),[p.detach().clone() for p in learn.model[1].parameters()]
+        with ExceptionExpected(ex=(KeyboardInterrupt if what is interrupt else RuntimeError)):
+            with learn.precomputed(): learn.fit(2, 1e-2, cbs=Mishap(what, 4))
+        assert unchanged(objects[:4], facts(learn)[:4]) and clean(learn) and not same(start, list(learn.model[1].parameters()))
+        learn.remove_cbs(Mishap)
+        learn.fit(1, 1e-2)
+
+    class Breaks(Transform):
+        "Something bad with an item"
+        def __init__(self, what, n=20): self.what,self.n = what,n
+        def encodes(self, x:PILImage):
+            self.n -= 1
+            if self.n < 0: self.what(None)
+            return x
+    for what in (interrupt, error):
+        learn = convnet(partial(images, item_tfms=Breaks(what)))
+        objects = facts(learn)
+        with tempfile.TemporaryDirectory() as d:
+            with ExceptionExpected(ex=(KeyboardInterrupt if what is interrupt else RuntimeError)):
+                with learn.precomputed(cache=d): pass
+            test_eq(os.listdir(d), [])
+        assert unchanged(objects, facts(learn)) and clean(learn) and all(m.training for m in learn.model.modules())
+
+def test_misuse():
+    # %% nbs/checks/precompute.ipynb #6e19c4b0
+    class BodyInEval(Callback):
+        "The oracle: the whole frozen body, the first modules of the model, in evaluation mode and out of autograd"
+        run_after = TrainEvalCallback
+        def __init__(self, n=1): self.n = n
+        def before_fit(self):
+            for p in self.model[:self.n].parameters(): p.requires_grad_(False).grad = None
+        def before_train(self): self.model[:self.n].eval()
+
+    def draw(i, size=16):
+        rng = np.random.default_rng(i)
+        return PILImage.create((rng.integers(0, 120, (size,size,3)) + 60*(i%3)).astype(np.uint8))
+    def images(n=45, n_valid=15, size=16, bs=8, num_workers=0, batch_tfms=None, item_tfms=None, dl_type=None, **kwargs):
+        "Loaders of images in three classes, shuffled, not augmented unless asked for"
+        block = DataBlock((ImageBlock, CategoryBlock), get_x=partial(draw, size=size), get_y=get_label, splitter=IndexSplitter(range(n_valid)), batch_tfms=batch_tfms, item_tfms=item_tfms)
+        return block.datasets(list(range(n))).dataloaders(bs=bs, num_workers=num_workers, dl_type=dl_type, after_item=[ToTensor, *L(item_tfms)],
+                                                          after_batch=[IntToFloatTensor, *L(batch_tfms)], **kwargs)
+    def convnet(loaders=images, seed=0, cbs=None, **kwargs):
+        "A convnet with BatchNorm and Dropout in body and head, the body frozen; SGD has no square roots to blow rounding up"
+        set_seed(seed)
+        body = nn.Sequential(ConvLayer(3, 4), nn.Dropout(0.3), ConvLayer(4, 8, stride=2))
+        head = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.BatchNorm1d(8), nn.Dropout(0.3), nn.Linear(8, 3))
+        learn = quiet(Learner(loaders(), nn.Sequential(body, head), loss_func=CrossEntropyLossFlat(), metrics=accuracy, splitter=two_groups, cbs=cbs, **kwargs))
+        learn.freeze()
+        return learn
+    def rngs(): return [torch.get_rng_state(), torch.tensor([random.random()]), torch.tensor([np.random.rand()])]
+
+    def difference(make, train, n=1, **kwargs):
+        "By how much weights and losses differ after training inside, and with the body in evaluation mode; random generators must agree"
+        live = make()
+        live.add_cb(BodyInEval(n))
+        set_seed(1)
+        train(live)
+        live_rng = rngs()
+        learn = make()
+        set_seed(1)
+        with warnings.catch_warnings():
+            warnings.simplefilter('ignore')
+            with learn.precomputed(**kwargs): train(learn)
+        assert same(rngs(), live_rng)
+        assert not same(list(make().model.parameters()), list(learn.model.parameters()))
+        return max(float((a-b).abs().max()) for a,b in zip(weights(learn), weights(live)) if a.numel())
+
+    # %% nbs/checks/precompute.ipynb #8557c3ad
+    def train(l): l.fit(2, 1e-2)
+    test_eq(difference(convnet, train), 0)
+    test_eq(difference(lambda: convnet(partial(images, num_workers=2)), train), 0)
+    test_eq(difference(convnet, lambda l: l.fit(2, 1e-2, cbs=GradientAccumulation(20))), 0)
+    test_eq(difference(lambda: convnet(cbs=bf16()), train), 0)
+    test_eq(difference(convnet, lambda l: (l.fit_one_cycle(2, 1e-2), l.fit_sgdr(2, 1, 1e-2))), 0)
+    test_eq(difference(convnet, lambda l: (l.fit(1, 1e-2), l.lr_find(num_it=20, show_plot=False), l.fit(1, 1e-2), l.validate(), l.get_preds(ds_idx=0), l.fit(1, 1e-2))), 0)
+
+    # %% nbs/checks/precompute.ipynb #bed1e3d8
+    def frozen(learn, n=-1):
+        learn.freeze_to(n)
+        return quiet(learn)
+    def sgd(l): l.fit(2, 1e-2)
+    square = partial(images, size=32)
+    for arch in ('test_convnext', 'test_vit', 'test_resnet'):
+        def make():
+            set_seed(0)
+            return frozen(timm_learner(square(), arch, pretrained=False, opt_func=SGD))
+        assert difference(make, sgd) < 1e-4
+        def make():
+            set_seed(0)
+            return frozen(vision_learner(square(), arch, pretrained=False, opt_func=SGD))
+        assert difference(make, sgd) < 1e-4
+
+    # %% nbs/checks/precompute.ipynb #4c647760
+    def of_torch(**kwargs):
+        learn = learner('tensors', **kwargs)
+        learn.freeze()
+        return learn
+    assert difference(of_torch, train) < 1e-6
+    assert difference(partial(of_torch, num_workers=2), train) < 1e-6
+
+    def texts(length=12):
+        set_seed(0)
+        rows = [(torch.randint(2, 30, (length,)), torch.tensor(i%2)) for i in range(40)]
+        dls = DataLoaders.from_dsets(rows[:30], rows[30:], bs=6, num_workers=0)
+        net = get_text_classifier(AWD_LSTM, 30, 2, seq_len=9, config={**awd_lstm_clas_config, 'emb_sz': 8, 'n_hid': 12, 'n_layers': 2}, pad_idx=1)
+        return frozen(Learner(dls, net, loss_func=CrossEntropyLossFlat(), splitter=awd_lstm_clas_split, cbs=rnn_cbs()))
+    assert difference(texts, train) < 1e-5
+
+    # %% nbs/checks/precompute.ipynb #6f055523
+    def facts(learn): return [learn.model, learn.dls, learn.opt, learn.recorder, *learn.cbs, *learn.dls.loaders]
+    def clean(learn): return not any('forward' in vars(m) for m in learn.model.modules()) and not any(isinstance(cb, (FixedBody,MarkActivations)) for cb in learn.cbs)
+    def unchanged(before, after): return len(before)==len(after) and all(a is b for a,b in zip(before, after))
+
+    learn = convnet()
+    objects,switches = facts(learn),[p.requires_grad for p in learn.model.parameters()]
+    with learn.precomputed():
+        learn.fit(2, 1e-2)
+        inside,scores,train_preds = learn.get_preds(with_loss=True),learn.validate(),learn.get_preds(ds_idx=0)
+        one = learn.predict(0)
+        test_eq(learn.dls.one_batch()[0].shape, [8, 3, 16, 16])
+        learn.dls.show_batch(max_n=1)
+        learn.show_results(max_n=1)
+    head = [p.detach().clone() for p in learn.model[1].parameters()]
+    assert unchanged(objects, facts(learn)) and clean(learn) and switches==[p.requires_grad for p in learn.model.parameters()]
+    for a,b in zip(inside + train_preds, learn.get_preds(with_loss=True) + learn.get_preds(ds_idx=0)): test_close(a, b, 1e-5)
+    test_close(scores, learn.validate(), 1e-5)
+    test_close(one[2], learn.predict(0)[2], 1e-5)
+    assert all('grad_avg' in learn.opt.state[p] for p in learn.opt.param_lists[1]) and not any('grad_avg' in learn.opt.state[p] for p in learn.opt.param_lists[0])
+    learn.unfreeze()
+    learn.fit(1, 1e-2)
+    assert not same(head, list(learn.model[1].parameters()))
+
+    # %% nbs/checks/precompute.ipynb #68d363d5
+    def refuses(words_, f, exc=ValueError):
+        with warnings.catch_warnings():
+            warnings.simplefilter('ignore')
+            test_fail(f, contains=words_, exc=exc)
+    def inside(learn, f, **kwargs):
+        with learn.precomputed(**kwargs): f(learn)
+
+    learn = convnet()
+    refuses('opened', lambda: inside(learn, lambda l: (l.unfreeze(), l.fit(1, 1e-3))))
+    assert clean(learn)
+    learn.freeze()
+    refuses('opened', lambda: inside(learn, lambda l: l.fine_tune(1, 1e-3)))
+    learn.freeze()
+    refuses('opened', lambda: inside(learn, lambda l: l.fit_one_cycle(3, 1e-3, cbs=GradualUnfreezing())))
+    learn.freeze()
+    refuses('cannot be nested', lambda: inside(learn, lambda l: l.precomputed().__enter__()))
+    def other_weights(l):
+        with torch.no_grad(): l.model[0][0][0].weight.mul_(1.1)
+        l.fit(1, 1e-3)
+    refuses('other weights', lambda: inside(learn, other_weights))
+    refuses('CutMix', lambda: inside(learn, lambda l: l.fit(1, 1e-3, cbs=CutMix())))
+    inside(learn, lambda l: (l.freeze(), l.fit(1, 1e-3, cbs=MixUp()), l.freeze_to(-1), l.fit(1, 1e-3), l.validate()))
+    learn.validate(); learn.get_preds()                        # nothing hangs after all these errors
+
+    def others(l):
+        l.dls = images(n=30, n_valid=10)
+        l.fit(1, 1e-3)
+    old = learn.dls
+    inside(learn, others)
+    assert len(learn.dls.train_ds)==20 and learn.dls is not old and clean(learn)
+    with tempfile.TemporaryDirectory() as d:
+        learn = convnet(path=d)
+        with contextlib.redirect_stdout(io.StringIO()): inside(learn, lambda l: (l.save('a'), l.fit(1, 1e-3), l.load('a'), l.fit(1, 1e-3, cbs=SaveModelCallback())))
+        with learn.precomputed(): learn.export('it.pkl')
+        again = load_learner(Path(d)/'it.pkl')
+        test_close(again.predict(0)[2], learn.predict(0)[2], 1e-5)
+
+    # %% nbs/checks/precompute.ipynb #3211da96
+    def unfrozen():
+        learn = convnet()
+        learn.unfreeze()
+        return learn
+    refuses('(Conv2d) comes first and is not frozen', lambda: inside(unfrozen(), noop))
+    def all_frozen():
+        learn = convnet()
+        for p in learn.model.parameters(): p.requires_grad_(False)
+        return learn
+    refuses('every layer of the model is frozen', lambda: inside(all_frozen(), noop))
+    def noisy_first():
+        learn = convnet()
+        learn.model = nn.Sequential(nn.Dropout(0.1), *learn.model)
+        return learn
+    refuses('0 (Dropout) comes first and is random', lambda: inside(noisy_first(), noop))
+    def tabular_frozen():
+        learn = learner('tabular')
+        learn.splitter = lambda m: [params(m.embeds)+params(m.bn_cont), params(m.layers)]
+        learn.freeze()
+        return learn
+    refuses('2 inputs', lambda: inside(tabular_frozen(), noop))
+    def frozen_lm():
+        learn = learner('text')
+        learn.freeze()
+        return learn
+    refuses('0 (AWD_LSTM) comes first and is not frozen', lambda: inside(frozen_lm(), noop))     # its embedding is tied to the decoder, which trains
+    class NotAChain(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.body,self.head = nn.Conv2d(3, 4, 3),nn.Linear(4, 3)
+        def forward(self, x): return self.head(self.body(x).mean((2,3)))
+    def no_chain():
+        learn = convnet()
+        learn.model,learn.splitter,learn.opt = NotAChain(),lambda m: [params(m.body), params(m.head)],None
+        learn.freeze()
+        return learn
+    refuses('learn.model (NotAChain) does not just call one module after the other', lambda: inside(no_chain(), noop))
+    def ragged():
+        learn = texts()
+        rows = [(torch.randint(2, 30, (8+i//6,)), torch.tensor(i%2)) for i in range(36)]
+        learn.dls = DataLoaders.from_dsets(rows, rows[:6], bs=6, num_workers=0)
+        return learn
+    refuses('differ in shape', lambda: inside(ragged(), noop))
+    for kwargs,words_,exc in ((dict(n_aug=-1), 'n_aug=-1', ValueError), (dict(n_aug=1.5), 'n_aug=1.5', TypeError), (dict(max_memory='1'), "max_memory='1'", TypeError)):
+        refuses(words_, lambda: inside(convnet(), noop, **kwargs), exc)
+    class Endless(IterableDataset):
+        def __iter__(self): return iter([(torch.randn(3, 16, 16), torch.tensor(0))]*20)
+    def iterable():
+        learn = convnet()
+        learn.dls = DataLoaders(DataLoader(Endless(), bs=4, n=20), DataLoader(Endless(), bs=4, n=20))
+        return learn
+    refuses('dls[0]: its items must be numbered', lambda: inside(iterable(), noop))
+
+def test_the_cache():
+    # %% nbs/checks/precompute.ipynb #6e19c4b0
+    class BodyInEval(Callback):
+        "The oracle: the whole frozen body, the first modules of the model, in evaluation mode and out of autograd"
+        run_after = TrainEvalCallback
+        def __init__(self, n=1): self.n = n
+        def before_fit(self):
+            for p in self.model[:self.n].parameters(): p.requires_grad_(False).grad = None
+        def before_train(self): self.model[:self.n].eval()
+
+    def draw(i, size=16):
+        rng = np.random.default_rng(i)
+        return PILImage.create((rng.integers(0, 120, (size,size,3)) + 60*(i%3)).astype(np.uint8))
+    def images(n=45, n_valid=15, size=16, bs=8, num_workers=0, batch_tfms=None, item_tfms=None, dl_type=None, **kwargs):
+        "Loaders of images in three classes, shuffled, not augmented unless asked for"
+        block = DataBlock((ImageBlock, CategoryBlock), get_x=partial(draw, size=size), get_y=get_label, splitter=IndexSplitter(range(n_valid)), batch_tfms=batch_tfms, item_tfms=item_tfms)
+        return block.datasets(list(range(n))).dataloaders(bs=bs, num_workers=num_workers, dl_type=dl_type, after_item=[ToTensor, *L(item_tfms)],
+                                                          after_batch=[IntToFloatTensor, *L(batch_tfms)], **kwargs)
+    def convnet(loaders=images, seed=0, cbs=None, **kwargs):
+        "A convnet with BatchNorm and Dropout in body and head, the body frozen; SGD has no square roots to blow rounding up"
+        set_seed(seed)
+        body = nn.Sequential(ConvLayer(3, 4), nn.Dropout(0.3), ConvLayer(4, 8, stride=2))
+        head = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.BatchNorm1d(8), nn.Dropout(0.3), nn.Linear(8, 3))
+        learn = quiet(Learner(loaders(), nn.Sequential(body, head), loss_func=CrossEntropyLossFlat(), metrics=accuracy, splitter=two_groups, cbs=cbs, **kwargs))
+        learn.freeze()
+        return learn
+    def rngs(): return [torch.get_rng_state(), torch.tensor([random.random()]), torch.tensor([np.random.rand()])]
+
+    def difference(make, train, n=1, **kwargs):
+        "By how much weights and losses differ after training inside, and with the body in evaluation mode; random generators must agree"
+        live = make()
+        live.add_cb(BodyInEval(n))
+        set_seed(1)
+        train(live)
+        live_rng = rngs()
+        learn = make()
+        set_seed(1)
+        with warnings.catch_warnings():
+            warnings.simplefilter('ignore')
+            with learn.precomputed(**kwargs): train(learn)
+        assert same(rngs(), live_rng)
+        assert not same(list(make().model.parameters()), list(learn.model.parameters()))
+        return max(float((a-b).abs().max()) for a,b in zip(weights(learn), weights(live)) if a.numel())
+
+    # %% nbs/checks/precompute.ipynb #8557c3ad
+    def train(l): l.fit(2, 1e-2)
+    test_eq(difference(convnet, train), 0)
+    test_eq(difference(lambda: convnet(partial(images, num_workers=2)), train), 0)
+    test_eq(difference(convnet, lambda l: l.fit(2, 1e-2, cbs=GradientAccumulation(20))), 0)
+    test_eq(difference(lambda: convnet(cbs=bf16()), train), 0)
+    test_eq(difference(convnet, lambda l: (l.fit_one_cycle(2, 1e-2), l.fit_sgdr(2, 1, 1e-2))), 0)
+    test_eq(difference(convnet, lambda l: (l.fit(1, 1e-2), l.lr_find(num_it=20, show_plot=False), l.fit(1, 1e-2), l.validate(), l.get_preds(ds_idx=0), l.fit(1, 1e-2))), 0)
+
+    # %% nbs/checks/precompute.ipynb #bc9d2a23
+    class Count:
+        "How many batches the body computes"
+        def __init__(self, learn): self.n,self.hook = 0,learn.model[0].register_forward_hook(self.add)
+        def add(self, *args): self.n += 1
+    def filled(learn, d, **kwargs):
+        "Names of the files after entering, and whether the body had to compute them"
+        count = Count(learn)
+        with warnings.catch_warnings():
+            warnings.simplefilter('ignore')
+            with learn.precomputed(cache=d, **kwargs): acts = [t.clone() for r in learn.dls.loaders for t in r.rows.tensors]
+        count.hook.remove()
+        return set(os.listdir(d)),count.n > 10,acts
+    class Brighter(Transform):
+        def __init__(self, by): self.by = by
+        def encodes(self, x:TensorImage): return x + self.by
+    def brighten(by): return lambda x: x + by if isinstance(x, TensorImage) else x
+    def weights_changed():
+        learn = convnet()
+        with torch.no_grad(): learn.model[0][0][0].weight[0] += 1e-3
+        return learn
+    def buffers_changed():
+        learn = convnet()
+        learn.model[0][0][1].running_mean += 1e-3
+        return learn
+    def structure_changed():
+        learn = convnet()
+        learn.model[0][0][2] = nn.GELU()
+        return learn
+    def head_trained():
+        learn = convnet()
+        learn.fit(1, 1e-2, cbs=NormFreeze())
+        return learn
+    mattering = dict(weights=weights_changed, buffers=buffers_changed, structure=structure_changed, fewer=lambda: convnet(partial(images, n=44)), split=lambda: convnet(partial(images, n_valid=14)),
+                     size=lambda: convnet(partial(images, size=18)), item_transform=lambda: convnet(partial(images, item_tfms=Resize(12))), other_size=lambda: convnet(partial(images, item_tfms=Resize(14))),
+                     batch_transform=lambda: convnet(partial(images, batch_tfms=Brighter(0.1))), its_setting=lambda: convnet(partial(images, batch_tfms=Brighter(0.2))),
+                     function=lambda: convnet(partial(images, batch_tfms=brighten(0.1))), its_closure=lambda: convnet(partial(images, batch_tfms=brighten(0.2))), precision=lambda: convnet(cbs=bf16()))
+    no_matter = dict(again=convnet, batch_size=lambda: convnet(partial(images, bs=9)), workers=lambda: convnet(partial(images, num_workers=2)), head=head_trained,
+                     augmentation=lambda: convnet(partial(images, batch_tfms=Jitter())), rates=lambda: convnet(lr=1., opt_func=SGD))
+    with tempfile.TemporaryDirectory() as d:
+        seen,computed_anew,acts = filled(convnet(), d)
+        assert computed_anew and len(seen)==1
+        for name,make in no_matter.items():
+            files,anew,found_acts = filled(make(), d)
+            assert files==seen and not anew and same(found_acts, acts), name
+        for name,make in mattering.items():
+            files,anew,_ = filled(make(), d)
+            assert len(files)==len(seen)+1 and anew, name
+            seen = files
+        for n_aug in (1, 2):
+            files,anew,_ = filled(convnet(partial(images, batch_tfms=Brighter(0.1))), d, n_aug=n_aug)
+            assert len(files)==len(seen)+1 and anew
+            seen = files
+
+    # %% nbs/checks/precompute.ipynb #6696c469
+    with tempfile.TemporaryDirectory() as d:
+        def pictures():
+            files = [Path(d)/f'{i}.png' for i in range(45)]
+            block = DataBlock((ImageBlock, CategoryBlock), get_y=lambda f: int(f.stem)%3, splitter=IndexSplitter(range(15)))
+            return block.dataloaders(files, bs=8, num_workers=0)
+        for i in range(45): draw(i).save(Path(d)/f'{i}.png')
+        cache = Path(d)/'cache'
+        seen,*_ = filled(convnet(pictures), cache)
+        test_eq(filled(convnet(pictures), cache)[:2], (seen, False))
+        draw(99).save(Path(d)/'40.png')                    # a file in the middle, under the same name
+        files,anew,_ = filled(convnet(pictures), cache)
+        assert len(files)==2 and anew
+
+    # %% nbs/checks/precompute.ipynb #a6eac90b
+    with tempfile.TemporaryDirectory() as d:
+        seen,_,acts = filled(convnet(), d)
+        path = Path(d)/first(seen)
+        whole_file = path.read_bytes()
+        for damaged in (whole_file[:-7], whole_file[:50], b'', whole_file[:-9] + bytes([whole_file[-9]^1]) + whole_file[-8:], pickle.dumps(dict(a=1))):
+            path.write_bytes(damaged)
+            files,anew,again = filled(convnet(), d)
+            assert files==seen and anew and same(again, acts)
+            test_eq(path.read_bytes(), whole_file)
+        class Unwilling:
+            def __reduce__(self): return os.mkdir, (str(Path(d)/'pwned'),)
+        path.write_bytes(pickle.dumps(Unwilling()))
+        filled(convnet(), d)
+        assert not (Path(d)/'pwned').exists()
+
+    # %% nbs/checks/precompute.ipynb #8a667b77
+    def ranks_cache(rank, folder='lrx_cache'):
+        def make():
+            set_seed(0)
+            learn = learner('vision')
+            learn.dls = DataBlock((ImageBlock, CategoryBlock), get_x=get_image, get_y=get_label, splitter=IndexSplitter(range(24))).dataloaders(list(range(72)), bs=8, num_workers=0)
+            learn.freeze()
+            return learn
+        res = []
+        for _ in range(3):
+            learn = make()
+            with learn.precomputed(cache=folder): res.append(learn.dls.train.rows.tensors[0].clone())
+            dist.barrier()
+        return res,len(os.listdir(folder))
+    a,b = on_ranks(ranks_cache)
+    assert same(a[0], [a[0][0]]*3) and same(a[0], b[0])
+    test_eq((a[1], b[1]), (1, 1))
+
+    # %% nbs/checks/precompute.ipynb #97be306b
+    test_eq(difference(convnet, train, max_memory=0), 0)
+    learn = convnet()
+    with learn.precomputed(max_memory=0):
+        mapped = [line.split()[-1] for line in Path('/proc/self/maps').read_text().splitlines() if 'activations.safetensors' in line]
+        assert mapped
+    assert not any(Path(p).exists() for p in mapped)
