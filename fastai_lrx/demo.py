@@ -51,7 +51,7 @@ def pretrained_learner(
     seed:int=0
 )->Learner:
     "A frozen learner for `dls` whose body has learnt something."
-    make = partial(timm_learner, arch=arch, n_groups=3, metrics=accuracy)
+    make = partial(timm_learner, arch=arch, n_groups=3, train_bn=False, metrics=accuracy)
     if pretrained: return make(dls)
     source = make(digits_dls(range(5), seed=seed), pretrained=False)
     with source.no_bar(), source.no_logging(): source.fit_one_cycle(epochs, 1e-2)
@@ -108,9 +108,10 @@ def run(
     print(f"{len(learn.dls.train_ds)} images of 5 to 9 to learn from, {len(learn.dls.valid_ds)} to validate with; {arch}\n")
     print(f"{'step':<58}{'lr':>9}{'accuracy':>10}{'seconds':>8}")
     r.note('   pretrained on other digits, new head' if not pretrained else '   pretrained weights, new head', start=start)
-    r.find('1. augmentation on; 2. lr_find', '2_lr_find_head')
-    r.fit('3. train the head', '3_head', learn.fit_sgdr, n_cycles=1, cycle_len=2, lr_max=r.lr)
-    r.fit('4. train the head in cycles of one epoch', '4_head_cycles', learn.fit_sgdr, n_cycles=2, cycle_len=1, lr_max=r.lr, cycle_mult=1)
+    with learn.no_bar(), learn.precomputed(n_aug=2):
+        r.find('1. augmentation and precompute on; 2. lr_find', '2_lr_find_head')
+        r.fit('3. train the head from precomputed activations', '3_head', learn.fit_sgdr, n_cycles=1, cycle_len=2, lr_max=r.lr)
+    r.fit('4. precompute off: the head in cycles of one epoch', '4_head_cycles', learn.fit_sgdr, n_cycles=2, cycle_len=1, lr_max=r.lr, cycle_mult=1)
     learn.unfreeze()
     r.find('5. unfreeze; 6. earlier layers 9x lower; 7. lr_find again', '7_lr_find_all')
     r.fit('8. train all layers with cycle_mult=2', '8_all', learn.fine_tune_discriminative, epochs=7, base_lr=r.lr, freeze_epochs=0, div=3, unfreeze='all', schedule='sgdr')

@@ -185,9 +185,10 @@ def autocast_of(learn:Learner):
 
 def inputs_and_targets(learn:Learner, batch)->tuple:
     "The one input of a batch, and its targets."
-    *xs,y = batch = learn._set_device(batch if isinstance(batch, (tuple,list)) else (batch,))
+    batch = learn._set_device(batch if isinstance(batch, (tuple,list)) else (batch,))
     n_inp = getattr(learn.dls, 'n_inp', max(len(batch)-1, 1))
     if n_inp != 1: raise ValueError(f"dls: a batch has {n_inp} inputs; activations can be computed beforehand for models of one input")
+    if not isinstance(batch[0], Tensor): raise ValueError(f"dls: the input of a batch is of type {type(batch[0]).__name__}; activations can be computed beforehand for tensors")
     return batch[0],list(batch[1:])
 
 def parts_of(acts, ys:list, n:int)->tuple:
@@ -201,8 +202,9 @@ def parts_of(acts, ys:list, n:int)->tuple:
 
 def computed(learn:Learner, stages:list, batch)->tuple:
     "Form and tensors of what is kept of a batch."
-    x,ys = inputs_and_targets(learn, batch)
-    with torch.no_grad(), autocast_of(learn): acts = through(stages, x)
+    (x,ys),mixed = inputs_and_targets(learn, batch),autocast_of(learn)
+    if x.ndim == 4 and isinstance(mixed, torch.autocast): x = x.contiguous(memory_format=torch.channels_last)      # half precision is fastest so
+    with torch.no_grad(), mixed: acts = through(stages, x)
     return parts_of(acts, ys, find_bs(x))
 
 # %% ../nbs/11_precompute.ipynb #f83d98b6
@@ -299,7 +301,7 @@ def rows_of(learn:Learner, stages:list, n_aug:int, cache, max_memory:float)->tup
     with mapped_state(path, specs) as tensors: fill_all(tensors)
     return rows(tensors),folder
 
-def first_batch(dl, augmented:bool, n=8):
+def first_batch(dl, augmented:bool, n=4):
     "The first few items of a loader as a batch, random transforms drawn with a seed."
     set_seed(0)
     with transformed(dl.dataset, augmented): return first(in_order(dl, batch_size=min(n, len(dl.dataset), dl.batch_size if is_torchs(dl) else dl.bs), num_workers=0))

@@ -28,3 +28,9 @@ def test_three_minutes():
 
     # %% nbs/index.ipynb #38839226
     assert learn.validate()[1] > 0.9
+    body,head = model[:3],model[3:]
+
+    # %% nbs/index.ipynb #af35321c
+    learn = Learner(dls, nn.Sequential(body, head), loss_func=CrossEntropyLossFlat(), metrics=accuracy, splitter=lambda m: [params(m[0]), params(m[1])])
+    learn.freeze()
+    with learn.precomputed(): learn.fit_sgdr(2, 1, 1e-2)

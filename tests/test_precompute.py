@@ -31,7 +31,7 @@ def test_in_short():
 
     times = {'before: an epoch': seconds(partial(learn.fit, 1, 1e-3))}
     start = time.perf_counter()
-    with learn.precomputed():
+    with learn.no_bar(), learn.precomputed():
         times['on entering: filling'] = time.perf_counter()-start
         times['inside: an epoch'] = seconds(partial(learn.fit, 1, 1e-3))
         inside = learn.get_preds()[0]
@@ -39,10 +39,11 @@ def test_in_short():
     pd.Series(times, name='seconds').to_frame().round(3)
 
     # %% nbs/11_precompute.ipynb #0911c19c
-    _,ax = new_axes(size=(6, 2.4))
+    fig,ax = new_axes(size=(6, 2.4))
     ax.barh(list(times), list(times.values()))
     ax.invert_yaxis()
-    ax.set(xlabel='seconds', title='The body is paid for once');
+    ax.set(xlabel='seconds', title='The body is paid for once')
+    fig
 
 def test_where_to_cut():
     # %% nbs/11_precompute.ipynb #ceffbade
