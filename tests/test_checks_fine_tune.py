@@ -340,7 +340,7 @@ def test_resumed_and_left_in_the_learner():
             rest.fine_tune_discriminative(3, 1e-2, cbs=Reseed(), start_epoch=2, **kwargs)
         assert same(list(rest.model.parameters()), list(whole_run.model.parameters()))
 
-    # %% nbs/checks/fine_tune.ipynb #748933bf
+    # %% nbs/checks/fine_tune.ipynb #44c56978
     learn = deep(cbs=GradualUnfreezing())
     learn.validate()
     learn.fit_one_cycle(4, 1e-2)
@@ -350,6 +350,9 @@ def test_resumed_and_left_in_the_learner():
         test_eq(learn.fine_tune_stage, 3)
     learn = deep(cbs=Scheduled(lr=SlantedTriangular(1e-2)))
     learn.validate()
+    learn.fit(1)
+    learn.validate()
+    test_eq(len(learn.recorder.group_hps['lr']), len(learn.dls.train))     # still there to be plotted
 
 def test_computed_beforehand():
     # %% nbs/checks/fine_tune.ipynb #883293a7

@@ -474,8 +474,9 @@ def test_misuse():
     def others(l):
         l.dls = images(n=30, n_valid=10)
         l.fit(1, 1e-3)
-    old = learn.dls
+    old,body = learn.dls,deepcopy(learn.model[0].state_dict())
     inside(learn, others)
+    assert same(list(body.values()), list(learn.model[0].state_dict().values()))       # in evaluation mode for live batches too
     assert len(learn.dls.train_ds)==20 and learn.dls is not old and clean(learn)
     with tempfile.TemporaryDirectory() as d:
         learn = convnet(path=d)
@@ -582,15 +583,6 @@ def test_the_cache():
         assert not same(list(make().model.parameters()), list(learn.model.parameters()))
         return max(float((a-b).abs().max()) for a,b in zip(weights(learn), weights(live)) if a.numel())
 
-    # %% nbs/checks/precompute.ipynb #8557c3ad
-    def train(l): l.fit(2, 1e-2)
-    test_eq(difference(convnet, train), 0)
-    test_eq(difference(lambda: convnet(partial(images, num_workers=2)), train), 0)
-    test_eq(difference(convnet, lambda l: l.fit(2, 1e-2, cbs=GradientAccumulation(20))), 0)
-    test_eq(difference(lambda: convnet(cbs=bf16()), train), 0)
-    test_eq(difference(convnet, lambda l: (l.fit_one_cycle(2, 1e-2), l.fit_sgdr(2, 1, 1e-2))), 0)
-    test_eq(difference(convnet, lambda l: (l.fit(1, 1e-2), l.lr_find(num_it=20, show_plot=False), l.fit(1, 1e-2), l.validate(), l.get_preds(ds_idx=0), l.fit(1, 1e-2))), 0)
-
     # %% nbs/checks/precompute.ipynb #bc9d2a23
     class Count:
         "How many batches the body computes"
@@ -604,6 +596,9 @@ def test_the_cache():
             with learn.precomputed(cache=d, **kwargs): acts = [t.clone() for r in learn.dls.loaders for t in r.rows.tensors]
         count.hook.remove()
         return set(os.listdir(d)),count.n > 10,acts
+    class Drift(Transform):
+        split_idx = 0
+        def encodes(self, x:TensorImage): return x + torch.randn(1)*0.1
     class Brighter(Transform):
         def __init__(self, by): self.by = by
         def encodes(self, x:TensorImage): return x + self.by
@@ -640,6 +635,12 @@ def test_the_cache():
             files,anew,_ = filled(make(), d)
             assert len(files)==len(seen)+1 and anew, name
             seen = files
+        for seed in (1, 2):                                # augmentation draws other numbers, and is found again
+            learn = convnet(partial(images, batch_tfms=Drift()))
+            set_seed(seed)
+            files,anew,_ = filled(learn, d, n_aug=1)
+            assert len(files)==len(seen)+1 and anew==(seed==1)
+        seen = files
         for n_aug in (1, 2):
             files,anew,_ = filled(convnet(partial(images, batch_tfms=Brighter(0.1))), d, n_aug=n_aug)
             assert len(files)==len(seen)+1 and anew
@@ -674,6 +675,313 @@ def test_the_cache():
         path.write_bytes(pickle.dumps(Unwilling()))
         filled(convnet(), d)
         assert not (Path(d)/'pwned').exists()
+
+def test_odd_modules():
+    # %% nbs/checks/precompute.ipynb #6e19c4b0
+    class BodyInEval(Callback):
+        "The oracle: the whole frozen body, the first modules of the model, in evaluation mode and out of autograd"
+        run_after = TrainEvalCallback
+        def __init__(self, n=1): self.n = n
+        def before_fit(self):
+            for p in self.model[:self.n].parameters(): p.requires_grad_(False).grad = None
+        def before_train(self): self.model[:self.n].eval()
+
+    def draw(i, size=16):
+        rng = np.random.default_rng(i)
+        return PILImage.create((rng.integers(0, 120, (size,size,3)) + 60*(i%3)).astype(np.uint8))
+    def images(n=45, n_valid=15, size=16, bs=8, num_workers=0, batch_tfms=None, item_tfms=None, dl_type=None, **kwargs):
+        "Loaders of images in three classes, shuffled, not augmented unless asked for"
+        block = DataBlock((ImageBlock, CategoryBlock), get_x=partial(draw, size=size), get_y=get_label, splitter=IndexSplitter(range(n_valid)), batch_tfms=batch_tfms, item_tfms=item_tfms)
+        return block.datasets(list(range(n))).dataloaders(bs=bs, num_workers=num_workers, dl_type=dl_type, after_item=[ToTensor, *L(item_tfms)],
+                                                          after_batch=[IntToFloatTensor, *L(batch_tfms)], **kwargs)
+    def convnet(loaders=images, seed=0, cbs=None, **kwargs):
+        "A convnet with BatchNorm and Dropout in body and head, the body frozen; SGD has no square roots to blow rounding up"
+        set_seed(seed)
+        body = nn.Sequential(ConvLayer(3, 4), nn.Dropout(0.3), ConvLayer(4, 8, stride=2))
+        head = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.BatchNorm1d(8), nn.Dropout(0.3), nn.Linear(8, 3))
+        learn = quiet(Learner(loaders(), nn.Sequential(body, head), loss_func=CrossEntropyLossFlat(), metrics=accuracy, splitter=two_groups, cbs=cbs, **kwargs))
+        learn.freeze()
+        return learn
+    def rngs(): return [torch.get_rng_state(), torch.tensor([random.random()]), torch.tensor([np.random.rand()])]
+
+    def difference(make, train, n=1, **kwargs):
+        "By how much weights and losses differ after training inside, and with the body in evaluation mode; random generators must agree"
+        live = make()
+        live.add_cb(BodyInEval(n))
+        set_seed(1)
+        train(live)
+        live_rng = rngs()
+        learn = make()
+        set_seed(1)
+        with warnings.catch_warnings():
+            warnings.simplefilter('ignore')
+            with learn.precomputed(**kwargs): train(learn)
+        assert same(rngs(), live_rng)
+        assert not same(list(make().model.parameters()), list(learn.model.parameters()))
+        return max(float((a-b).abs().max()) for a,b in zip(weights(learn), weights(live)) if a.numel())
+
+    # %% nbs/checks/precompute.ipynb #8557c3ad
+    def train(l): l.fit(2, 1e-2)
+    test_eq(difference(convnet, train), 0)
+    test_eq(difference(lambda: convnet(partial(images, num_workers=2)), train), 0)
+    test_eq(difference(convnet, lambda l: l.fit(2, 1e-2, cbs=GradientAccumulation(20))), 0)
+    test_eq(difference(lambda: convnet(cbs=bf16()), train), 0)
+    test_eq(difference(convnet, lambda l: (l.fit_one_cycle(2, 1e-2), l.fit_sgdr(2, 1, 1e-2))), 0)
+    test_eq(difference(convnet, lambda l: (l.fit(1, 1e-2), l.lr_find(num_it=20, show_plot=False), l.fit(1, 1e-2), l.validate(), l.get_preds(ds_idx=0), l.fit(1, 1e-2))), 0)
+
+    # %% nbs/checks/precompute.ipynb #bed1e3d8
+    def frozen(learn, n=-1):
+        learn.freeze_to(n)
+        return quiet(learn)
+    def sgd(l): l.fit(2, 1e-2)
+    square = partial(images, size=32)
+    for arch in ('test_convnext', 'test_vit', 'test_resnet'):
+        def make():
+            set_seed(0)
+            return frozen(timm_learner(square(), arch, pretrained=False, opt_func=SGD))
+        assert difference(make, sgd) < 1e-4
+        def make():
+            set_seed(0)
+            return frozen(vision_learner(square(), arch, pretrained=False, opt_func=SGD))
+        assert difference(make, sgd) < 1e-4
+
+    # %% nbs/checks/precompute.ipynb #03c3e89f
+    def shared():
+        set_seed(0)
+        act,conv = nn.ReLU(),nn.Conv2d(4, 4, 3, padding=1)
+        model = nn.Sequential(nn.Conv2d(3, 4, 3), act, conv, act, conv, act, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Dropout(0.3), nn.Linear(4, 4), act, nn.Linear(4, 3))
+        return frozen(Learner(images(), model, loss_func=CrossEntropyLossFlat(), splitter=lambda m: [params(m[:6]), params(m[6:])]))
+    test_eq(difference(shared, train, n=6), 0)
+    learn = shared()
+    with learn.precomputed(): inside_preds = learn.get_preds()[0]
+    test_close(inside_preds, learn.get_preds()[0], 1e-6)
+
+    def whole_batch():
+        learn = convnet()
+        learn.model[0][0] = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4, track_running_stats=False))
+        learn.opt = None
+        learn.freeze()
+        return learn
+    learn = whole_batch()                                # the cut is before it; frozen norms behind the cut do not move either
+    body = deepcopy(learn.model[0].state_dict())
+    with learn.precomputed():
+        test_eq([type(m).__name__ for m in learn.fixed_body.stages], ['Conv2d'])
+        learn.fit(1, 1e-3)
+        inside_preds = learn.get_preds()[0]
+    test_close(inside_preds, learn.get_preds()[0], 1e-6)
+    assert same(list(body.values()), list(learn.model[0].state_dict().values()))
+
+    # %% nbs/checks/precompute.ipynb #2f5b6b1a
+    learn = convnet()
+    copies = []
+    with learn.precomputed():
+        learn.fit(1, 1e-3, cbs=ActivationStats(modules=[learn.model[0], learn.model[1][2]]))
+        copies.append(deepcopy(learn.model))
+    x = torch.randn(2, 3, 16, 16)
+    test_close(copies[0].eval()(x), learn.model.eval()(x), 1e-6)
+    assert not any(isinstance(vars(m).get('forward'), LetThrough) for m in copies[0].modules())
+
+def test_odd_users():
+    # %% nbs/checks/precompute.ipynb #6e19c4b0
+    class BodyInEval(Callback):
+        "The oracle: the whole frozen body, the first modules of the model, in evaluation mode and out of autograd"
+        run_after = TrainEvalCallback
+        def __init__(self, n=1): self.n = n
+        def before_fit(self):
+            for p in self.model[:self.n].parameters(): p.requires_grad_(False).grad = None
+        def before_train(self): self.model[:self.n].eval()
+
+    def draw(i, size=16):
+        rng = np.random.default_rng(i)
+        return PILImage.create((rng.integers(0, 120, (size,size,3)) + 60*(i%3)).astype(np.uint8))
+    def images(n=45, n_valid=15, size=16, bs=8, num_workers=0, batch_tfms=None, item_tfms=None, dl_type=None, **kwargs):
+        "Loaders of images in three classes, shuffled, not augmented unless asked for"
+        block = DataBlock((ImageBlock, CategoryBlock), get_x=partial(draw, size=size), get_y=get_label, splitter=IndexSplitter(range(n_valid)), batch_tfms=batch_tfms, item_tfms=item_tfms)
+        return block.datasets(list(range(n))).dataloaders(bs=bs, num_workers=num_workers, dl_type=dl_type, after_item=[ToTensor, *L(item_tfms)],
+                                                          after_batch=[IntToFloatTensor, *L(batch_tfms)], **kwargs)
+    def convnet(loaders=images, seed=0, cbs=None, **kwargs):
+        "A convnet with BatchNorm and Dropout in body and head, the body frozen; SGD has no square roots to blow rounding up"
+        set_seed(seed)
+        body = nn.Sequential(ConvLayer(3, 4), nn.Dropout(0.3), ConvLayer(4, 8, stride=2))
+        head = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.BatchNorm1d(8), nn.Dropout(0.3), nn.Linear(8, 3))
+        learn = quiet(Learner(loaders(), nn.Sequential(body, head), loss_func=CrossEntropyLossFlat(), metrics=accuracy, splitter=two_groups, cbs=cbs, **kwargs))
+        learn.freeze()
+        return learn
+    def rngs(): return [torch.get_rng_state(), torch.tensor([random.random()]), torch.tensor([np.random.rand()])]
+
+    def difference(make, train, n=1, **kwargs):
+        "By how much weights and losses differ after training inside, and with the body in evaluation mode; random generators must agree"
+        live = make()
+        live.add_cb(BodyInEval(n))
+        set_seed(1)
+        train(live)
+        live_rng = rngs()
+        learn = make()
+        set_seed(1)
+        with warnings.catch_warnings():
+            warnings.simplefilter('ignore')
+            with learn.precomputed(**kwargs): train(learn)
+        assert same(rngs(), live_rng)
+        assert not same(list(make().model.parameters()), list(learn.model.parameters()))
+        return max(float((a-b).abs().max()) for a,b in zip(weights(learn), weights(live)) if a.numel())
+
+    # %% nbs/checks/precompute.ipynb #8557c3ad
+    def train(l): l.fit(2, 1e-2)
+    test_eq(difference(convnet, train), 0)
+    test_eq(difference(lambda: convnet(partial(images, num_workers=2)), train), 0)
+    test_eq(difference(convnet, lambda l: l.fit(2, 1e-2, cbs=GradientAccumulation(20))), 0)
+    test_eq(difference(lambda: convnet(cbs=bf16()), train), 0)
+    test_eq(difference(convnet, lambda l: (l.fit_one_cycle(2, 1e-2), l.fit_sgdr(2, 1, 1e-2))), 0)
+    test_eq(difference(convnet, lambda l: (l.fit(1, 1e-2), l.lr_find(num_it=20, show_plot=False), l.fit(1, 1e-2), l.validate(), l.get_preds(ds_idx=0), l.fit(1, 1e-2))), 0)
+
+    # %% nbs/checks/precompute.ipynb #07739147
+    class Seen(Callback):
+        "What the head is sent in each epoch of training, by item"
+        def before_fit(self): self.epochs = []
+        def before_train(self):
+            self.epochs.append([])
+            self.hook = self.model[1][2].register_forward_pre_hook(lambda m,args: self.epochs[-1].append(args[0].detach().clone()) if m.training else None)
+        def after_train(self):
+            self.hook.remove()
+            self.epochs[-1] = torch.cat(self.epochs[-1]).flatten(1).sum(1).sort()[0]
+    def jittery(**kwargs): return convnet(partial(images, bs=6, batch_tfms=Jitter(), **kwargs))
+    learn = jittery()
+    with learn.precomputed(n_aug=3): learn.fit(7, 1e-3, cbs=(seen := Seen()))
+    a,b,c,*again = seen.epochs
+    assert same(again, [a, b, c, a]) and not a.equal(b) and not b.equal(c) and not a.equal(c)
+    with learn.precomputed(n_aug=2):
+        learn.fit(1, 1e-3, cbs=(one := Seen()))
+        learn.lr_find(num_it=20, show_plot=False)          # leaves no trace in the turn of views either
+        learn.fit(1, 1e-3, cbs=(two := Seen()))
+    assert not one.epochs[0].equal(two.epochs[0])
+    learn = jittery()
+    with learn.precomputed():
+        learn.fit(2, 1e-3, cbs=(seen := Seen()))
+        assert seen.epochs[0].equal(seen.epochs[1])
+        acts = learn.dls.train.rows.tensors[0]
+    live = torch.cat([learn.model[1][:2](learn.model[0].eval()(IntToFloatTensor()(ToTensor()(draw(i)))[None].float())) for i in learn.dls.train.items])
+    assert torch.allclose(acts, TensorBase(live).as_subclass(Tensor), atol=1e-5)
+
+    # %% nbs/checks/precompute.ipynb #6f055523
+    def facts(learn): return [learn.model, learn.dls, learn.opt, learn.recorder, *learn.cbs, *learn.dls.loaders]
+    def clean(learn): return not any('forward' in vars(m) for m in learn.model.modules()) and not any(isinstance(cb, (FixedBody,MarkActivations)) for cb in learn.cbs)
+    def unchanged(before, after): return len(before)==len(after) and all(a is b for a,b in zip(before, after))
+
+    learn = convnet()
+    objects,switches = facts(learn),[p.requires_grad for p in learn.model.parameters()]
+    with learn.precomputed():
+        learn.fit(2, 1e-2)
+        inside,scores,train_preds = learn.get_preds(with_loss=True),learn.validate(),learn.get_preds(ds_idx=0)
+        one = learn.predict(0)
+        test_eq(learn.dls.one_batch()[0].shape, [8, 3, 16, 16])
+        learn.dls.show_batch(max_n=1)
+        learn.show_results(max_n=1)
+    head = [p.detach().clone() for p in learn.model[1].parameters()]
+    assert unchanged(objects, facts(learn)) and clean(learn) and switches==[p.requires_grad for p in learn.model.parameters()]
+    for a,b in zip(inside + train_preds, learn.get_preds(with_loss=True) + learn.get_preds(ds_idx=0)): test_close(a, b, 1e-5)
+    test_close(scores, learn.validate(), 1e-5)
+    test_close(one[2], learn.predict(0)[2], 1e-5)
+    assert all('grad_avg' in learn.opt.state[p] for p in learn.opt.param_lists[1]) and not any('grad_avg' in learn.opt.state[p] for p in learn.opt.param_lists[0])
+    learn.unfreeze()
+    learn.fit(1, 1e-2)
+    assert not same(head, list(learn.model[1].parameters()))
+
+    # %% nbs/checks/precompute.ipynb #68d363d5
+    def refuses(words_, f, exc=ValueError):
+        with warnings.catch_warnings():
+            warnings.simplefilter('ignore')
+            test_fail(f, contains=words_, exc=exc)
+    def inside(learn, f, **kwargs):
+        with learn.precomputed(**kwargs): f(learn)
+
+    learn = convnet()
+    refuses('opened', lambda: inside(learn, lambda l: (l.unfreeze(), l.fit(1, 1e-3))))
+    assert clean(learn)
+    learn.freeze()
+    refuses('opened', lambda: inside(learn, lambda l: l.fine_tune(1, 1e-3)))
+    learn.freeze()
+    refuses('opened', lambda: inside(learn, lambda l: l.fit_one_cycle(3, 1e-3, cbs=GradualUnfreezing())))
+    learn.freeze()
+    refuses('cannot be nested', lambda: inside(learn, lambda l: l.precomputed().__enter__()))
+    def other_weights(l):
+        with torch.no_grad(): l.model[0][0][0].weight.mul_(1.1)
+        l.fit(1, 1e-3)
+    refuses('other weights', lambda: inside(learn, other_weights))
+    refuses('CutMix', lambda: inside(learn, lambda l: l.fit(1, 1e-3, cbs=CutMix())))
+    inside(learn, lambda l: (l.freeze(), l.fit(1, 1e-3, cbs=MixUp()), l.freeze_to(-1), l.fit(1, 1e-3), l.validate()))
+    learn.validate(); learn.get_preds()                        # nothing hangs after all these errors
+
+    def others(l):
+        l.dls = images(n=30, n_valid=10)
+        l.fit(1, 1e-3)
+    old,body = learn.dls,deepcopy(learn.model[0].state_dict())
+    inside(learn, others)
+    assert same(list(body.values()), list(learn.model[0].state_dict().values()))       # in evaluation mode for live batches too
+    assert len(learn.dls.train_ds)==20 and learn.dls is not old and clean(learn)
+    with tempfile.TemporaryDirectory() as d:
+        learn = convnet(path=d)
+        with contextlib.redirect_stdout(io.StringIO()): inside(learn, lambda l: (l.save('a'), l.fit(1, 1e-3), l.load('a'), l.fit(1, 1e-3, cbs=SaveModelCallback())))
+        with learn.precomputed(): learn.export('it.pkl')
+        again = load_learner(Path(d)/'it.pkl')
+        test_close(again.predict(0)[2], learn.predict(0)[2], 1e-5)
+
+    # %% nbs/checks/precompute.ipynb #1cf5dd9e
+    def shaken(): return convnet(partial(images, batch_tfms=Jitter()))
+    learn = shaken()
+    outside_tta = learn.tta(n=2, beta=0.)[0]
+    learn = shaken()
+    with learn.precomputed():
+        test_close(learn.tta(n=2, beta=0.)[0], outside_tta, 1e-5)
+        bright = learn.get_preds(dl=learn.dls.valid.new(after_batch=[IntToFloatTensor(), lambda x: x//3 if isinstance(x, TensorImage) else x]))[0]
+        assert not torch.allclose(bright, learn.get_preds()[0], atol=1e-4)
+        kept,at_hand = learn.dls.valid,learn.get_preds()[0]
+        learn.dls.train.bs = 5
+        learn.fit(1, 1e-9, cbs=(seen := Seen()))
+        test_eq(len(learn.dls.train), 6)
+        test_eq(len(learn.recorder.losses), 6)
+        refuses('transforms cannot be added', lambda: learn.dls.add_tfms([Jitter()], 'after_batch'))
+    test_close(learn.get_preds(dl=kept)[0], learn.get_preds()[0], 1e-5)
+    test_eq(learn.dls.train.bs, 5)
+
+    # %% nbs/checks/precompute.ipynb #bfe17b08
+    learn = convnet()
+    with learn.precomputed():
+        learn.lr_range_test(1e-4, 1e-1, num_it=20, show_plot=False)
+
+    with tempfile.TemporaryDirectory() as d:
+        learn = convnet(path=d)
+        learn.save('start')
+        with torch.no_grad(): learn.model[0][0][0].weight.mul_(2)
+        learn.save('other')
+        learn.load('start')
+        refuses('other weights', lambda: inside(learn, lambda l: (l.load('other'), l.validate())))
+        learn.load('start')
+        refuses('other weights', lambda: inside(learn, lambda l: (l.load('other'), l.get_preds())))
+        learn.validate()
+        def by_data(l):
+            l.model[0][0][0].weight.data.mul_(-5)
+            l.fit(1, 1e-3)
+        refuses('other weights', lambda: inside(learn, by_data))
+        learn = convnet(path=d)
+        with learn.precomputed(): learn.export('it.pkl')
+        again = load_learner(Path(d)/'it.pkl')
+        assert not any(isinstance(vars(m).get('forward'), LetThrough) for m in again.model.modules()) and not any(type(cb) in (FixedBody,MarkActivations) for cb in again.cbs)
+        again.dls = images()
+        again.freeze()
+        with quiet(again).precomputed(): again.fit(1, 1e-3)
+
+    with warnings.catch_warnings():
+        warnings.simplefilter('ignore')
+        for precision in ('to_bf16', 'to_fp16'):
+            learn = getattr(convnet(), precision)()
+            with learn.precomputed(): learn.fit(1, 1e-3)
+    learn = convnet()
+    learn.model.train(); learn.model[0].eval()
+    with learn.precomputed(): pass
+    test_eq((learn.model.training, learn.model[0].training, learn.model[0][0].training, learn.model[1].training), (True, False, False, True))
+    for kwargs,words_,exc in ((dict(max_memory=-1), 'max_memory=-1', ValueError), (dict(max_memory=float('nan')), 'max_memory=nan', ValueError), (dict(cache=5), 'cache=5', TypeError), (dict(cache=''), "cache=''", ValueError),
+                              (dict(cache=sys.executable), 'is not a folder', ValueError)):
+        refuses(words_, lambda: inside(convnet(), noop, **kwargs), exc)
 
     # %% nbs/checks/precompute.ipynb #8a667b77
     def ranks_cache(rank, folder='lrx_cache'):

@@ -5,11 +5,11 @@ from contextlib import contextmanager, nullcontext
 from types import BuiltinFunctionType, CodeType, FunctionType, ModuleType
 import tempfile
 from fastai.basics import *
-from fastai.callback.fp16 import AMPMode, MixedPrecision
+from fastai.callback.fp16 import MixedPrecision
 from fastprogress.fastprogress import progress_bar
-from fastai_lrx.layer_groups import frozen_params
+from fastai_lrx.layer_groups import NormFreeze, frozen_params
 from fastai_lrx.scheduled import in_fit
-from fastai_lrx.schedules import number, whole
+from fastai_lrx.schedules import whole
 from fastai_lrx.state import Keeper, is_yours, keep_autocast, keep_rngs, remember, uninterrupted
 from fastai_lrx.storage import fingerprint, load_state, mapped_state
 import time, warnings, fastprogress.fastprogress as fp
@@ -35,6 +35,7 @@ def test_in_short():
         times['on entering: filling'] = time.perf_counter()-start
         times['inside: an epoch'] = seconds(partial(learn.fit, 1, 1e-3))
         inside = learn.get_preds()[0]
+    with learn.no_bar(): test_close(learn.get_preds()[0], inside, eps=1e-4)      # the whole model predicts the same
     times['after: an epoch'] = seconds(partial(learn.fit, 1, 1e-3))
     pd.Series(times, name='seconds').to_frame().round(3)
 
