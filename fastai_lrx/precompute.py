@@ -319,7 +319,7 @@ def rows_of(learn:Learner, stages:list, n_aug:int, cache, max_memory:float)->tup
     loaders = [(dl, n_aug > 0 and i == 0) for i,dl in enumerate(learn.dls.loaders)]
     trials,forms,specs,folder,mixed = [],[],{},None,autocast_of(learn)
     for i,(dl,augmented) in enumerate(loaders):
-        batch = first_batch(dl, augmented)
+        batch = first_batch(learn, dl, augmented)
         form,parts = computed(learn, stages, batch, mixed)
         trials.append([inputs_and_targets(learn, batch)[0], *parts])
         forms.append((len(dl.dataset), n_aug if augmented else 1, form))
@@ -344,10 +344,11 @@ def rows_of(learn:Learner, stages:list, n_aug:int, cache, max_memory:float)->tup
     with mapped_state(path, specs) as tensors: fill_all(tensors)
     return rows(tensors),folder
 
-def first_batch(dl, augmented:bool, n=4):
-    "The first few items of a loader as a batch, random transforms drawn with a seed."
-    set_seed(0)
-    with transformed(dl.dataset, augmented): return first(in_order(dl, batch_size=min(n, len(dl.dataset), dl.batch_size if is_torchs(dl) else dl.bs), num_workers=0))
+def first_batch(learn:Learner, dl, augmented:bool, n=4):
+    "The first few items of a loader as a batch, random transforms drawn with a seed of its own."
+    with unnoticed(learn), transformed(dl.dataset, augmented):
+        set_seed(0)
+        return first(in_order(dl, batch_size=min(n, len(dl.dataset), dl.batch_size if is_torchs(dl) else dl.bs), num_workers=0))
 
 def found(path:Path, specs:dict):
     "The tensors that a cache file holds; None, with a warning, if it is damaged."
@@ -366,7 +367,9 @@ class FixedBody(Callback):
         self.switches = {p: p.requires_grad for m in stages for p in m.parameters()}
         self.state,self.versions = self.weights(),self.changes()
     def before_fit(self):
-        if in_fit(self.learn): self.hold()
+        if not in_fit(self.learn): return
+        self.check_weights()
+        self.hold()
     def before_train(self):
         self.hold()
         for m in self.stages: m.eval()
@@ -377,10 +380,9 @@ class FixedBody(Callback):
         if self.has_activations: self.learn.xb = (mark(self.xb[0], None),)
 
     def hold(self):
-        "Raise if the frozen part is open or has other weights, or if a callback needs images; keep it out of autograd."
+        "Raise if the frozen part is open, or if a callback needs images; keep it out of autograd."
         frozen = frozen_params(self.opt)
         if any(p.requires_grad and p not in frozen for p in self.switches): raise ValueError("layers whose activations were computed beforehand have been opened; leave learn.precomputed() before you unfreeze")
-        self.check_weights()
         if self.acts_ndim < 4 and any(c.__name__ == 'CutMix' for cb in self.learn.cbs for c in type(cb).__mro__): raise ValueError("cbs: CutMix cuts patches out of images, but inside learn.precomputed() there are only their activations; use MixUp, or leave the block")
         for p in self.switches: p.requires_grad_(False).grad = None
 
@@ -416,7 +418,7 @@ def precomputed(self:Learner,
     if self.opt is None: self.create_opt()
     frozen = frozen_params(self.opt) | {p for p in self.model.parameters() if not p.requires_grad}
     with unnoticed(self):
-        x,_ = inputs_and_targets(self, first_batch(self.dls.train, False))
+        x,_ = inputs_and_targets(self, first_batch(self, self.dls.train, False))
         stages = cut(self.model, x, frozen)
         rows,folder = rows_of(self, stages, n_aug, cache, max_memory)
         inside = copy(self.dls)

@@ -198,6 +198,9 @@ def test_views_with_augmentation():
         return max(float((a-b).abs().max()) for a,b in zip(weights(learn), weights(live)) if a.numel())
 
     # %% nbs/checks/precompute.ipynb #07739147
+    class Drift(Transform):
+        split_idx = 0
+        def encodes(self, x:TensorImage): return x + torch.randn(1)*0.1
     class Seen(Callback):
         "What the head is sent in each epoch of training, by item"
         def before_fit(self): self.epochs = []
@@ -212,6 +215,12 @@ def test_views_with_augmentation():
     with learn.precomputed(n_aug=3): learn.fit(7, 1e-3, cbs=(seen := Seen()))
     a,b,c,*again = seen.epochs
     assert same(again, [a, b, c, a]) and not a.equal(b) and not b.equal(c) and not a.equal(c)
+    def view(seed):
+        set_seed(seed)
+        learn = convnet(partial(images, batch_tfms=Drift()))
+        set_seed(seed)
+        with learn.precomputed(n_aug=1): return learn.dls.train.rows.tensors[0]
+    assert view(1).equal(view(1)) and not view(1).equal(view(2))          # drawn by the seed of your own
     with learn.precomputed(n_aug=2):
         learn.fit(1, 1e-3, cbs=(one := Seen()))
         learn.lr_find(num_it=20, show_plot=False)          # leaves no trace in the turn of views either
@@ -583,6 +592,43 @@ def test_the_cache():
         assert not same(list(make().model.parameters()), list(learn.model.parameters()))
         return max(float((a-b).abs().max()) for a,b in zip(weights(learn), weights(live)) if a.numel())
 
+    # %% nbs/checks/precompute.ipynb #07739147
+    class Drift(Transform):
+        split_idx = 0
+        def encodes(self, x:TensorImage): return x + torch.randn(1)*0.1
+    class Seen(Callback):
+        "What the head is sent in each epoch of training, by item"
+        def before_fit(self): self.epochs = []
+        def before_train(self):
+            self.epochs.append([])
+            self.hook = self.model[1][2].register_forward_pre_hook(lambda m,args: self.epochs[-1].append(args[0].detach().clone()) if m.training else None)
+        def after_train(self):
+            self.hook.remove()
+            self.epochs[-1] = torch.cat(self.epochs[-1]).flatten(1).sum(1).sort()[0]
+    def jittery(**kwargs): return convnet(partial(images, bs=6, batch_tfms=Jitter(), **kwargs))
+    learn = jittery()
+    with learn.precomputed(n_aug=3): learn.fit(7, 1e-3, cbs=(seen := Seen()))
+    a,b,c,*again = seen.epochs
+    assert same(again, [a, b, c, a]) and not a.equal(b) and not b.equal(c) and not a.equal(c)
+    def view(seed):
+        set_seed(seed)
+        learn = convnet(partial(images, batch_tfms=Drift()))
+        set_seed(seed)
+        with learn.precomputed(n_aug=1): return learn.dls.train.rows.tensors[0]
+    assert view(1).equal(view(1)) and not view(1).equal(view(2))          # drawn by the seed of your own
+    with learn.precomputed(n_aug=2):
+        learn.fit(1, 1e-3, cbs=(one := Seen()))
+        learn.lr_find(num_it=20, show_plot=False)          # leaves no trace in the turn of views either
+        learn.fit(1, 1e-3, cbs=(two := Seen()))
+    assert not one.epochs[0].equal(two.epochs[0])
+    learn = jittery()
+    with learn.precomputed():
+        learn.fit(2, 1e-3, cbs=(seen := Seen()))
+        assert seen.epochs[0].equal(seen.epochs[1])
+        acts = learn.dls.train.rows.tensors[0]
+    live = torch.cat([learn.model[1][:2](learn.model[0].eval()(IntToFloatTensor()(ToTensor()(draw(i)))[None].float())) for i in learn.dls.train.items])
+    assert torch.allclose(acts, TensorBase(live).as_subclass(Tensor), atol=1e-5)
+
     # %% nbs/checks/precompute.ipynb #bc9d2a23
     class Count:
         "How many batches the body computes"
@@ -596,9 +642,6 @@ def test_the_cache():
             with learn.precomputed(cache=d, **kwargs): acts = [t.clone() for r in learn.dls.loaders for t in r.rows.tensors]
         count.hook.remove()
         return set(os.listdir(d)),count.n > 10,acts
-    class Drift(Transform):
-        split_idx = 0
-        def encodes(self, x:TensorImage): return x + torch.randn(1)*0.1
     class Brighter(Transform):
         def __init__(self, by): self.by = by
         def encodes(self, x:TensorImage): return x + self.by
@@ -835,6 +878,9 @@ def test_odd_users():
     test_eq(difference(convnet, lambda l: (l.fit(1, 1e-2), l.lr_find(num_it=20, show_plot=False), l.fit(1, 1e-2), l.validate(), l.get_preds(ds_idx=0), l.fit(1, 1e-2))), 0)
 
     # %% nbs/checks/precompute.ipynb #07739147
+    class Drift(Transform):
+        split_idx = 0
+        def encodes(self, x:TensorImage): return x + torch.randn(1)*0.1
     class Seen(Callback):
         "What the head is sent in each epoch of training, by item"
         def before_fit(self): self.epochs = []
@@ -849,6 +895,12 @@ def test_odd_users():
     with learn.precomputed(n_aug=3): learn.fit(7, 1e-3, cbs=(seen := Seen()))
     a,b,c,*again = seen.epochs
     assert same(again, [a, b, c, a]) and not a.equal(b) and not b.equal(c) and not a.equal(c)
+    def view(seed):
+        set_seed(seed)
+        learn = convnet(partial(images, batch_tfms=Drift()))
+        set_seed(seed)
+        with learn.precomputed(n_aug=1): return learn.dls.train.rows.tensors[0]
+    assert view(1).equal(view(1)) and not view(1).equal(view(2))          # drawn by the seed of your own
     with learn.precomputed(n_aug=2):
         learn.fit(1, 1e-3, cbs=(one := Seen()))
         learn.lr_find(num_it=20, show_plot=False)          # leaves no trace in the turn of views either
