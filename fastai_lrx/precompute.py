@@ -439,9 +439,7 @@ def precomputed(self:Learner,
             for m,forward in forwards.items():
                 del m.forward
                 if forward is not None: m.forward = forward
-                if self.model.training != training: m.train(self.model.training)
-            if self.model.training == training:
-                for m,mode in modes.items(): m.training = mode
+            for m,mode in modes.items(): m.training = mode if self.model.training == training else self.model.training
             for p,switch in watch.switches.items():
                 if switch: p.requires_grad_(True)
             self.remove_cbs(cbs)

@@ -102,21 +102,6 @@ def test_the_whole():
     learn.fine_tune_discriminative(2, None)
     [f'{max(rates):.0e}' for rates in zip(*learn.recorder.group_hps['lr'])]    # the highest of each group
 
-def test_does_it_help():
-    # %% nbs/13_fine_tune.ipynb #e7747ddb
-    def stock_learner():
-        "resnet10t from vision_learner"
-        set_seed(0)
-        learn = vision_learner(digits_dls(range(5, 10), valid_pct=0.8, augment=False), 'resnet10t', n_in=1, pretrained=False, metrics=accuracy)
-        learn.remove_cb(ProgressCallback)
-        learn.logger = noop
-        return learn
-
-    # %% nbs/13_fine_tune.ipynb #10e57f86
-    learn = stock_learner()
-    learn.fine_tune_discriminative(2, None)
-    [f'{max(rates):.0e}' for rates in zip(*learn.recorder.group_hps['lr'])]    # the highest of each group
-
     # %% nbs/13_fine_tune.ipynb #636990c6
     test_fail(lambda: learn.fine_tune_discriminative(3, unfreeze='slowly'), contains="unfreeze='slowly': must be one of 'gradual', 'all'", exc=ValueError)
     test_fail(lambda: learn.fine_tune_discriminative(3, [1e-4, 1e-3]), contains='base_lr=[0.0001, 0.001]: 2 rates for a model of 4 layer groups', exc=ValueError)
