@@ -39,7 +39,7 @@ def three_epochs(learn):
 def times(arch, rounds):
     live,cached = learner(arch),learner(arch)
     with cached.precomputed(): epoch = paired(dict(stock=lambda: live.fit(1, 1e-3), inside=lambda: cached.fit(1, 1e-3)), rounds)
-    three = paired(dict(stock=lambda: live.fit(3, 1e-3), ours=lambda: three_epochs(cached)), 1)
+    three = paired(dict(stock=lambda: live.fit(3, 1e-3), ours=lambda: three_epochs(cached)), 3)
     filling = paired(dict(fill=lambda: fill(cached), forward=lambda: forward_pass(live)), rounds)
     median = lambda d: {k: statistics.median(v) for k,v in d.items()}
     return dict(epoch=median(epoch), three=median(three), filling=median(filling), speedup=ratio(epoch['stock'], epoch['inside']),

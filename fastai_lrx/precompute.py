@@ -17,7 +17,7 @@ import tempfile
 from fastai.basics import *
 from fastai.callback.fp16 import MixedPrecision
 from fastprogress.fastprogress import progress_bar
-from .layer_groups import NormFreeze, frozen_params
+from .layer_groups import fix_statistics, frozen_params
 from .scheduled import in_fit
 from .schedules import whole
 from .state import Keeper, is_yours, keep_autocast, keep_rngs, remember, uninterrupted
@@ -364,7 +364,8 @@ class FixedBody(Callback):
     has_activations = False
     def __init__(self, stages:list, acts_ndim:int):
         self.stages,self.acts_ndim = stages,acts_ndim
-        self.switches = {p: p.requires_grad for m in stages for p in m.parameters()}
+        self.fixed = {p for m in stages for p in m.parameters()}
+        self.switches = {p: p.requires_grad for p in self.fixed}
         self.state,self.versions = self.weights(),self.changes()
     def before_fit(self):
         if not in_fit(self.learn): return
@@ -373,6 +374,7 @@ class FixedBody(Callback):
     def before_train(self):
         self.hold()
         for m in self.stages: m.eval()
+        fix_statistics(self.model, frozen_params(self.opt))
     def before_validate(self):
         if not in_fit(self.learn): self.check_weights()
     def before_batch(self):
@@ -380,11 +382,13 @@ class FixedBody(Callback):
         if self.has_activations: self.learn.xb = (mark(self.xb[0], None),)
 
     def hold(self):
-        "Raise if the frozen part is open, or if a callback needs images; keep it out of autograd."
+        "Raise if the fixed part is open, or if a callback needs images; keep all that is frozen out of autograd."
         frozen = frozen_params(self.opt)
-        if any(p.requires_grad and p not in frozen for p in self.switches): raise ValueError("layers whose activations were computed beforehand have been opened; leave learn.precomputed() before you unfreeze")
+        if any(p.requires_grad and p not in frozen for p in self.fixed): raise ValueError("layers whose activations were computed beforehand have been opened; leave learn.precomputed() before you unfreeze")
         if self.acts_ndim < 4 and any(c.__name__ == 'CutMix' for cb in self.learn.cbs for c in type(cb).__mro__): raise ValueError("cbs: CutMix cuts patches out of images, but inside learn.precomputed() there are only their activations; use MixUp, or leave the block")
-        for p in self.switches: p.requires_grad_(False).grad = None
+        for p in self.fixed | frozen:
+            self.switches.setdefault(p, p.requires_grad)
+            p.requires_grad_(False).grad = None
 
     def check_weights(self):
         "Raise if the frozen part has other weights."
@@ -427,7 +431,7 @@ def precomputed(self:Learner,
         inside.add_tfms = no_transforms
     outside,watch = self.dls,FixedBody(stages, rows[0].tensors[0].ndim)
     if any(watch.switches.values()): warn("norm layers of frozen groups, which fastai goes on training, are fixed inside learn.precomputed(); train_bn=False has them fixed outside as well")
-    cbs,training,modes = [watch, MarkActivations(), NormFreeze()],self.model.training,{m: m.training for stage in stages for m in stage.modules()}
+    cbs,training,modes = [watch, MarkActivations()],self.model.training,{m: m.training for stage in stages for m in stage.modules()}
     forwards = {m: vars(m).get('forward') for m in stages}
     try:
         for m in forwards: m.forward = LetThrough(m)
