@@ -114,7 +114,7 @@ def run(
     r.fit('4. precompute off: the head in cycles of one epoch', '4_head_cycles', learn.fit_sgdr, n_cycles=2, cycle_len=1, lr_max=r.lr, cycle_mult=1)
     learn.unfreeze()
     r.find('5. unfreeze; 6. earlier layers 9x lower; 7. lr_find again', '7_lr_find_all')
-    r.fit('8. train all layers with cycle_mult=2', '8_all', learn.fine_tune_discriminative, epochs=7, base_lr=r.lr, freeze_epochs=0, div=3, unfreeze='all', schedule='sgdr')
+    r.fit('8. train all layers with cycle_mult=2 until they overfit', '8_all', learn.fine_tune_discriminative, epochs=15, base_lr=r.lr, freeze_epochs=0, div=3, unfreeze='all', schedule='sgdr', cbs=UntilOverfit())
     print(f'\nPlots are in {r.out}/; {time.time()-start:.0f} seconds in all.')
     return r
 

@@ -5,13 +5,14 @@ from dataclasses import replace
 from fractions import Fraction
 from fastai.basics import *
 from fastai_lrx.schedules import CosineRestarts, SlantedTriangular, Triangular, as_rates, exact, number, whole
-from fastai_lrx.scheduled import Scheduled, group_rates, n_batches
+from fastai_lrx.scheduled import Scheduled, check_cycles, group_rates, in_fit, n_batches, set_mark
+from fastai_lrx.storage import put_weights, weights_of
 from fastcore.test import *
 from fastai.callback.all import *
 from fastai.test_utils import synth_learner
 from fastai_lrx.plots import new_axes
 from fastai_lrx.cycles import *
-from fastai_lrx.cycles import low_rates, whole_epochs
+from fastai_lrx.cycles import UntilOverfit, low_rates, whole_epochs
 
 def test_whole_epochs():
     # %% nbs/09_cycles.ipynb #4a805117
@@ -69,3 +70,27 @@ def test_slanted_triangles():
     test_close(learn.recorder.lrs[0], 0.1/32)
     test_fail(lambda: learn.fit_stlr(5, cut_frac=1.5), contains='cut_frac=1.5')
     test_fail(lambda: learn.fit_stlr(2.5), contains='n_epoch=2.5: pass a whole number')
+
+def test_until_it_starts_to_overfit():
+    # %% nbs/09_cycles.ipynb #55f1e54d
+    def noisy_learner():
+        set_seed(0)
+        x = torch.randn(600, 10)
+        y = (x[:,:3].sum(1) > 0).long() ^ (torch.rand(600) < 0.2).long()
+        items = list(zip(x, y))
+        model = nn.Sequential(nn.Linear(10, 200), nn.ReLU(), nn.Linear(200, 2))
+        return Learner(DataLoaders.from_dsets(items[:200], items[200:], bs=20, num_workers=0), model, loss_func=CrossEntropyLossFlat(), metrics=accuracy)
+
+    learn = noisy_learner()
+    with learn.no_bar(): learn.fit_sgdr(5, 1, lr_max=2e-3, cbs=UntilOverfit())
+
+    # %% nbs/09_cycles.ipynb #5c1ed4f1
+    learn.recorder.plot_cycles()
+
+    # %% nbs/09_cycles.ipynb #65a73296
+    losses = learn.recorder.cycle_losses
+    test_eq(learn.recorder.best_cycle, np.argmin(losses))
+    test_eq(len(losses), learn.recorder.best_cycle+2)                  # one worse cycle was enough
+    with learn.no_bar(): test_close(learn.validate()[0], min(losses))  # the best cycle's weights
+    test_fail(lambda: learn.fit(1, cbs=UntilOverfit()), contains='UntilOverfit waits for the ends of cycles, and this fit has none')
+    test_fail(lambda: UntilOverfit(patience=0), contains='patience=0')

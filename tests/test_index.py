@@ -17,10 +17,14 @@ def test_three_minutes():
     found
 
     # %% nbs/index.ipynb #bb10be7a
-    learn.fit_sgdr(3, 1, lr_max=found.lr, moms=(0.95, 0.85))
+    snaps = Snapshots()
+    learn.fit_sgdr(3, 1, lr_max=found.lr, moms=(0.95, 0.85), cbs=snaps)
 
     # %% nbs/index.ipynb #9c59aa4e
-    learn.recorder.plot_sched()
+    learn.recorder.plot_cycles()
+
+    # %% nbs/index.ipynb #0258b890
+    learn.validate(), SnapshotEnsemble(learn, snaps, last=2).validate()
 
     # %% nbs/index.ipynb #bea7f3b9
     schedule = Triangular(3, lr_max=[1e-3, 1e-2], lr_min=[1e-4, 1e-3], mode='triangular2')

@@ -3,7 +3,7 @@ import pytest
 from fastai.basics import *
 from fastai.callback.schedule import ParamScheduler
 from fastai_lrx.schedules import Schedule, as_rates
-from fastai_lrx.plots import new_axes, plot_groups
+from fastai_lrx.plots import mark_cycle_ends, new_axes, plot_groups
 from fastcore.test import *
 from fastai.callback.all import *
 from fastai.test_utils import synth_learner
@@ -66,3 +66,10 @@ def test_what_was_recorded():
     schedule = Triangular(2, lr_max=[0.01, 0.03, 0.1], lr_min=[0.001, 0.003, 0.01], mode='triangular2')
     with three.no_bar(), three.no_logging(): three.fit(2, cbs=Scheduled(lr=schedule, mom=schedule.mirrored(0.95, 0.85)))
     three.recorder.plot_sched()
+
+    # %% nbs/01a_scheduled.ipynb #f63d26d0
+    three.recorder.plot_cycles()
+
+    # %% nbs/01a_scheduled.ipynb #cfca0f5a
+    with three.no_bar(), three.no_logging(): three.fit(1, 0.1)
+    test_fail(three.recorder.plot_cycles, contains='no cycles to plot')

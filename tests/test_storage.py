@@ -10,7 +10,7 @@ from fastcore.test import *
 from torch import nn
 import tempfile
 from fastai_lrx.storage import *
-from fastai_lrx.storage import atomic_write, fingerprint, flatten, load_state, mapped_state, save_state, unflatten
+from fastai_lrx.storage import atomic_write, fingerprint, flatten, load_state, mapped_state, put_weights, save_state, state_info, unflatten, weights_of
 
 def test_all_or_nothing():
     # %% nbs/03_storage.ipynb #81686384
@@ -67,6 +67,7 @@ def test_state_without_pickle():
     loaded,info = load_state(path)
     test_eq(fingerprint(loaded), fingerprint(state))
     test_eq(info, dict(epoch=3))
+    test_eq(state_info(path), dict(epoch=3))
     loaded
 
     # %% nbs/03_storage.ipynb #db0e3850
@@ -75,6 +76,19 @@ def test_state_without_pickle():
     test_fail(lambda: load_state(path), contains='wrong checksum')
     path.write_bytes(data[:100])
     test_fail(lambda: load_state(path), contains='damaged')
+    test_fail(lambda: state_info(path), contains='damaged')
+
+def test_the_weights_of_a_model():
+    # %% nbs/03_storage.ipynb #f296e744
+    m = nn.Sequential(nn.Linear(2,2), nn.BatchNorm1d(2))
+    m.register_buffer('steps', torch.zeros(1), persistent=False)
+    before,weights = fingerprint(m),weights_of(m)
+    for t in (*m.parameters(), *m.buffers()): t.data += 1
+    test_ne(fingerprint(m), before)
+    put_weights(m, weights)
+    test_eq(fingerprint(m), before)
+    test_fail(lambda: put_weights(nn.Sequential(nn.Linear(2,3)), weights), contains='0.weight is [2, 2], in the model [3, 2]')
+    list(weights)
 
 def test_larger_than_memory():
     # %% nbs/03_storage.ipynb #81686384

@@ -1,0 +1,186 @@
+"""Do cycles pay? Epochs until a model is as good as a fixed rate makes it, and snapshot ensembles against single models.
+
+Protocol, fixed before these results:
+- Tasks: digits with 40 % of their training labels wrong (a perceptron with SGD, a CNN with Adam), and colored shapes in noise (a CNN with SGD, a CNN with
+  Adam). 600 or 1000 items to train on, a validation set on which accuracy is measured after every epoch, and a test set, both with right labels.
+- Every schedule trains for 15 epochs: a fixed rate; steps (a tenth after 8 and after 12 epochs); triangular and triangular2 (3 cycles of 5 epochs, down to a
+  quarter of the rate); SGDR (cycles of 1, 2, 4 and 8 epochs); one-cycle; and, for ensembles, SGDR in 5 cycles of 3 epochs.
+- Every schedule has its own best rate of five: the one whose last epoch has the highest mean validation accuracy over two seeds that are used for nothing
+  else. Then it is run with 5 seeds, which draw weights, order and dropout. Momentum is left alone.
+- (a) The goal on a task is the mean validation accuracy that the fixed rate ends with. Counted is the first epoch after which a run is as good; median of the
+  seeds. The claim: a cyclical schedule (triangular, triangular2 or SGDR) needs at most half of the 15 epochs, on at least half of the tasks.
+- (b) Test error of the mean of the last m of 5 snapshots (m=3 is the ensemble judged, m=5 is shown), of the last snapshot, of the snapshot with the lowest
+  validation loss, and of the last epoch of every schedule of (a); differences to the ensemble paired by seed, with their standard error. The claim: never
+  worse than the last snapshot by more than two standard errors, and better by more than two on at least two tasks.
+- Noise and sizes of the tasks were set by runs with a fixed rate only.
+
+`python benchmarks/bench_cycles.py` writes results/cycles.{json,md,png}; about 20 minutes on 2 cores."""
+import argparse, os, warnings
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from functools import cache, partial
+
+os.environ.setdefault('OMP_NUM_THREADS', '1')   # tiny models, one process per core
+warnings.simplefilter('ignore')
+import numpy as np, torch
+from torch import nn
+from fastai.basics import *
+from fastai.callback.schedule import *
+from fastai.layers import ConvLayer
+from fastai_lrx.all import *
+from fastai_lrx.plots import new_axes
+from measure import machine, publish, quiet, results
+from suggest_tasks import digits, shapes
+
+epochs,seeds,search_seeds = 15,range(5),(100, 101)
+rates = dict(sgd=(3e-3, 1e-2, 3e-2, 1e-1, 3e-1), adam=(3e-4, 1e-3, 3e-3, 1e-2, 3e-2))
+optimizers = dict(sgd=partial(SGD, mom=0.9), adam=Adam)
+
+# --- tasks ------------------------------------------------------------------------------------------------------------------------
+@cache
+def data(name):
+    "Items to train on, to validate with and to test on"
+    parts = digits() if name == 'digits' else shapes(n=3000)
+    x,y = (torch.cat(o) for o in zip(*parts))
+    rng = np.random.default_rng(0)
+    if name == 'digits':
+        n = 600
+        seen = torch.where(torch.as_tensor(rng.random(n) < 0.4), torch.as_tensor(rng.integers(0, 10, n)), y[:n])      # labels to train on
+        y = torch.cat([seen, y[n:]])
+    else:
+        n = 1000
+        x = x + torch.as_tensor(rng.normal(0, 0.4, x.shape), dtype=torch.float)
+    items = list(zip(x, y))
+    return items[:n],items[n:2*n],items[2*n:]
+
+def perceptron(): return nn.Sequential(nn.Flatten(), nn.Linear(64, 128), nn.ReLU(), nn.Dropout(0.2), nn.Linear(128, 128), nn.ReLU(), nn.Linear(128, 10))
+def cnn(n_in, n_out): return nn.Sequential(ConvLayer(n_in, 16), ConvLayer(16, 32, stride=2), ConvLayer(32, 32, stride=2), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Dropout(0.2), nn.Linear(32, n_out))
+
+tasks = {'digits perceptron': ('digits', 'sgd', perceptron), 'digits cnn': ('digits', 'adam', partial(cnn, 1, 10)),
+         'shapes cnn sgd': ('shapes', 'sgd', partial(cnn, 3, 6)), 'shapes cnn adam': ('shapes', 'adam', partial(cnn, 3, 6))}
+
+def make(task, seed):
+    "A learner for a task, its weights drawn with a seed"
+    name,opt,model = tasks[task]
+    train,valid,_ = data(name)
+    set_seed(seed)
+    dls = DataLoaders.from_dsets(train, valid, bs=32, num_workers=0)
+    dls.valid.bs = 300
+    return quiet(Learner(dls, model(), loss_func=CrossEntropyLossFlat(), opt_func=optimizers[opt], metrics=accuracy))
+
+# --- schedules ---------------------------------------------------------------------------------------------------------------------
+def steps(lr): return Scheduled(lr=join([Flat(lr), Flat(lr/10), Flat(lr/100)], [8, 4, 3]))
+schedules = {'fixed': lambda learn, lr, cbs: learn.fit(epochs, lr, cbs=cbs),
+             'steps': lambda learn, lr, cbs: learn.fit(epochs, cbs=[steps(lr), *cbs]),
+             'triangular': lambda learn, lr, cbs: learn.fit_triangular(3, 5, lr, cbs=cbs),
+             'triangular2': lambda learn, lr, cbs: learn.fit_triangular(3, 5, lr, mode='triangular2', cbs=cbs),
+             'SGDR': lambda learn, lr, cbs: learn.fit_sgdr(4, 1, lr, cbs=cbs),
+             'one-cycle': lambda learn, lr, cbs: learn.fit_one_cycle(epochs, lr, cbs=cbs),
+             '5 equal cycles': lambda learn, lr, cbs: learn.fit_sgdr(5, 3, lr, cycle_mult=1, cbs=cbs)}
+cyclical = 'triangular', 'triangular2', 'SGDR'
+
+def run(task, schedule, lr, seed):
+    "One run: validation accuracy after each epoch; and test errors, of the ensembles too where there are snapshots"
+    torch.set_num_threads(1)
+    learn,snaps = make(task, seed),Snapshots()
+    equal = schedule == '5 equal cycles'
+    schedules[schedule](learn, lr, [snaps] if equal else [])
+    res = dict(task=task, schedule=schedule, lr=lr, seed=seed, accuracy=[float(v[2]) for v in learn.recorder.values])
+    test = learn.dls.valid.new(data(tasks[task][0])[2])
+    res['error'] = 1-learn.validate(dl=test)[1]
+    if equal:
+        curve = 1-SnapshotEnsemble(learn, snaps).curve(dl=test)['accuracy']
+        best = min(snaps.snapshots, key=lambda s: s.loss)
+        res |= dict(members=curve.tolist(), best_single=1-SnapshotEnsemble(learn, [best]).validate(dl=test)[1])
+    return res
+
+def run_all(n_processes):
+    "The runs that look for each schedule's best rate, and those at that rate"
+    with ProcessPoolExecutor(n_processes) as pool:
+        def results_of(jobs):
+            futures = [pool.submit(run, *job) for job in jobs]
+            for i,f in enumerate(as_completed(futures)):
+                if i % 20 == 0: print(f'{i} of {len(futures)}', flush=True)
+                f.result()
+            return [f.result() for f in futures]
+        search = results_of([(t, s, lr, seed) for t in tasks for s in schedules for lr in rates[tasks[t][1]] for seed in search_seeds])
+        return search,results_of([(t, s, best_rate(search, t, s), seed) for t in tasks for s in schedules for seed in seeds])
+
+def of(rows, task, schedule, key, lr=None): return np.array([r[key] for r in rows if (r['task'], r['schedule']) == (task, schedule) and lr in (None, r['lr'])])
+def best_rate(search, task, schedule): return max(rates[tasks[task][1]], key=lambda lr: of(search, task, schedule, 'accuracy', lr)[:,-1].mean())
+
+# --- report ---------------------------------------------------------------------------------------------------------------------------
+def epochs_to(accuracies, goal):
+    "Epochs until each run is as good as the goal; infinite where it never is"
+    return np.array([next((i+1 for i,a in enumerate(run) if a >= goal), np.inf) for run in accuracies])
+
+def goal_of(rows, task): return of(rows, task, 'fixed', 'accuracy')[:,-1].mean()
+def number(n): return '-' if np.isinf(n) else f'{n:g}'
+
+def speed_table(rows):
+    "A line per schedule: epochs to the goal (median and range of the seeds), and the accuracy at the end"
+    lines = ['| | ' + ' | '.join(tasks) + ' |', '|---'*(len(tasks)+1) + '|', '| goal: accuracy of the fixed rate at the end | ' + ' | '.join(f'{goal_of(rows, t):.1%}' for t in tasks) + ' |']
+    for s in schedules:
+        cells = []
+        for t in tasks:
+            acc = of(rows, t, s, 'accuracy')
+            n = epochs_to(acc, goal_of(rows, t))
+            cells.append(f"{number(np.median(n))} ({number(n.min())} to {number(n.max())}); {acc[:,-1].mean():.1%} at {of(rows, t, s, 'lr')[0]:g}")
+        lines.append(f'| {s} | ' + ' | '.join(cells) + ' |')
+    return lines
+
+def versus(a, b):
+    "Mean of paired differences and its standard error"
+    d = a-b
+    return d.mean(),d.std(ddof=1)/len(d)**0.5
+
+def ensemble_table(rows):
+    "Test errors of the ensemble of the last three, and of single models; in brackets what these have more"
+    equal = lambda t, key: of(rows, t, '5 equal cycles', key)
+    lines = ['| | ' + ' | '.join(tasks) + ' |', '|---'*(len(tasks)+1) + '|', '| **mean of the last 3 snapshots** | ' + ' | '.join(f"**{equal(t, 'members')[:,2].mean():.2%}**" for t in tasks) + ' |']
+    others = {'mean of all 5': lambda t: equal(t, 'members')[:,4], 'last snapshot': lambda t: equal(t, 'members')[:,0], 'best snapshot by validation loss': lambda t: equal(t, 'best_single')}
+    others |= {f'{s}, 15 epochs': partial(lambda s, t: of(rows, t, s, 'error'), s) for s in schedules if s != '5 equal cycles'}
+    for name,errors in others.items():
+        cells = []
+        for t in tasks:
+            mean,se = versus(errors(t), equal(t, 'members')[:,2])
+            cells.append(f'{errors(t).mean():.2%} ({mean:+.2%} ± {se:.2%})')
+        lines.append(f'| {name} | ' + ' | '.join(cells) + ' |')
+    return lines
+
+def verdicts(rows):
+    "The two claims in a sentence each"
+    fast = [t for t in tasks if min(np.median(epochs_to(of(rows, t, s, 'accuracy'), goal_of(rows, t))) for s in cyclical) <= epochs/2]
+    gains = [versus(of(rows, t, '5 equal cycles', 'members')[:,0], of(rows, t, '5 equal cycles', 'members')[:,2]) for t in tasks]
+    better,worse = (sum(sign*mean > 2*se for mean,se in gains) for sign in (1, -1))
+    return [f'A cyclical schedule is as good as the fixed rate ends up in at most half of its epochs on {len(fast)} of {len(tasks)} tasks.',
+            f'The mean of the last three snapshots is better than the last snapshot by more than two standard errors on {better} of {len(tasks)} tasks, and worse on {worse}.']
+
+def plot(rows):
+    "Mean validation accuracy over epochs: fixed against cyclical"
+    fig,axes = new_axes(2, 2, size=(5.2, 3.2))
+    for t,ax in zip(tasks, axes.flat):
+        for s,color in zip(('fixed', 'steps', 'triangular2', 'SGDR', 'one-cycle'), ('0.4', 'C4', 'C1', 'C0', 'C2')):
+            acc = of(rows, t, s, 'accuracy')
+            ax.plot(range(1, epochs+1), acc.mean(0), '.-', color=color, label=s, lw=1.4, ms=4)
+        ax.axhline(goal_of(rows, t), color='0.4', lw=0.8, ls=':')
+        top = max(of(rows, t, s, 'accuracy').mean(0).max() for s in schedules)
+        ax.set(title=t, xlabel='epoch', ylabel='validation accuracy', ylim=(goal_of(rows, t)-2.5*(top-goal_of(rows, t)) - 0.1, top+0.02))
+    axes[0,0].legend(frameon=False, fontsize='small')
+    fig.savefig(results/'cycles.png', dpi=110)
+
+def report(res):
+    rows = res['rows']
+    return '\n'.join(['# Do cycles pay?', '', f"Measured on {res['machine']}. Every run has {epochs} epochs; every schedule has its own best rate of five; {len(seeds)} seeds. Protocol and tasks: `bench_cycles.py`.", '',
+        *(f'- {v}' for v in verdicts(rows)), '', '## Epochs until as good as a fixed rate in the end', '', 'Median (range) over the seeds; then validation accuracy after the last epoch, and the best rate.', '', *speed_table(rows), '', '![Validation accuracy over epochs](cycles.png)', '',
+        '## Snapshot ensembles', '', 'Test error; in brackets the difference to the mean of the last three, paired by seed, with its standard error.', '', *ensemble_table(rows), '',
+        'Reproduce: `python benchmarks/bench_cycles.py`, or `make bench`.', ''])
+
+def main():
+    parser = argparse.ArgumentParser()
+    parser.add_argument('--processes', type=int, default=2)
+    search,rows = run_all(parser.parse_args().processes)
+    res = dict(machine=machine(), search=search, rows=rows)
+    publish('cycles', res, report(res), indent=None)
+    plot(rows)
+
+if __name__=='__main__': main()
