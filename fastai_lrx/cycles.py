@@ -11,7 +11,7 @@ from fractions import Fraction
 
 from fastai.basics import *
 from .schedules import CosineRestarts, SlantedTriangular, Triangular, as_rates, exact, number, whole
-from .scheduled import Scheduled, check_cycles, group_rates, in_fit, n_batches, set_mark
+from .scheduled import Scheduled, check_cycles, check_validation, group_rates, in_fit, measured, n_batches, set_mark
 from .storage import put_weights, weights_of
 
 # %% ../nbs/09_cycles.ipynb #4d75291d
@@ -137,7 +137,7 @@ def fit_stlr(self:Learner,
 class UntilOverfit(Callback):
     """End a fit in cycles after `patience` cycles in a row whose validation loss is not below the best cycle's, and put that cycle's weights back.
 
-    They are put back too if the last cycle of the fit is not the best, or if another callback ends it. Optimizer state stays that of the last batch.
+    They are put back too if the last cycle of the fit is not the best, or if another callback ends it; Ctrl-C leaves the weights as they are. Optimizer state stays that of the last batch.
     `learn.recorder.best_cycle` has the number of the cycle, from 0, and `learn.recorder.cycle_losses` the losses, one for each epoch in which a cycle ended."""
     order,run_in_sweep = 990,False       # other callbacks see the whole epoch before the fit ends
     def __init__(self,
@@ -147,29 +147,37 @@ class UntilOverfit(Callback):
     def before_fit(self):
         if not in_fit(self.learn): return
         check_cycles(self.learn, 'UntilOverfit')
-        if not self.has_valid_loss(): raise ValueError("UntilOverfit compares validation losses, and this fit will have none: give learn.dls a validation set, and let its recorder keep valid_metrics")
+        check_validation(self.learn, 'UntilOverfit')
         self.best,self.weights,self.n_worse,self.end = None,None,0,''
         self.recorder.best_cycle,self.recorder.cycle_losses = None,[]
 
-    def has_valid_loss(self):
-        return hasattr(self.learn, 'recorder') and 'valid_loss' in self.recorder.metric_names and len(self.dls.loaders) > 1 and len(self.dls.valid) > 0
+    def before_epoch(self): self.n_recorded = len(self.recorder.values)
 
     def after_epoch(self):
         if not in_fit(self.learn) or not self.cycle_end: return
-        loss = dict(zip(self.recorder.metric_names[1:], self.final_record)).get('valid_loss', np.nan)
-        losses = self.recorder.cycle_losses
-        losses.append(loss)
-        if loss < (np.inf if self.best is None else self.best[-1]):
-            self.best,self.weights,self.n_worse = (self.cycle, self.epoch, len(self.recorder.lrs), loss),weights_of(get_model(self.model)),0
-        else: self.n_worse += 1
+        loss = self.judge()
         if self.n_worse >= self.patience:
             self.end = f' cycle {self.cycle} (epoch {self.epoch}) ended with a validation loss of {loss:.4g}, so the fit ends;'
             raise CancelFitException
 
+    def after_cancel_fit(self):
+        "If another callback has ended the fit at the end of an epoch, its cycle is still to be judged."
+        if in_fit(self.learn) and self.cycle_end and len(self.recorder.values) > self.n_recorded: self.judge()
+
+    def judge(self):
+        "Compare the cycle that has just ended with the best."
+        loss = measured(self.learn).get('valid_loss', np.nan)
+        self.recorder.cycle_losses.append(loss)
+        if loss < (np.inf if self.best is None else self.best[-1]):
+            self.best,self.weights,self.n_worse = (self.cycle, self.epoch, len(self.recorder.lrs), loss),weights_of(get_model(self.model)),0
+        else: self.n_worse += 1
+        self.n_recorded = len(self.recorder.values)
+        return loss
+
     def after_fit(self):
         if not in_fit(self.learn): return
         won = ' no cycle had a validation loss, so the weights stay as they are'
-        if self.best:
+        if self.weights is not None:
             cycle,epoch,step,loss = self.best
             put_weights(get_model(self.model), self.weights)
             self.recorder.best_cycle,self.weights = cycle,None

@@ -36,12 +36,12 @@ from fastai.vision.all import *
 before = dict(globals())
 from fastai_lrx.all import *
 new = {k for k,v in globals().items() if before.get(k) is not v} - {'before'}
-assert new=={'LearnerState','Schedule','Flat','CosineRestarts','Triangular','SlantedTriangular','OneCycle','join','Scheduled','timm_learner','timm_split','discriminative_lrs','NormFreeze','GradualUnfreezing','UntilOverfit','Snapshots','SnapshotEnsemble','SweepCurve','by_drop','halfway','lowest','valley'}, new
+assert new=={'LearnerState','Schedule','Flat','CosineRestarts','Triangular','SlantedTriangular','OneCycle','join','Scheduled','timm_learner','timm_split','discriminative_lrs','NormFreeze','GradualUnfreezing','UntilOverfit','Snapshots','SnapshotEnsemble','Resume','SweepCurve','by_drop','halfway','lowest','valley'}, new
 ''')
 
 def test_layers():
     # %% nbs/checks/package.ipynb #c8bdb8cf
-    layers = ['state schedules suggest storage plots', 'scheduled', 'layer_groups', 'finder', 'range_tests cycles snapshots backbones precompute', 'fine_tune', 'all', 'demo']
+    layers = ['state schedules suggest storage plots', 'scheduled', 'layer_groups resume', 'finder', 'range_tests cycles snapshots backbones precompute', 'fine_tune', 'all', 'demo']
     height = {m:i for i,line in enumerate(layers) for m in line.split()}
     folder = Path(fastai_lrx.__file__).parent
     test_eq({p.stem for p in folder.glob('*.py')} - {'__init__','_modidx'}, set(height))

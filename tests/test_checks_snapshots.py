@@ -22,7 +22,7 @@ def test_snapshots_are_the_weights_at_the_end_of_a_cycle():
 
     class Dictate(Callback):
         "Validation losses as told, one for each epoch"
-        order = 55                                    # after the recorder
+        order = 51                                    # right after the recorder
         def __init__(self, *losses): self.told = losses
         def after_epoch(self): self.learn.final_record[1] = self.told[self.epoch]
 
@@ -71,7 +71,7 @@ def test_which_ones_are_kept():
 
     class Dictate(Callback):
         "Validation losses as told, one for each epoch"
-        order = 55                                    # after the recorder
+        order = 51                                    # right after the recorder
         def __init__(self, *losses): self.told = losses
         def after_epoch(self): self.learn.final_record[1] = self.told[self.epoch]
 
@@ -114,7 +114,7 @@ def test_which_ones_are_kept():
     before = weights(learn)
     test_fail(lambda: learn.fit_sgdr(1, 1, cbs=Snapshots(snaps.folder)), contains='has 3 snapshots of another run')
     assert same(weights(learn)[:-1], before[:-1])
-    for kwargs,words in ((dict(folder=3), 'folder=3'), (dict(folder=''), "folder=''"), (dict(every=0), 'every=0'), (dict(keep=0), 'keep=0'), (dict(keep=1.5), 'keep=1.5'), (dict(best=True), 'best=True')):
+    for kwargs,words in ((dict(folder=3), 'folder=3'), (dict(folder=''), "folder=''"), (dict(every=0), 'every=0'), (dict(keep=0), 'keep=0'), (dict(keep=1.5), 'keep=1.5'), (dict(best=True), 'best=True'), (dict(best='accuracy', keep=2), "best='accuracy'")):
         test_fail(lambda: Snapshots(**kwargs), contains=words)
 
     # %% nbs/checks/snapshots.ipynb #58a925bd
@@ -136,7 +136,7 @@ def test_full_disk_killed_writer_damaged_file():
 
     class Dictate(Callback):
         "Validation losses as told, one for each epoch"
-        order = 55                                    # after the recorder
+        order = 51                                    # right after the recorder
         def __init__(self, *losses): self.told = losses
         def after_epoch(self): self.learn.final_record[1] = self.told[self.epoch]
 
@@ -233,7 +233,7 @@ def test_the_ensemble_is_the_mean_of_its_members():
 
     class Dictate(Callback):
         "Validation losses as told, one for each epoch"
-        order = 55                                    # after the recorder
+        order = 51                                    # right after the recorder
         def __init__(self, *losses): self.told = losses
         def after_epoch(self): self.learn.final_record[1] = self.told[self.epoch]
 
@@ -291,6 +291,8 @@ def test_the_ensemble_is_the_mean_of_its_members():
         preds,targs = mean_of(learn, snaps, act, **kwargs)
         ens = SnapshotEnsemble(learn, snaps)
         close(ens.get_preds(act=act, **kwargs)[0], preds)
+        assert np.isfinite(ens.validate()[0])
+        if kind == 'tabular': close(ens.predict(pd.Series(dict(color='r', size=1., weight=2.)))[2], torch.stack([alone(learn, s, lambda l: l.predict(pd.Series(dict(color='r', size=1., weight=2.)))[2]) for s in snaps.snapshots]).mean(0))
         if kind == 'text': close(ens.validate()[0], F.nll_loss(preds.log().flatten(0, 1), targs.flatten()), 1e-4)
 
     # %% nbs/checks/snapshots.ipynb #2494e55a
@@ -300,7 +302,20 @@ def test_the_ensemble_is_the_mean_of_its_members():
     test_fail(lambda: SnapshotEnsemble(learn, snaps).get_preds(act=lambda o: o.argmax(1)), contains='no output of the model gives the mean')
     a,b = (alone(learn, snaps.snapshots[i], lambda l: l.get_preds(with_decoded=True)[2]) for i in (0, 2))
     close(SnapshotEnsemble(learn, snaps).diversity().loc['cycle 0', 'cycle 2'], (a != b).float().mean())
-    for args,words in (((learn, []), 'has no snapshot'), ((learn, Snapshots()), 'has no snapshot'), ((learn, ['x']), "'x' is no snapshot"), ((learn, snaps, 4), 'last=4'), ((learn, snaps, 0), 'last=0'), ((3, snaps), 'learn=3')):
+    plain,plain_snaps = trained('vision', loss_func=nn.CrossEntropyLoss())
+    table = SnapshotEnsemble(plain, plain_snaps).diversity()
+    close(table.loc['cycle 0', 'cycle 2'], (alone(plain, plain_snaps.snapshots[0], lambda l: l.get_preds()[0]).argmax(1) != alone(plain, plain_snaps.snapshots[2], lambda l: l.get_preds()[0]).argmax(1)).float().mean())
+    own,own_snaps = trained('vision', loss_func=lambda p,y,reduction='mean': F.cross_entropy(p, y, reduction=reduction))
+    close(SnapshotEnsemble(own, own_snaps, act=softmax).get_preds(act=softmax)[0], mean_of(own, own_snaps, softmax)[0])
+    kept = Snapshots(new_folder(), keep=2)
+    plain.fit_sgdr(2, 1, cycle_mult=1, cbs=kept)
+    old = SnapshotEnsemble(plain, kept)
+    plain.fit_sgdr(2, 1, cycle_mult=1, cbs=kept)
+    test_fail(old.validate, contains='is gone, dropped by a later fit')
+    test_eq(list(SnapshotEnsemble(plain, plain_snaps.snapshots*2).diversity())[-1], 'snapshot 5')
+    test_fail(lambda: SnapshotEnsemble(learn, snaps, act='softmax').validate(), contains="act='softmax': pass a function")
+    test_fail(lambda: SnapshotEnsemble.load(learn, learn), contains='pass the name of a folder')
+    for args,words in (((learn, None), 'snaps: is of type NoneType'), ((learn, snaps.snapshots[0]), 'snaps: is of type Snapshot'), ((learn, 'folder'), 'snaps: is of type str'), ((learn, []), 'has no snapshot'), ((learn, Snapshots()), 'has no snapshot'), ((learn, ['x']), 'pass a Snapshots callback or a list'), ((learn, snaps, 4), 'last=4'), ((learn, snaps, 0), 'last=0'), ((3, snaps), 'learn=3')):
         test_fail(lambda: SnapshotEnsemble(*args), contains=words)
     learn.model = nn.Linear(2, 2)
     test_fail(lambda: SnapshotEnsemble(learn, snaps), contains='do not fit the model')
@@ -356,7 +371,7 @@ def test_an_ensemble_leaves_no_trace():
 
     class Dictate(Callback):
         "Validation losses as told, one for each epoch"
-        order = 55                                    # after the recorder
+        order = 51                                    # right after the recorder
         def __init__(self, *losses): self.told = losses
         def after_epoch(self): self.learn.final_record[1] = self.told[self.epoch]
 
@@ -460,7 +475,7 @@ def test_until_it_overfits():
 
     class Dictate(Callback):
         "Validation losses as told, one for each epoch"
-        order = 55                                    # after the recorder
+        order = 51                                    # right after the recorder
         def __init__(self, *losses): self.told = losses
         def after_epoch(self): self.learn.final_record[1] = self.told[self.epoch]
 
@@ -489,6 +504,13 @@ def test_until_it_overfits():
     test_eq(flat([3, 2, 1, 2, 0, 0], 6)[:3], (4, [2], 2))
     test_eq(flat([3, 2, 1, 2, 0, 0], 6, 2)[:3], (6, [4], 4))                 # a second chance, then better; the last is not better than the best
     test_eq(flat([3, 2, 1, 2, 3, 0], 6, 2)[:3], (5, [2], 2))
+    test_eq(flat([3, 2, 1, 2, 0, 1, -1], 7, 2)[:3], (7, [6], 6))             # two in a row, not two in all
+    class SeesAll(Callback):
+        order,n = 500,0
+        def after_epoch(self): self.n += 1
+    sees = SeesAll()
+    flat([3, 2, 4], 3, cbs=[sees])
+    test_eq(sees.n, 3)                                                       # others have seen the epoch that ends the fit
     test_eq(flat([3, 2, 1], 3)[:3], (3, [2], 2))                             # all cycles run, the last is the best
     test_eq(flat([1, 2, 3], 3, 5)[:3], (3, [0], 0))                          # all cycles run, the first is the best
     test_eq(flat([np.nan, np.nan], 2, 2)[:3], (2, [1], None))                # no loss at all: the weights stay
@@ -513,6 +535,10 @@ def test_until_it_overfits():
     with contextlib.redirect_stdout(io.StringIO()): learn.fit_sgdr(3, 1, 1e-2, cycle_mult=1, cbs=[saver, EarlyStoppingCallback(patience=2), UntilOverfit(patience=5)])
     test_eq(learn.recorder.best_cycle, np.argmin(learn.recorder.cycle_losses))
 
+    learn,snaps = learner('vision'),Snapshots()                   # the last cycle counts, also if another callback ends the fit with it
+    with contextlib.redirect_stdout(io.StringIO()): learn.fit_sgdr(4, 1, 1e-2, cycle_mult=1, cbs=[Dictate(3, 2, 1, 0), snaps, UntilOverfit(5), EarlyStoppingCallback('accuracy', patience=1, min_delta=9.)])
+    test_eq((len(learn.recorder.values), learn.recorder.cycle_losses, learn.recorder.best_cycle, len(snaps.snapshots)), (2, [3, 2], 1, 2))
+    learn.path = Path(tempfile.mkdtemp())
     learn.add_cb(UntilOverfit())
     now = weights_of(learn.model)
     learn.validate(); learn.get_preds(); learn.lr_find(show_plot=False)
@@ -523,4 +549,5 @@ def test_until_it_overfits():
         other = learner('vision')
         bad(other)
         test_fail(lambda: other.fit_sgdr(1, 1, cbs=UntilOverfit()), contains='this fit will have none')
+        test_fail(lambda: other.fit_sgdr(1, 1, cbs=Snapshots(keep=1, best=True)), contains='this fit will have none')
     test_fail(lambda: UntilOverfit(1.5), contains='patience=1.5')

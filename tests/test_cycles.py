@@ -5,7 +5,7 @@ from dataclasses import replace
 from fractions import Fraction
 from fastai.basics import *
 from fastai_lrx.schedules import CosineRestarts, SlantedTriangular, Triangular, as_rates, exact, number, whole
-from fastai_lrx.scheduled import Scheduled, check_cycles, group_rates, in_fit, n_batches, set_mark
+from fastai_lrx.scheduled import Scheduled, check_cycles, check_validation, group_rates, in_fit, measured, n_batches, set_mark
 from fastai_lrx.storage import put_weights, weights_of
 from fastcore.test import *
 from fastai.callback.all import *

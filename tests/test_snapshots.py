@@ -5,10 +5,10 @@ from collections import deque
 from dataclasses import dataclass, field
 from fastai.basics import *
 from fastai_lrx.plots import new_axes
-from fastai_lrx.scheduled import check_cycles, in_fit, set_mark
+from fastai_lrx.scheduled import check_cycles, check_validation, ends_cycle, in_fit, measured, set_mark
 from fastai_lrx.schedules import whole
 from fastai_lrx.state import LearnerState
-from fastai_lrx.storage import check_weights, load_state, put_weights, save_state, state_info, weights_of
+from fastai_lrx.storage import check_weights, folder_of, load_state, put_weights, save_state, state_info, weights_of
 from fastcore.test import *
 from sklearn.datasets import load_digits
 import fastai_lrx.cycles, tempfile
@@ -64,10 +64,12 @@ def test_ensembles():
     snaps.snapshots
 
     # %% nbs/10_snapshots.ipynb #17fac8b9
-    some = torch.randn(4, 3)
+    some,softmax = torch.randn(4, 3),partial(F.softmax, dim=1)
     for loss_func in (CrossEntropyLossFlat(), nn.BCEWithLogitsLoss(), MSELossFlat()):
         act = activation_of(loss_func)
         test_close(act(inverse_of(act, some)(act(some))), act(some), 1e-6)
+    many = 3*torch.randn(512, 1000)
+    test_close(softmax(inverse_of(softmax, many)(softmax(many))), softmax(many), 1e-6)
     test_fail(lambda: inverse_of(lambda o: o.argmax(1), some), contains='no output of the model gives the mean')
 
     # %% nbs/10_snapshots.ipynb #eac18238

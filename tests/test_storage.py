@@ -4,13 +4,14 @@ from contextlib import contextmanager
 from pathlib import Path
 import hashlib, json, math, os, secrets
 import numpy as np, torch
+from fastcore.foundation import L
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from fastcore.test import *
 from torch import nn
-import tempfile
+import subprocess, sys, tempfile
 from fastai_lrx.storage import *
-from fastai_lrx.storage import atomic_write, fingerprint, flatten, load_state, mapped_state, put_weights, save_state, state_info, unflatten, weights_of
+from fastai_lrx.storage import atomic_write, fingerprint, flatten, folder_of, load_state, mapped_state, put_weights, save_state, state_info, try_lock, unflatten, weights_of
 
 def test_all_or_nothing():
     # %% nbs/03_storage.ipynb #81686384
@@ -58,6 +59,13 @@ def test_state_without_pickle():
     test_ne(fingerprint(m), before)
     test_ne(fingerprint('1'), fingerprint(1))
     test_ne(fingerprint(np.zeros((2,3))), fingerprint(np.zeros((3,2))))
+
+    # %% nbs/03_storage.ipynb #7f37155f
+    others = dict(rates=[i/7 for i in range(40)], groups=[[i/7, i/3] for i in range(40)], losses=[torch.tensor(i/7) for i in range(40)], mixed=[1, 2.5]*20, of=(set('ab'), Path('a/b'), L(1, 2)))
+    tensors = {}
+    flat = json.loads(json.dumps(flatten(others, tensors)))
+    test_eq(len(tensors), 3)
+    test_eq(unflatten(flat, tensors), others)
 
     # %% nbs/03_storage.ipynb #73311bea
     path = folder/'state.safetensors'
@@ -109,3 +117,38 @@ def test_larger_than_memory():
     loaded,info = load_state(folder/'large.safetensors')
     test_eq(fingerprint(loaded), fingerprint(tensors))
     loaded,info
+
+def test_folders():
+    # %% nbs/03_storage.ipynb #81686384
+    folder = Path(tempfile.mkdtemp())
+    with atomic_write(folder/'a.txt') as tmp: tmp.write_text('first')
+    try:
+        with atomic_write(folder/'a.txt') as tmp:
+            tmp.write_text('half of the sec')
+            raise OSError('disk full')
+    except OSError: pass
+    test_eq((folder/'a.txt').read_text(), 'first')
+    test_eq([p.name for p in folder.iterdir()], ['a.txt'])
+
+    # %% nbs/03_storage.ipynb #4c9c8e12
+    test_fail(lambda: folder_of(3, 'name'), contains='name=3: pass the name of a folder')
+    test_fail(lambda: folder_of(folder/'a.txt', 'name'), contains='is not a folder')
+
+def test_one_process_at_a_time():
+    # %% nbs/03_storage.ipynb #81686384
+    folder = Path(tempfile.mkdtemp())
+    with atomic_write(folder/'a.txt') as tmp: tmp.write_text('first')
+    try:
+        with atomic_write(folder/'a.txt') as tmp:
+            tmp.write_text('half of the sec')
+            raise OSError('disk full')
+    except OSError: pass
+    test_eq((folder/'a.txt').read_text(), 'first')
+    test_eq([p.name for p in folder.iterdir()], ['a.txt'])
+
+    # %% nbs/03_storage.ipynb #8b35f469
+    lock = try_lock(folder/'lock')
+    other = [sys.executable, '-W', 'ignore', '-c', f'from fastai_lrx.storage import try_lock; print(try_lock({str(folder/"lock")!r}) is None)']
+    test_eq(subprocess.run(other, capture_output=True, text=True).stdout.strip(), 'True')
+    lock.close()
+    test_eq(subprocess.run(other, capture_output=True, text=True).stdout.strip(), 'False')
