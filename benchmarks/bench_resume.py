@@ -1,0 +1,109 @@
+"""Does a fit survive whatever kills it, and what does that cost?
+
+Protocol. (1) 20 runs, of a vision, a tabular and a text learner in turn (those of tests/tiny.py: shuffling, dropout, random transforms, BatchNorm, layer
+groups), each a script of its own process that trains with `Resume`: two epochs with the head open, then four with `fit_sgdr`, `Snapshots` on disk and
+`CSVLogger`. The script is killed from outside with SIGKILL at a random moment (of a random tenth of a second within the time that training takes, whatever is
+done there: a batch, a validation, the writing of a checkpoint; every fourth kill waits for a file that is being written), up to three times, then run to
+the end. Counted is whether weights, losses, history, optimizer, random generators, log and snapshots are those of the script that was never killed.
+(2) The seconds that a checkpoint takes, and its bytes, for a model of 25 million parameters with Adam (timm's resnet50), with the state taken, the checksum and
+the flush to disk; in the same process the seconds of 100 training steps at 64 pixels in batches of 32.
+
+`python benchmarks/bench_resume.py` writes results/resume.{json,md}; about 15 minutes on 2 cores."""
+import json, os, random, re, signal, statistics, subprocess, sys, tempfile, time, warnings
+from pathlib import Path
+
+here = Path(__file__).parent
+script = """
+import sys, warnings
+warnings.simplefilter('ignore')
+sys.path.insert(0, sys.argv[1])
+from tiny import *
+from fastai_lrx.all import *
+from fastai_lrx.storage import fingerprint, load_state
+kind,folder = sys.argv[2],Path(sys.argv[3])
+learn,resume = learner(kind, path=folder),Resume(folder/'run')
+print('ready', flush=True)
+learn.freeze()
+learn.fit_one_cycle(2, 1e-2, cbs=resume)
+learn.unfreeze()
+learn.fit_sgdr(2, 2, 1e-2, cycle_mult=1, moms=(0.95, 0.85), cbs=[resume, Snapshots(folder/'snapshots'), CSVLogger()])
+state = [v for p in learn.model.parameters() for v in learn.opt.state[p].values() if isinstance(v, Tensor)]
+log = re.sub(r',[\\d:]*$', '', (folder/'history.csv').read_text(), flags=re.M)
+kept = [load_state(p)[0] for p in sorted((folder/'snapshots').glob('snapshot*'))]
+history = [[float(o) for o in learn.recorder.losses], [[float(x) for x in v] for v in learn.recorder.values], [float(o) for o in learn.recorder.lrs]]
+print(fingerprint(learn.model, state, history, random.random(), float(np.random.rand()), torch.rand(1), log, kept), flush=True)
+"""
+
+def start(kind, folder):
+    "The script as a process that has just begun to train"
+    p = subprocess.Popen([sys.executable, '-c', script, str(here.parent/'tests'), kind, str(folder)], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    for line in p.stdout:
+        if line.strip() == 'ready': return p
+
+def finish(kind, folder):
+    "Run it to its end: fingerprint of all that it leaves, and seconds"
+    p,begin = start(kind, folder),time.perf_counter()
+    out = p.communicate()[0]
+    if p.returncode: raise RuntimeError(out)
+    return out.split()[-1],time.perf_counter()-begin
+
+def writing(folder): return any(p.name.startswith('.fit') for p in (folder/'run').glob('.*')) if (folder/'run').exists() else False
+
+def killed(kind, folder, seconds, rng, while_writing):
+    "Run it and kill it at a random moment; what was being done, None if it had ended before"
+    p = start(kind, folder)
+    time.sleep(rng.uniform(0, seconds))
+    if while_writing:
+        end = time.monotonic() + seconds
+        while p.poll() is None and not writing(folder) and time.monotonic() < end: time.sleep(0.0002)
+    during = 'writing' if writing(folder) else 'training'
+    p.send_signal(signal.SIGKILL)
+    p.wait()
+    return None if p.returncode == 0 else during
+
+def survivals(n=20):
+    rng,oracle,rows = random.Random(0),{},[]
+    for i in range(n):
+        kind = ('vision','tabular','text')[i%3]
+        with tempfile.TemporaryDirectory() as d:
+            if kind not in oracle: oracle[kind] = finish(kind, Path(d)/'never killed')
+            want,seconds = oracle[kind]
+            folder = Path(d)/'killed'
+            kills = [killed(kind, folder, seconds, rng, (3*i+k)%4 == 0) for k in range(rng.randint(1, 3))]
+            rows.append(dict(kind=kind, kills=[k for k in kills if k], same=finish(kind, folder)[0] == want))
+            print(rows[-1], flush=True)
+    return rows
+
+def cost(rounds=7):
+    "Median seconds and bytes of a checkpoint, and seconds of 100 steps"
+    warnings.simplefilter('ignore')
+    from fastai.vision.all import Learner, DataLoaders, CrossEntropyLossFlat, torch
+    from fastai_lrx.all import Resume
+    from measure import quiet, timed
+    import timm
+    items = [(torch.randn(3, 64, 64), torch.tensor(i%10)) for i in range(32)]
+    learn = quiet(Learner(DataLoaders.from_dsets(items*2, items, bs=32, num_workers=0), timm.create_model('resnet50', num_classes=1000), loss_func=CrossEntropyLossFlat()))
+    with tempfile.TemporaryDirectory() as d:
+        resume = Resume(Path(d)/'run', every=10**6)
+        learn.fit(1, 1e-3, cbs=resume)
+        resume.learn,resume.what,resume.fit = learn,{},0
+        seconds = [timed(lambda: resume.write(i)) for i in range(rounds)]
+        size = max(p.stat().st_size for p in (Path(d)/'run').glob('fit*'))
+    step = timed(lambda: learn.fit(10, 1e-3))/20
+    return dict(seconds=statistics.median(seconds), all_seconds=seconds, bytes=size, parameters=sum(p.numel() for p in learn.model.parameters()), steps_100=100*step)
+
+def report(res):
+    rows,c = res['survivals'],res['cost']
+    kills = [k for r in rows for k in r['kills']]
+    lines = [f"| {kind} | {sum(r['kind']==kind for r in rows)} | {sum(len(r['kills']) for r in rows if r['kind']==kind)} | {sum(r['same'] for r in rows if r['kind']==kind)} |" for kind in ('vision', 'tabular', 'text')]
+    return '\n'.join(['# Fits that survive', '', f"Measured on {res['machine']}.", '', f"{len(rows)} scripts of two fits were killed {len(kills)} times with SIGKILL, {kills.count('writing')} of them while a checkpoint was being written. {sum(r['same'] for r in rows)} of {len(rows)} ended with the weights, losses, history, optimizer, random numbers, log and snapshots of the script that was never killed, to the bit.", '',
+        '| learner | scripts | kills | identical |', '|---|---|---|---|', *lines, '',
+        f"A checkpoint of timm's resnet50 with 1000 classes ({c['parameters']/1e6:.1f} million parameters, with Adam's averages {c['bytes']/1e6:.0f} MB) takes {c['seconds']:.2f} s ({min(c['all_seconds']):.2f} to {max(c['all_seconds']):.2f}), as long as {c['seconds']/c['steps_100']*100:.0f} training steps at 64 pixels in batches of 32.", '',
+        'Reproduce: `python benchmarks/bench_resume.py`, or `make bench`.', ''])
+
+def main():
+    from measure import machine, publish
+    res = dict(machine=machine(), cost=cost(), survivals=survivals())
+    publish('resume', res, report(res))
+
+if __name__=='__main__': main()
