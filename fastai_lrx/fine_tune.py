@@ -33,7 +33,7 @@ def n_open(
 # %% ../nbs/13_fine_tune.ipynb #772119c8
 class GradualUnfreezing(Callback):
     "Train the head first, then open one more layer group every `every` epochs, or `at_once` all of them, from epoch `start` on."
-    order = -5
+    order,run_in_dry_run = -5,True
     def __init__(self,
         every:int=1, # epochs from one opening to the next
         start:int=None, # epoch of the first opening; by default `every`
@@ -64,6 +64,9 @@ class GradualUnfreezing(Callback):
     def trainable(self):
         "Which parameters train."
         return [p.requires_grad for p in self.model.parameters()]
+
+    def state_dict(self)->dict: return {}            # all follows from the epoch
+    def load_state_dict(self, saved): self.wrapped = []      # a resumed fit has wrapped the model as it begins, not as it goes on
 
 # %% ../nbs/13_fine_tune.ipynb #51e5b11c
 def close_groups(opt, n:int):

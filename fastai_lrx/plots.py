@@ -35,7 +35,7 @@ def group_colors(n_groups:int):
 
 def group_names(n_groups:int):
     "What to call each group in a legend."
-    return [f'group {i}' + {0:' (input)', n_groups-1:' (head)'}.get(i, '') for i in range(n_groups)]
+    return ['all groups'] if n_groups==1 else [f'group {i}' + {0:' (input)', n_groups-1:' (head)'}.get(i, '') for i in range(n_groups)]
 
 def plot_groups(
     ax, # the axes to draw on

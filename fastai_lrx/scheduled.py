@@ -90,6 +90,7 @@ class Scheduled(ParamScheduler):
         self.hps,self.group_hps = ({k:[] for k in self.scheds} for _ in range(2))
         self.per_epoch = per_epoch = n_batches(self.dls)
         self.n_steps,self.reached = per_epoch*self.n_epoch,[]
+        self.values = {k: s.at(np.arange(self.n_steps), self.n_steps) for k,s in self.scheds.items()}
         self.ends = set(self.cycles.cycle_ends(self.n_steps).tolist())
         mid = sorted(end for end in self.ends if end%per_epoch)
         if mid: warn(f"{len(mid)} of {len(self.ends)} cycles end in mid-epoch (the first after {mid[0]/per_epoch:.2f} epochs): validation will not see the model at their ends")
@@ -101,7 +102,7 @@ class Scheduled(ParamScheduler):
     def before_batch(self):
         "Set the hyper-parameters of this batch and signal its cycle."
         step = self.step
-        for k,s in self.scheds.items(): self.opt.set_hyper(k, np.atleast_1d(s.at(step, self.n_steps)).tolist())
+        for k,values in self.values.items(): self.opt.set_hyper(k, np.atleast_1d(values[step]).tolist())
         self.learn.cycle_end = step+1 in self.ends
         self.learn.cycle = sum(end <= step for end in self.ends)
 
@@ -121,6 +122,11 @@ class Scheduled(ParamScheduler):
         "Did a cycle end in this epoch?"
         start = self.epoch*self.n_iter
         self.learn.cycle_end = any(start < end <= start+self.n_iter for end in self.ends)
+
+    def state_dict(self)->dict:
+        "What the fit has recorded; all else follows from the schedules."
+        return dict(hps=self.hps, group_hps=self.group_hps, reached=self.reached)
+    def load_state_dict(self, saved:dict): vars(self).update(saved)
 
     def after_fit(self):
         super().after_fit()

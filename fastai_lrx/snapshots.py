@@ -100,6 +100,10 @@ class Snapshots(Callback):
             snap.path,snap.weights = path,None
             self.mine.add(path)
 
+    def in_plan(self, ends:list)->dict:
+        "What a dry run foresees: snapshots at the ends of these cycles."
+        return dict(snapshot=[end for cycle,end in enumerate(ends) if (cycle+1) % self.every == 0])
+
     def state_dict(self)->dict:
         "What `Resume` stores: the snapshots that are in memory, and the names of those in files."
         return dict(n_taken=self.n_taken, snapshots=[vars(s) for s in self.snapshots])
