@@ -98,7 +98,7 @@ def report(res):
     lines = [f"| {kind} | {sum(r['kind']==kind for r in rows)} | {sum(len(r['kills']) for r in rows if r['kind']==kind)} | {sum(r['same'] for r in rows if r['kind']==kind)} |" for kind in ('vision', 'tabular', 'text')]
     return '\n'.join(['# Fits that survive', '', f"Measured on {res['machine']}.", '', f"{len(rows)} scripts of two fits were killed {len(kills)} times with SIGKILL, {kills.count('writing')} of them while a checkpoint was being written. {sum(r['same'] for r in rows)} of {len(rows)} ended with the weights, losses, history, optimizer, random numbers, log and snapshots of the script that was never killed, to the bit.", '',
         '| learner | scripts | kills | identical |', '|---|---|---|---|', *lines, '',
-        f"A checkpoint of timm's resnet50 with 1000 classes ({c['parameters']/1e6:.1f} million parameters, with Adam's averages {c['bytes']/1e6:.0f} MB) takes {c['seconds']:.2f} s ({min(c['all_seconds']):.2f} to {max(c['all_seconds']):.2f}), as long as {c['seconds']/c['steps_100']*100:.0f} training steps at 64 pixels in batches of 32.", '',
+        f"A checkpoint of timm's resnet50 with 1000 classes ({c['parameters']/1e6:.1f} million parameters, with Adam's averages {c['bytes']/1e6:.0f} MB) takes {c['seconds']:.2f} s ({min(c['all_seconds']):.2f} to {max(c['all_seconds']):.2f}), as long as {c['seconds']/c['steps_100']*100:.1f} training steps at 64 pixels in batches of 32.", '',
         'Reproduce: `python benchmarks/bench_resume.py`, or `make bench`.', ''])
 
 def main():

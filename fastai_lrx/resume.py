@@ -6,8 +6,8 @@
 __all__ = ['generator_state', 'put_generator_state', 'is_plain', 'attributes', 'put_attributes', 'model_state', 'put_model_state',
            'optimizers', 'opt_state', 'put_opt_state', 'sources', 'data_state', 'is_text', 'put_data_state',
            'rng_state', 'put_rng_state', 'callback_state', 'put_callback_state', 'has_state_dict', 'forgetful',
-           'run_state', 'others', 'put_run_state', 'description', 'data_description', 'arguments', 'difference',
-           'Resume', 'everywhere']
+           'run_state', 'others', 'put_run_state', 'description', 'digest', 'without_addresses', 'looked_at',
+           'plain_part', 'arguments', 'difference', 'Resume', 'everywhere']
 
 # %% ../nbs/07_resume.ipynb #b9a2cd74
 import inspect
@@ -15,10 +15,11 @@ import inspect
 from fastai.basics import *
 from fastai.callback.progress import CSVLogger, ProgressCallback, ShowGraphCallback
 from fastai.callback.schedule import ParamScheduler
+from fastai.callback.tracker import TrackerCallback
 from .scheduled import in_fit, n_batches
 from .schedules import Schedule, whole
 from .state import uninterrupted
-from .storage import fingerprint, flatten, folder_of, load_state, put_weights, save_state, try_lock, weights_of
+from .storage import fingerprint, folder_of, load_state, put_weights, save_state, try_lock, weights_of
 
 # %% ../nbs/07_resume.ipynb #7e11adc2
 _generators = {random.Random: ('getstate', 'setstate'), np.random.RandomState: ('get_state', 'set_state'), torch.Generator: ('get_state', 'set_state')}
@@ -36,7 +37,8 @@ def is_plain(v)->bool:
     "Whether a value can be stored: numbers, strings, paths, tensors, arrays, and containers of them."
     if isinstance(v, dict): return all(map(is_plain, [*v, *v.values()]))
     if isinstance(v, (list,tuple,set,L)): return all(map(is_plain, v))
-    return v is None or isinstance(v, (bool,int,float,str,Path,Tensor,ndarray,np.generic)) and not isinstance(v, nn.Parameter)
+    if isinstance(v, (ndarray,np.generic)): return v.dtype.kind in 'biuf'
+    return v is None or isinstance(v, (bool,int,float,str,Path,Tensor)) and not isinstance(v, nn.Parameter)
 
 def attributes(o)->dict:
     "What `o` remembers: plain attributes by name, and the states of random generators."
@@ -47,7 +49,7 @@ def put_attributes(o, saved:dict):
     "Give `o` its attributes back."
     for k,v in saved['plain'].items():
         old = vars(o).get(k)
-        vars(o)[k] = v.to(old.device) if isinstance(v, Tensor) and isinstance(old, Tensor) else v
+        vars(o)[k] = v.to(old.device if isinstance(old, Tensor) else v.device, copy=True) if isinstance(v, Tensor) else v
     for k,state in saved['generators'].items(): put_generator_state(vars(o)[k], state)
 
 # %% ../nbs/07_resume.ipynb #d0de6f35
@@ -61,7 +63,7 @@ def put_model_state(model:nn.Module, saved:dict):
     put_weights(model, saved['weights'])
     for name,p in model.named_parameters():
         p.requires_grad_(name in saved['open'])
-        p.grad = torch.zeros_like(p) if name in saved['zero'] else saved['grads'][name].to(p.device) if name in saved['grads'] else None
+        p.grad = torch.zeros_like(p) if name in saved['zero'] else saved['grads'][name].to(p.device, copy=True) if name in saved['grads'] else None
 
 def optimizers(opt)->list:
     "An optimizer and those that it wraps."
@@ -76,7 +78,7 @@ def put_opt_state(opt, saved:dict):
     if isinstance(opt, torch.optim.Optimizer): return opt.load_state_dict(saved)
     put_attributes(opt, saved['attributes'])
     for p,state in zip((p for ps in opt.param_lists for p in ps), saved['state']):
-        vars(opt)['state'][p] = {k: v.to(p.device) if isinstance(v, Tensor) else v for k,v in state.items()}
+        vars(opt)['state'][p] = {k: v.to(p.device, copy=True) if isinstance(v, Tensor) else v for k,v in state.items()}
 
 # %% ../nbs/07_resume.ipynb #82b22a0b
 def sources(dl)->list:
@@ -173,25 +175,35 @@ def put_run_state(learn:Learner, saved:dict):
 # %% ../nbs/07_resume.ipynb #42eecb79
 def description(learn:Learner)->dict:
     "What a fit is, in a few words: epochs, model, optimizer, schedule, loss, data and the arguments of callbacks."
-    short = lambda *things: fingerprint(*things)[:8]
-    schedules = {k: s for cb in learn.cbs if isinstance(cb, ParamScheduler) for k,s in cb.scheds.items()}
-    n,tensors = n_batches(learn.dls)*learn.n_epoch,(*get_model(learn.model).named_parameters(), *get_model(learn.model).named_buffers())
+    model,schedules = get_model(learn.model),{k: s for cb in learn.cbs if isinstance(cb, ParamScheduler) for k,s in cb.scheds.items()}
+    n,tensors = n_batches(learn.dls)*learn.n_epoch,(*model.named_parameters(), *model.named_buffers())
     def values(s): return s.at(np.linspace(0, max(n-1, 0), 33).astype(int), max(n, 1)).tolist() if isinstance(s, Schedule) else [np.asarray(s(p), dtype=float).tolist() for p in np.linspace(0, 1, 33)]
     hypers = [{k: float(v) for k,v in group.items() if isinstance(v, (int,float,np.generic)) and k not in schedules} for group in learn.opt.hypers]
-    return dict(epochs=learn.n_epoch, model=f'{sum(t.numel() for _,t in tensors)} weights ({short([[name, list(t.shape), str(t.dtype)] for name,t in tensors])})',
-                schedule={k: f'from {np.ravel(values(s))[0]:.3g}, up to {np.max(values(s)):.3g} ({short(values(s))})' for k,s in schedules.items()}, groups=[len(ps) for ps in learn.opt.param_lists], optimizer=[type(o).__name__ for o in optimizers(learn.opt)], hypers=hypers,
-                loss=getattr(learn.loss_func, '__name__', type(learn.loss_func).__name__), data=[data_description(dl, short) for dl in learn.dls.loaders],
-                callbacks={type(cb).__name__: arguments(cb) for cb in others(learn)})
+    loss = getattr(learn.loss_func, 'func', learn.loss_func)
+    return dict(epochs=learn.n_epoch, model=f'{sum(t.numel() for _,t in tensors)} weights ({digest([[name, list(t.shape), str(t.dtype)] for name,t in tensors], without_addresses(model))})', groups=[len(ps) for ps in learn.opt.param_lists],
+                schedule={k: f'from {np.ravel(values(s))[0]:.3g}, up to {np.max(values(s)):.3g} ({digest(values(s))})' for k,s in schedules.items()},
+                optimizer=[type(o).__name__ for o in optimizers(learn.opt)], hypers=hypers, loss=f"{getattr(learn.loss_func, '__name__', type(learn.loss_func).__name__)} ({digest(without_addresses(loss), loss if isinstance(loss, nn.Module) else None)})",
+                data=[f"{len(dl)} batches of {getattr(dl, 'bs', None) or getattr(dl, 'batch_size', None)} ({digest(looked_at(getattr(dl.dataset, 'items', dl.dataset)))})" for dl in learn.dls.loaders],
+                callbacks=[f"{type(cb).__name__}({', '.join(f'{k}={v}' for k,v in arguments(cb).items())})" for cb in others(learn)])
 
-def data_description(dl, short)->str:
-    "Number of batches, batch size, and a digest of what the data set was made from."
-    items = getattr(dl.dataset, 'items', dl.dataset)
-    if isinstance(items, pd.DataFrame): digest = short(pd.util.hash_pandas_object(items, index=False).values)
-    elif isinstance(items, (Tensor,ndarray)): digest = short(items)
-    else:
-        ends = [items[i] for i in (0, -1)] if hasattr(items, '__getitem__') and hasattr(items, '__len__') and len(items) else []
-        digest = short(len(items) if hasattr(items, '__len__') else 0, [flatten(o, {}) if is_plain(o) and not isinstance(o, Tensor) else o if isinstance(o, Tensor) else type(o).__name__ for o in ends])
-    return f"{len(dl)} batches of {getattr(dl, 'bs', None) or getattr(dl, 'batch_size', None)} ({digest})"
+def digest(*things)->str: return fingerprint(*things)[:8]
+def without_addresses(o)->str: return re.sub(r' at 0x[0-9a-f]+', '', repr(o))
+
+def looked_at(items):
+    "Some of what a data set was made from, for a fingerprint; a data set of your own is never asked for items, which may draw random numbers."
+    if isinstance(items, pd.DataFrame):
+        try: return pd.util.hash_pandas_object(items, index=False).values
+        except TypeError: return pd.util.hash_pandas_object(items.astype(str), index=False).values
+    if isinstance(items, torch.utils.data.TensorDataset): return [looked_at(t) for t in items.tensors]
+    if isinstance(items, (Tensor,ndarray,list,tuple,L)) and len(items):
+        some = items[::max(1, len(items)//64)]
+        return [len(items), some if isinstance(some, Tensor) or getattr(some, 'dtype', np.dtype(object)).kind in 'biuf' else [plain_part(o) for o in some]]
+    return [type(items).__name__, len(items) if hasattr(items, '__len__') else 0]
+
+def plain_part(o):
+    "`o` if it is plain, else the name of its type."
+    if isinstance(o, (list,tuple,L)): return [plain_part(v) for v in o]
+    return o.item() if isinstance(o, np.generic) and is_plain(o) else o if is_plain(o) and not isinstance(o, (dict,set)) else type(o).__name__
 
 def arguments(cb)->dict:
     "The plain arguments that a callback was made with."
@@ -219,15 +231,27 @@ class Resume(Callback):
         restart:bool=False # forget what the folder has, and start over
     ):
         self.folder,self.every,self.keep_last,self.restart = folder_of(name, 'name').absolute(),whole(every, 'every'),whole(keep_last, 'keep_last'),restart
-        self.n_fits = 0
+        self.n_fits = 0                                    # that have come to their end
+
+    @property
+    def learn(self): return vars(self).get('learner')
+    @learn.setter
+    def learn(self, learn):
+        vars(self)['learner'] = learn
+        if learn is None: self.close()                     # a fit that was interrupted takes its callbacks off, too
+
+    def close(self):
+        "Let other processes in, and come first again."
+        self.order = -100
+        file = _locks.pop(self.folder.resolve(), None)
+        if file is not None: file.close()
 
     def before_fit(self):
         if not in_fit(self.learn): return
-        self.lock()
+        self.acquire()
         if self.restart and not self.n_fits: self.forget()
-        self.fit,self.begun,self.what = self.n_fits,False,description(self.learn)
+        self.number,self.begun,self.what = self.n_fits,False,description(self.learn)
         self.find()
-        self.n_fits += 1
         secret = forgetful(self.learn)
         if secret: warn(f"Resume({str(self.folder)!r}): {', '.join(secret)} cannot be stored, so a resumed fit may differ; give it state_dict and load_state_dict")
         self.order = 1000                                  # from here on the last one
@@ -246,11 +270,15 @@ class Resume(Callback):
 
     def begin(self):
         "Put the saved state back, now that all callbacks are ready, or write the first one."
-        self.begun = True
-        if self.finished: return
-        if self.saved is None: self.write(0)
-        else: put_run_state(self.learn, self.saved)
-        self.saved = None
+        self.begun,learn,epoch = True,self.learn,self.learn.epoch
+        if self.saved is None: return self.write(0)
+        for dl in (o for loader in learn.dls.loaders for o in sources(loader) if self.done and isinstance(o, TfmdDL) and 'dl' not in vars(o)):
+            if not getattr(dl, '_types', None): dl._one_pass()                     # fastai looks at an item once; that was before
+        put_run_state(learn, self.saved)
+        learn.epoch = epoch
+        if not self.finished: self.saved = None
+        for cb in learn.cbs if self.finished else []:
+            if isinstance(cb, TrackerCallback): cb.run = False                     # nothing to save, or to load, at the end of this fit
 
     def after_epoch(self):
         n = self.epoch+1
@@ -261,8 +289,8 @@ class Resume(Callback):
         vars(self.learn).pop('_with_events', None)
         if self.finished: put_run_state(self.learn, self.saved)
         else: self.write(getattr(self.learn, 'epoch', -1)+1, finished=True)
-        self.saved,self.order = None,-100
-        self.unlock()
+        self.saved,self.n_fits = None,self.n_fits+1
+        self.close()
 
 # %% ../nbs/07_resume.ipynb #175ea800
 _locks = {}
@@ -275,30 +303,30 @@ def everywhere(value)->list:
     return values
 
 @patch
-def path(self:Resume, done:int, finished:bool):
+def file(self:Resume, done:int, finished:bool):
     "The file for the state after `done` epochs."
-    return self.folder/f"fit{self.fit:03}_epoch{done:05}{'_end' if finished else ''}{f'_rank{rank_distrib()}' if rank_distrib() else ''}.safetensors"
+    return self.folder/f"fit{self.number:03}_epoch{done:05}{'_end' if finished else ''}{f'_rank{rank_distrib()}' if rank_distrib() else ''}.safetensors"
 
 @patch
 def checkpoints(self:Resume)->list:
     "Epochs that are done, and whether the fit is over, of every checkpoint of this fit, oldest first."
-    pattern = re.compile(rf"fit{self.fit:03}_epoch(\d+)(_end)?{f'_rank{rank_distrib()}' if rank_distrib() else ''}\.safetensors")
+    pattern = re.compile(rf"fit{self.number:03}_epoch(\d+)(_end)?{f'_rank{rank_distrib()}' if rank_distrib() else ''}\.safetensors")
     found = (pattern.fullmatch(p.name) for p in self.folder.glob('fit*'))
     return sorted((int(m[1]), bool(m[2])) for m in found if m)
 
 @patch
 def write(self:Resume, done:int, finished:bool=False):
     "Write a checkpoint, then drop the oldest."
-    try: save_state(self.path(done, finished), run_state(self.learn), what=self.what)
-    except OSError as e: return warn(f"Resume({str(self.folder)!r}): the checkpoint after {done} epochs could not be written ({e}), the one before is kept")
-    for old in self.checkpoints()[:-self.keep_last]: self.path(*old).unlink(missing_ok=True)
+    try: save_state(self.file(done, finished), run_state(self.learn), what=self.what)
+    except OSError as e: return warn(f"Resume({str(self.folder)!r}): the checkpoint after {done} epochs could not be written ({e}); {'the one before is kept' if self.checkpoints() else 'there is none yet'}")
+    for old in self.checkpoints()[:-self.keep_last]: self.file(*old).unlink(missing_ok=True)
 
 @patch
 def find(self:Resume):
     "The newest checkpoint that is whole, in all processes; ValueError if it is of another fit."
     self.done,self.finished,self.saved = 0,False,None
     for done,finished in sorted(set.intersection(*map(set, everywhere(self.checkpoints()))), reverse=True):
-        try: saved,info = load_state(self.path(done, finished))
+        try: saved,info = load_state(self.file(done, finished))
         except ValueError as e:
             saved = None
             warn(f"Resume({str(self.folder)!r}): {e}")
@@ -306,7 +334,7 @@ def find(self:Resume):
         other = difference(info['what'], self.what)
         if other: raise ValueError(f"name={str(self.folder)!r}: was begun by another fit, with {other}; use another name, or restart=True to start over")
         self.done,self.finished,self.saved = done,finished,saved
-        if not rank_distrib(): print(f"Resume: fit {self.fit} of {str(self.folder)!r} " + ('was finished; its result is back' if finished else f'goes on after {done} of {self.learn.n_epoch} epochs'))
+        if not rank_distrib(): print(f"Resume: fit {self.number} of {str(self.folder)!r} " + ('was finished; its result is back' if finished else f'goes on after {done} of {self.learn.n_epoch} epochs'))
         return
 
 @patch
@@ -317,16 +345,11 @@ def forget(self:Resume):
     distrib_barrier()
 
 @patch
-def lock(self:Resume):
+def acquire(self:Resume):
     "Keep other processes out."
     key = self.folder.resolve()
     if rank_distrib() or key in _locks: return
-    _locks[key] = try_lock(self.folder/'.lock')
-    if _locks[key] is None:
-        del _locks[key]
-        raise ValueError(f"name={str(self.folder)!r}: another process is training under this name; wait until it is done, or use another name")
-
-@patch
-def unlock(self:Resume):
-    file = _locks.pop(self.folder.resolve(), None)
-    if file is not None: file.close()
+    try: file = try_lock(self.folder/'.lock')
+    except OSError as e: raise ValueError(f"name={str(self.folder)!r}: cannot be written to ({e}); use another folder") from None
+    if file is None: raise ValueError(f"name={str(self.folder)!r}: another process is training under this name; wait until it is done, or use another name")
+    _locks[key] = file

@@ -256,7 +256,7 @@ def test_callbacks_optimizers_loaders():
             for a,b in zip(self.mean.parameters(), self.model.parameters()): b.data.copy_(a.data)
         def state_dict(self): return weights_of(self.mean)
         def load_state_dict(self, sd): storage.put_weights(self.mean, sd)
-    for makes in ([lambda: GradientAccumulation(20)], [bf16], [MixUp], [Counts], [Average], [partial(ReduceLROnPlateau, patience=1, min_delta=10.)], [partial(EarlyStoppingCallback, patience=2, min_delta=10.)],
+    for makes in ([lambda: GradientAccumulation(40)], [bf16], [MixUp], [Counts], [Average], [partial(ReduceLROnPlateau, patience=1, min_delta=10.)], [partial(EarlyStoppingCallback, patience=2, min_delta=10.)],
                   [partial(UntilOverfit, 3)], [Snapshots], [GradientClip]):
         survives(*with_cbs(*makes), [in_batch(1), (0, 2, 'before_validate')])
 
@@ -271,11 +271,12 @@ def test_callbacks_optimizers_loaders():
     survives(weighted, fits['one_cycle'], [in_batch(1)])
 
     # %% nbs/checks/resume.ipynb #24099bfe
-    def files(folder, kills):
+    def files(folder, kills, append=False):
         "Contents of the files that a fit writes, after being killed here and there"
+        if append and not (folder/'history.csv').exists(): (folder/'history.csv').write_text('an earlier log\n')
         def make():
             return learner('vision', path=folder)
-        def fit(learn, cbs): learn.fit_sgdr(4, 1, 3e-2, cycle_mult=1, cbs=[SaveModelCallback(fname='best'), CSVLogger(), Snapshots(folder/'snaps', keep=2), *cbs])
+        def fit(learn, cbs): learn.fit_sgdr(4, 1, 3e-2, cycle_mult=1, cbs=[SaveModelCallback(fname='best'), CSVLogger(append=append), Snapshots(folder/'snaps', keep=2), *cbs])
         for kill in kills: assert run(make, fit, folder, *kill) is None
         run(make, fit, folder)
         log = re.sub(r'\d\d:\d\d', '', (folder/'history.csv').read_text())
@@ -284,6 +285,8 @@ def test_callbacks_optimizers_loaders():
     killed = new_folder()
     test_eq(files(killed, [in_batch(0), in_batch(2), (0, 2, 'before_validate'), (0, 3, 'after_epoch', None, 500), (0, 3, 'after_epoch'), (0, 3, 'after_fit', None, 500)]), oracle)
     test_eq(files(killed, []), oracle)                        # finished already
+    appended = files(new_folder(), [in_batch(0), in_batch(2)], append=True)[0]
+    test_eq(appended, 'an earlier log\n' + oracle[0])
     log = (killed/'history.csv').read_text()
     learn = learner('vision', path=killed)
     test_fail(lambda: learn.fit(9, cbs=[CSVLogger(), Resume(killed/'r')]), contains='was begun by another fit')
@@ -385,8 +388,20 @@ def test_ctrl_c_and_another_start():
             learn.fit_one_cycle(3, 1e-2, cbs=[Resume(folder/'r'), Kill()])
         assert '_with_events' not in vars(learn)
         return end(learn)
+    def stopped_with_one_object():
+        set_seed(1)
+        learn,r = learner('vision'),Resume(new_folder()/'r')
+        with contextlib.redirect_stdout(io.StringIO()):
+            for kill in (in_batch(0), in_batch(2)):
+                try: learn.fit_one_cycle(3, 1e-2, cbs=[r, Kill(*kill)])
+                except Killed: pass
+                other = [sys.executable, '-W', 'ignore', '-c', f'from fastai_lrx.storage import try_lock; print(try_lock({str(r.folder/".lock")!r}) is None)']
+                test_eq(subprocess.run(other, capture_output=True, text=True).stdout.strip(), 'False')       # others may go on now
+            learn.fit_one_cycle(3, 1e-2, cbs=[r, Kill()])
+        return end(learn)
     oracle = run(partial(learner, 'vision'), fits['one_cycle'], new_folder(), resumed=False)
     assert same_end(stopped_and_run_again(), oracle)[0]
+    assert same_end(stopped_with_one_object(), oracle)[0]
 
     folder,seed = new_folder(),iter(range(9))
     def other_weights():
@@ -490,7 +505,7 @@ def test_full_disk_damaged_file_other_fit_other_process():
     storage.save_file = full_disk
     try: words = said(lambda: learner('vision').fit_one_cycle(3, 1e-2, cbs=Resume(folder/'r')))
     finally: storage.save_file = real
-    assert 'the checkpoint after 2 epochs could not be written ([Errno 28] No space left on device), the one before is kept' in words
+    assert 'the checkpoint after 2 epochs could not be written ([Errno 28] No space left on device); the one before is kept' in words
     test_eq(checkpoints(folder), ['fit000_epoch00003.safetensors', 'fit000_epoch00003_end.safetensors'])
     test_eq([p.name for p in (folder/'r').iterdir() if p.name.startswith('.')], ['.lock'])
 
@@ -533,13 +548,22 @@ def test_full_disk_damaged_file_other_fit_other_process():
         learn = make()
         for tl in learn.dls.train_ds.tls: tl.items = tl.items[::-1]
         return learn
+    def weighted_loss():
+        learn = make()
+        learn.loss_func = CrossEntropyLossFlat(weight=tensor([1., 2., 3.]))
+        return learn
+    def more_dropout():
+        learn = make()
+        learn.model[1][2].p = 0.7
+        return learn
     def other_loss():
         learn = make()
         learn.loss_func = LabelSmoothingCrossEntropyFlat()
         return learn
     for changed,other,what in ((make, lambda l,cbs: l.fit_one_cycle(4, 1e-2, cbs=cbs), 'epochs 3, and now it is 4'), (make, lambda l,cbs: l.fit_one_cycle(3, 2e-2, cbs=cbs), 'schedule'), (make, lambda l,cbs: l.fit_one_cycle(3, 1e-2, pct_start=0.5, cbs=cbs), 'schedule'),
                                (make, lambda l,cbs: l.fit_one_cycle(3, 1e-2, wd=0.3, cbs=cbs), 'hypers'), (make, lambda l,cbs: l.fit_sgdr(2, 1, 1e-2, cbs=cbs), 'schedule'), (make, lambda l,cbs: l.fit_one_cycle(3, 1e-2, cbs=[*cbs, MixUp()]), 'callbacks'),
-                               (partial(learner, 'vision', opt_func=SGD), fit, 'hypers'), (partial(learner, 'tabular'), fit, 'model'), (wider, fit, 'model'), (fewer, fit, 'batches of 6'), (other_data, fit, 'data'), (other_loss, fit, 'loss CrossEntropyLossFlat, and now it is LabelSmoothingCrossEntropyFlat')):
+                               (partial(learner, 'vision', opt_func=SGD), fit, 'hypers'), (partial(learner, 'tabular'), fit, 'model'), (wider, fit, 'model'), (fewer, fit, 'batches of 6'), (other_data, fit, 'data'), (other_loss, fit, 'and now it is LabelSmoothingCrossEntropyFlat'), (weighted_loss, fit, 'loss CrossEntropyLossFlat'), (more_dropout, fit, 'model'),
+                               (make, lambda l,cbs: l.fit_one_cycle(3, 1e-2, cbs=[*cbs, Kill()]), 'callbacks')):
         learn = changed()
         before = fingerprint(learn.model)
         with contextlib.redirect_stdout(io.StringIO()): test_fail(lambda: other(learn, [Resume(folder/'r'), Kill()]), contains='was begun by another fit, with')

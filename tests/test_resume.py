@@ -5,10 +5,11 @@ import inspect
 from fastai.basics import *
 from fastai.callback.progress import CSVLogger, ProgressCallback, ShowGraphCallback
 from fastai.callback.schedule import ParamScheduler
+from fastai.callback.tracker import TrackerCallback
 from fastai_lrx.scheduled import in_fit, n_batches
 from fastai_lrx.schedules import Schedule, whole
 from fastai_lrx.state import uninterrupted
-from fastai_lrx.storage import fingerprint, flatten, folder_of, load_state, put_weights, save_state, try_lock, weights_of
+from fastai_lrx.storage import fingerprint, folder_of, load_state, put_weights, save_state, try_lock, weights_of
 from fastcore.test import *
 from fastai.callback.all import *
 from fastai_lrx.cycles import *
