@@ -145,6 +145,9 @@ def dry_run(self:Learner):
     plan,given = Plan(),{}
     with self.preserved():
         out = [cb for cb in self.cbs if not takes_part(cb)]
+        if hasattr(self, 'distributed_trainer'):
+            from fastai.distributed import DistributedDL
+            self.dls.loaders = [DistributedDL(dl, device=dl.device) for dl in self.dls.loaders]      # each process has its share of the batches
         self.remove_cbs(out)
         @contextmanager
         def added_cbs(cbs):

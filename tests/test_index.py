@@ -34,6 +34,11 @@ def test_three_minutes():
     assert learn.validate()[1] > 0.9
     body,head = model[:3],model[3:]
 
+    # %% nbs/index.ipynb #f96a46d3
+    learn = Learner(dls, nn.Sequential(body[:2], body[2:], head), loss_func=CrossEntropyLossFlat(), metrics=accuracy, splitter=lambda m: [params(o) for o in m])
+    with learn.dry_run() as plan: learn.fine_tune_discriminative(5, 1e-2)
+    plan.plot()
+
     # %% nbs/index.ipynb #af35321c
     learn = Learner(dls, nn.Sequential(body, head), loss_func=CrossEntropyLossFlat(), metrics=accuracy, splitter=lambda m: [params(m[0]), params(m[1])])
     learn.freeze()
