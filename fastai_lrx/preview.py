@@ -8,7 +8,7 @@ __all__ = ['foreseen', 'PlannedFit', 'takes_part', 'waits_for_losses', 'Recordin
 # %% ../nbs/12_preview.ipynb #ae46c0ea
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
-import warnings
+import sys, warnings
 
 from fastai.basics import *
 from fastai.callback.schedule import ParamScheduler
@@ -146,8 +146,8 @@ def dry_run(self:Learner):
     with self.preserved():
         out = [cb for cb in self.cbs if not takes_part(cb)]
         if hasattr(self, 'distributed_trainer'):
-            from fastai.distributed import DistributedDL
-            self.dls.loaders = [DistributedDL(dl, device=dl.device) for dl in self.dls.loaders]      # each process has its share of the batches
+            share = sys.modules['fastai.distributed'].DistributedDL
+            self.dls.loaders = [share(dl, device=dl.device) for dl in self.dls.loaders]      # each process has its share of the batches
         self.remove_cbs(out)
         @contextmanager
         def added_cbs(cbs):

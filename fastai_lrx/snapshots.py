@@ -17,7 +17,7 @@ from .state import LearnerState
 from .storage import check_weights, folder_of, load_state, put_weights, save_state, state_info, weights_of
 
 # %% ../nbs/10_snapshots.ipynb #119c934f
-@dataclass
+@dataclass(eq=False)
 class Snapshot:
     "The weights of a model at the end of a cycle, in memory or in a file."
     cycle:int # number of the cycle in its fit, from 0

@@ -10,6 +10,8 @@ __all__ = ['atomic_write', 'pack', 'flatten', 'unflatten', 'save_state', 'load_s
 from contextlib import contextmanager
 from pathlib import Path
 import hashlib, json, math, os, secrets
+try: import fcntl
+except ImportError: fcntl,msvcrt = None,__import__('msvcrt')        # on Windows
 
 import numpy as np, torch
 from fastcore.foundation import L
@@ -212,11 +214,7 @@ def try_lock(path:str|os.PathLike # a file to lock; made if there is none
     Path(path).parent.mkdir(parents=True, exist_ok=True)
     file = open(path, 'a+')
     try:
-        if os.name == 'nt':
-            import msvcrt
-            msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
-        else:
-            import fcntl
-            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if fcntl is None: msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
+        else:             fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         return file
     except OSError: file.close()

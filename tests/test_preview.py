@@ -3,7 +3,7 @@ import pytest
 import warnings, fastprogress.fastprogress as fp
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
-import warnings
+import sys, warnings
 from fastai.basics import *
 from fastai.callback.schedule import ParamScheduler
 from fastai.callback.tracker import EarlyStoppingCallback, ReduceLROnPlateau, TerminateOnNaNCallback
