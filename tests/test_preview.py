@@ -29,10 +29,14 @@ def test_the_dry_run():
     plan.to_frame().head(4)
 
 def test_the_picture():
-    # %% nbs/12_preview.ipynb #2bf89cdd
+    # %% nbs/12_preview.ipynb #319ac57c
     learn = synth_learner(n_trn=40, splitter=lambda m: [[m.a], [m.b], []])
     learn.model.register_parameter('c', nn.Parameter(torch.zeros(1)))
     learn.splitter = lambda m: [[m.a], [m.b], [m.c]]
+    with learn.dry_run() as gradual: learn.fine_tune_discriminative(6, 1e-1)
+    gradual.plot()
+
+    # %% nbs/12_preview.ipynb #7d3b445c
     with learn.dry_run() as one_cycle: learn.fit_one_cycle(7, slice(1e-3, 1e-1))
     one_cycle.plot()
 
@@ -43,13 +47,6 @@ def test_the_picture():
     # %% nbs/12_preview.ipynb #41ebafe8
     with learn.dry_run() as triangular2: learn.fit_triangular(3, 2, 1e-1, mode='triangular2', moms=(0.95, 0.85))
     triangular2.plot()
-
-    # %% nbs/12_preview.ipynb #cbc758f6
-    with learn.dry_run() as gradual: learn.fine_tune_discriminative(6, 1e-1, schedule='one_cycle')
-    gradual.plot()
-
-    # %% nbs/12_preview.ipynb #611a0419
-    gradual
 
     # %% nbs/12_preview.ipynb #819163d6
     with learn.dry_run() as plan:

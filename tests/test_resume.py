@@ -17,17 +17,6 @@ import subprocess, sys, tempfile, textwrap
 from fastai_lrx.resume import *
 from fastai_lrx.resume import attributes, put_attributes
 
-def test_what_objects_remember():
-    # %% nbs/07_resume.ipynb #2eea0b72
-    class Counts(Callback):
-        def __init__(self, fn): self.fn,self.n,self.seen,self.rng = fn,3,{'a': [1.5, None]},random.Random(0)
-    a,b = Counts(print),Counts(print)
-    a.n,a.seen['a'][0] = 4,2.5
-    a.rng.random()
-    put_attributes(b, attributes(a))
-    test_eq((b.n, b.seen, b.rng.random()), (4, {'a': [2.5, None]}, a.rng.random()))
-    attributes(a)['plain']
-
 def test_killed_and_run_again():
     # %% nbs/07_resume.ipynb #6a3d9c3e
     script = """
@@ -66,3 +55,14 @@ print(fingerprint(learn.model, losses, [list(map(float, v)) for v in learn.recor
     test_eq(*results)
     print(*run('cut'), sep='\n')
     sorted(p.name for p in (folder/'cut').iterdir())
+
+def test_what_objects_remember():
+    # %% nbs/07_resume.ipynb #2eea0b72
+    class Counts(Callback):
+        def __init__(self, fn): self.fn,self.n,self.seen,self.rng = fn,3,{'a': [1.5, None]},random.Random(0)
+    a,b = Counts(print),Counts(print)
+    a.n,a.seen['a'][0] = 4,2.5
+    a.rng.random()
+    put_attributes(b, attributes(a))
+    test_eq((b.n, b.seen, b.rng.random()), (4, {'a': [2.5, None]}, a.rng.random()))
+    attributes(a)['plain']
