@@ -586,6 +586,33 @@ def test_full_disk_damaged_file_other_fit_other_process():
     held.kill(); held.wait()
     with contextlib.redirect_stdout(io.StringIO()): learn.fit(5, cbs=Resume(folder/'r', every=2, keep_last=9))
 
+    # %% nbs/checks/resume.ipynb #f343de0d
+    script = textwrap.dedent("""
+    import os, signal, sys
+    sys.path.insert(0, sys.argv[2])
+    from tiny import *
+    from fastai_lrx.all import *
+    from fastai_lrx import storage
+    real,calls = storage.save_file,[]
+    def save_file(tensors, path, metadata):
+        calls.append(path)
+        real(tensors, path, metadata)
+        if len(calls) == 3 and sys.argv[3:]:
+            with open(path, 'r+b') as f: f.truncate(100)
+            os.kill(os.getpid(), signal.SIGKILL)
+    storage.save_file = save_file
+    learn = learner('tensors')
+    learn.fit_one_cycle(3, 1e-2, cbs=Resume(sys.argv[1]))
+    print(storage.fingerprint(learn.model, [float(o) for o in learn.recorder.losses], random.random(), torch.rand(1)))
+    """)
+    folder = new_folder()
+    def in_a_process(*args):
+        res = subprocess.run([sys.executable, '-W', 'ignore', '-c', script, str(folder/args[0]), next(p for p in sys.path if p.endswith('tests')), *args[1:]], capture_output=True, text=True)
+        return res.returncode,res.stdout.splitlines()[-1:]
+    test_eq(in_a_process('r', 'kill')[0], -9)
+    test_eq(checkpoints(folder), ['fit000_epoch00000.safetensors', 'fit000_epoch00001.safetensors'])
+    test_eq(in_a_process('r'), in_a_process('never killed'))
+
     # %% nbs/checks/resume.ipynb #2fdff40a
     class Refuses(Callback):
         def before_fit(self): raise ValueError('no')
