@@ -19,7 +19,7 @@ from fastai.callback.tracker import TrackerCallback
 from .scheduled import in_fit, n_batches
 from .schedules import Schedule, whole
 from .state import uninterrupted
-from .storage import fingerprint, folder_of, load_state, put_weights, save_state, try_lock, weights_of
+from .storage import atomic_write, fingerprint, folder_of, load_state, put_weights, save_state, try_lock, weights_of
 
 # %% ../nbs/07_resume.ipynb #7e11adc2
 _generators = {random.Random: ('getstate', 'setstate'), np.random.RandomState: ('get_state', 'set_state'), torch.Generator: ('get_state', 'set_state')}
@@ -138,7 +138,8 @@ def put_callback_state(cb, saved:dict):
             cb.file.truncate()
             cb.file.write(saved['text'])
             cb.file.flush()
-        else: (cb.path/cb.fname).write_text(saved['text'])
+        else:
+            with atomic_write(cb.path/cb.fname) as tmp: tmp.write_text(saved['text'])
 
 def has_state_dict(cb): return hasattr(type(cb), 'state_dict') and hasattr(type(cb), 'load_state_dict')      # the instance would find the model's
 

@@ -9,7 +9,7 @@ from fastai.callback.tracker import TrackerCallback
 from fastai_lrx.scheduled import in_fit, n_batches
 from fastai_lrx.schedules import Schedule, whole
 from fastai_lrx.state import uninterrupted
-from fastai_lrx.storage import fingerprint, folder_of, load_state, put_weights, save_state, try_lock, weights_of
+from fastai_lrx.storage import atomic_write, fingerprint, folder_of, load_state, put_weights, save_state, try_lock, weights_of
 from fastcore.test import *
 from fastai.callback.all import *
 from fastai_lrx.cycles import *
