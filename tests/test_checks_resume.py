@@ -270,6 +270,40 @@ def test_callbacks_optimizers_loaders():
         return learn
     survives(weighted, fits['one_cycle'], [in_batch(1)])
 
+    # %% nbs/checks/resume.ipynb #a6dfdcda
+    class Noisy:
+        "Items with noise from numpy's global generator, or one of its own"
+        def __init__(self, n, rng=None): self.n,self.rng = n,rng
+        def __len__(self): return self.n
+        def __getitem__(self, i):
+            if not 0 <= i < self.n: raise IndexError(i)
+            x = torch.full((4,), i/self.n) + (self.rng or np.random).normal()*0.1
+            return x,(x.sum() > 2).long()
+    def on_noise(own=False, torchs=False):
+        sets = [Noisy(n, np.random.default_rng(n) if own else None) for n in (32, 16)]
+        dls = DataLoaders(*(torch.utils.data.DataLoader(s, batch_size=8, shuffle=s.n > 16) for s in sets)) if torchs else DataLoaders.from_dsets(*sets, bs=8, num_workers=0)
+        return quiet(Learner(dls, nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2)), loss_func=CrossEntropyLossFlat(), metrics=accuracy))
+    for kwargs in (dict(), dict(own=True), dict(torchs=True)): survives(partial(on_noise, **kwargs), fits['one_cycle'], [in_batch(1), in_batch(2)])
+
+    def from_table():
+        texts = pd.DataFrame(dict(text=['good fine nice a the', 'bad poor weak the a']*12, label=[0, 1]*12))
+        dls = TextDataLoaders.from_df(texts, text_col='text', label_col='label', seed=0, bs=4)
+        return quiet(text_classifier_learner(dls, AWD_LSTM, config={**awd_lstm_clas_config, 'emb_sz': 8, 'n_hid': 12, 'n_layers': 2}, pretrained=False))
+    survives(from_table, fits['one_cycle'], [in_batch(1)])
+
+    def with_bar():
+        learn = learner('vision')
+        learn.add_cb(ProgressCallback())
+        return learn
+    survives(with_bar, lambda l,cbs: l.fit_one_cycle(4, 1e-2, cbs=cbs), [in_batch(2), in_batch(3)])
+
+    class Names(Callback):
+        def __init__(self): self.names,self.day = np.array(['a', 'b']),np.datetime64('2020-01-01')
+    with warnings.catch_warnings(record=True) as caught, contextlib.redirect_stdout(io.StringIO()):
+        warnings.simplefilter('always')
+        learner('tensors').fit(1, cbs=[Resume(new_folder()), Names()])
+    assert any('Names (names, day) cannot be stored' in str(w.message) for w in caught) and not any('shadowing' in str(w.message) for w in caught)
+
     # %% nbs/checks/resume.ipynb #24099bfe
     def files(folder, kills, append=False):
         "Contents of the files that a fit writes, after being killed here and there"
@@ -291,6 +325,22 @@ def test_callbacks_optimizers_loaders():
     learn = learner('vision', path=killed)
     test_fail(lambda: learn.fit(9, cbs=[CSVLogger(), Resume(killed/'r')]), contains='was begun by another fit')
     test_eq((killed/'history.csv').read_text(), log)
+
+    # %% nbs/checks/resume.ipynb #aa937d98
+    folder = new_folder()
+    def at_end(learn):
+        with contextlib.redirect_stdout(io.StringIO()): learn.fit(2, 1e-2, cbs=[SaveModelCallback(at_end=True, fname='final'), Average(), Resume(folder/'r')])
+        return fingerprint(learn.model),fingerprint(torch.load(folder/'models/final.pth', weights_only=False))
+    first_time = at_end(learner('vision', path=folder))
+    test_eq(at_end(learner('vision', path=folder, seed=1)), first_time)
+    folder = new_folder()
+    def with_best():
+        learn = learner('vision', path=folder)
+        with contextlib.redirect_stdout(io.StringIO()): learn.fit(2, 1e-2, cbs=[SaveModelCallback(fname='best'), Resume(folder/'r')])
+        return fingerprint(learn.model)
+    first_time = with_best()
+    (folder/'models/best.pth').unlink()                       # the result is in the checkpoint, too
+    test_eq(with_best(), first_time)
 
     # %% nbs/checks/resume.ipynb #93ff0a50
     class Secretive(Callback):
