@@ -689,11 +689,11 @@ def test_two_ranks():
                 if self.training and (self.epoch, self.iter) == self.place: raise KeyboardInterrupt
             def state_dict(self): return {}
             def load_state_dict(self, saved): pass
-        def go(name, at=None):
+        def go(name, at=None, fit=lambda l,cbs: l.fit_one_cycle(3, 1e-2, cbs=cbs)):
             learn = learner('vision')
             set_seed(rank)
             try:
-                with learn.distrib_ctx(sync_bn=False, in_notebook=False): learn.fit_one_cycle(3, 1e-2, cbs=[Resume(folder/name), Stop(at)])
+                with learn.distrib_ctx(sync_bn=False, in_notebook=False): fit(learn, [Resume(folder/name), Stop(at)])
             except KeyboardInterrupt: pass
             return [p.detach().clone() for p in learn.model.parameters()] + [torch.tensor([float(o) for o in learn.recorder.losses])]
         plain = go('plain')
@@ -701,7 +701,10 @@ def test_two_ranks():
         dist.barrier()
         if rank == 1: sorted((folder/'cut').glob('*rank1*'))[-1].unlink()
         dist.barrier()
-        return plain,go('cut'),sorted(p.name for p in (folder/'cut').glob('fit*'))
-    for plain,again,names in on_ranks(resume_on_ranks):
-        assert same(plain, again)
+        again,gradual = go('cut'),lambda l,cbs: l.fine_tune_discriminative(2, 1e-2, cbs=cbs)
+        opened = go('gradual plain', fit=gradual)
+        go('gradual', (2, 2), gradual)                          # all groups are open there, and at the beginning only the head
+        return plain,again,opened,go('gradual', fit=gradual),sorted(p.name for p in (folder/'cut').glob('fit*'))
+    for plain,again,opened,opened_again,names in on_ranks(resume_on_ranks):
+        assert same(plain, again) and same(opened, opened_again)
         test_eq(len(names), 4)
