@@ -162,6 +162,12 @@ def test_several_fits():
         lr = learn.lr_find(num_it=20, show_plot=False).minimum
         learn.fit_one_cycle(2, slice(lr/10, lr), cbs=cbs)
         learn.fit(1, 1e-3, cbs=cbs)
+    def frozen_later(learn, cbs):
+        "The body keeps gradients of zero, with which fastai goes on to decay its weights"
+        learn.fit(1, 1e-2, wd=0.3, cbs=cbs)
+        learn.freeze()
+        learn.fit(3, 1e-2, wd=0.3, cbs=cbs)
+    survives(partial(learner, 'vision'), frozen_later, [in_batch(1, 1)])
     survives(partial(learner, 'vision'), script, [in_batch(1), in_batch(1, 1), (1, 1, 'before_validate'), in_batch(0, 2)])
 
 def test_callbacks_optimizers_loaders():

@@ -117,6 +117,35 @@ def test_which_ones_are_kept():
     for kwargs,words in ((dict(folder=3), 'folder=3'), (dict(folder=''), "folder=''"), (dict(every=0), 'every=0'), (dict(keep=0), 'keep=0'), (dict(keep=1.5), 'keep=1.5'), (dict(best=True), 'best=True'), (dict(best='accuracy', keep=2), "best='accuracy'")):
         test_fail(lambda: Snapshots(**kwargs), contains=words)
 
+    # %% nbs/checks/snapshots.ipynb #b07e12db
+    learn,snaps,stop = learner('vision'),Snapshots(),UntilOverfit(4)
+    with contextlib.redirect_stdout(io.StringIO()): learn.fit_sgdr(3, 1, 1e-2, cycle_mult=1, cbs=[snaps, stop, ShortEpochCallback(0.5, short_valid=False)])
+    test_eq([list(s.measured) for s in snaps.snapshots], [['valid_loss', 'accuracy']]*3)
+    test_eq([s.measured['valid_loss'] for s in snaps.snapshots], [v[0] for v in learn.recorder.values])
+    test_eq(learn.recorder.cycle_losses, [v[0] for v in learn.recorder.values])
+
+    class Stopped(Callback):
+        def before_validate(self):
+            if self.epoch == 1: raise KeyboardInterrupt
+    learn,snaps = learner('vision'),Snapshots()
+    learn.add_cb(snaps)
+    try: learn.fit_sgdr(3, 1, 1e-2, cycle_mult=1, cbs=Stopped())
+    except KeyboardInterrupt: pass
+    learn.validate()
+    test_eq([s.epoch for s in snaps.snapshots], [0])
+
+    # %% nbs/checks/snapshots.ipynb #7c99a989
+    learn,snaps = learner('vision'),Snapshots()
+    learn.recorder.train_metrics = True
+    learn.fit_sgdr(3, 1, 1e-2, cbs=snaps, start_epoch=1)
+    test_eq([s.epoch for s in snaps.snapshots], [2, 6])                        # the first cycle was over before
+    test_eq(learn.recorder.cycles['ends'], [12, 36])                           # batches that were run
+    test_eq(learn.recorder.cycles['marks'], {'snapshot': [12, 36]})
+    learn.validate(); learn.fit(1)
+    learn.recorder.plot_cycles()                                               # still of the fit with cycles
+    dots = SnapshotEnsemble(learn, snaps).plot().axes[0].lines[1].get_ydata()
+    test_close(dots, [1-s.measured['valid_accuracy'] for s in snaps.snapshots[::-1]])
+
     # %% nbs/checks/snapshots.ipynb #58a925bd
     for cbs in ([GradientAccumulation(20)], [bf16()]):
         learn,snaps,oracle = learner('vision', cbs=cbs),Snapshots(),Oracle()
@@ -294,6 +323,19 @@ def test_the_ensemble_is_the_mean_of_its_members():
         assert np.isfinite(ens.validate()[0])
         if kind == 'tabular': close(ens.predict(pd.Series(dict(color='r', size=1., weight=2.)))[2], torch.stack([alone(learn, s, lambda l: l.predict(pd.Series(dict(color='r', size=1., weight=2.)))[2]) for s in snaps.snapshots]).mean(0))
         if kind == 'text': close(ens.validate()[0], F.nll_loss(preds.log().flatten(0, 1), targs.flatten()), 1e-4)
+
+    # %% nbs/checks/snapshots.ipynb #565ed768
+    for scale in (1, 1000):
+        set_seed(0)
+        items = list(zip(torch.randn(600, 8), torch.randint(0, 1000, (600,))))
+        learn,snaps = quiet(Learner(DataLoaders.from_dsets(items[:88], items[88:], bs=512, num_workers=0), nn.Linear(8, 1000), loss_func=CrossEntropyLossFlat(), metrics=accuracy)),Snapshots()
+        learn.model.weight.data *= scale
+        learn.dls.train.bs = 44
+        learn.fit_sgdr(2, 1, 1e-2*scale, cycle_mult=1, cbs=snaps)
+        ens = SnapshotEnsemble(learn, snaps)
+        close(ens.get_preds()[0], mean_of(learn, snaps, softmax)[0], 1e-7)
+        losses = [alone(learn, s, lambda l: l.validate()[0]) for s in snaps.snapshots]
+        assert ens.validate()[0] <= np.mean(losses) + 1e-4
 
     # %% nbs/checks/snapshots.ipynb #2494e55a
     learn,snaps = trained('vision')
