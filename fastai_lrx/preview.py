@@ -15,8 +15,8 @@ from fastai.callback.schedule import ParamScheduler
 from fastai.callback.tracker import EarlyStoppingCallback, ReduceLROnPlateau, TerminateOnNaNCallback
 from fastai.callback.training import BnFreeze, ShortEpochCallback
 from .layer_groups import NormFreeze, frozen_params
-from .plots import group_colors, mark_cycle_ends, new_axes, plot_groups
-from .scheduled import Scheduled, in_fit, n_batches
+from .plots import group_colors, new_axes, plot_groups
+from .scheduled import Scheduled, n_batches
 from .state import is_yours
 
 # %% ../nbs/12_preview.ipynb #cb706eb5

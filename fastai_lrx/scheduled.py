@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['lists_of', 'n_groups', 'n_batches', 'in_fit', 'group_rates', 'Scheduled', 'check_cycles', 'check_validation',
-           'ends_cycle', 'measured', 'valid_losses', 'set_mark']
+           'ends_cycle', 'recorded_names', 'measured', 'valid_losses', 'set_mark']
 
 # %% ../nbs/01a_scheduled.ipynb #9def40f9
 from fastai.basics import *
@@ -150,18 +150,22 @@ def ends_cycle(learn:Learner)->bool:
     cb = first(cb for cb in learn.cbs if isinstance(cb, Scheduled))
     return (learn.epoch+1)*cb.per_epoch in cb.ends
 
+def recorded_names(r:Recorder)->list:
+    "What a recorder writes down for each epoch, by name."
+    return [n for n in r.metric_names[1:] if n != 'time']
+
 def measured(learn:Learner)->dict:
     "Losses and metrics of the epoch that has just been recorded, by name; without those of a part that was cancelled."
     if not hasattr(learn, 'recorder'): return {}
     r = learn.recorder
-    names = [n for n in r.metric_names[1:] if n != 'time']
+    names = recorded_names(r)
     n_train = 1 + len(r.metrics)*bool(r.train_metrics)
     kept = ([] if r.cancel_train else names[:n_train]) + ([] if r.cancel_valid else names[n_train:])
     return {k: float(v) for k,v in zip(kept, learn.final_record) if isinstance(v, (int,float))}
 
 def valid_losses(r:Recorder)->list:
     "Batches after which a validation loss was recorded, and the losses; those of epochs without training are left out."
-    names = [n for n in r.metric_names[1:] if n != 'time']
+    names = recorded_names(r)
     return [(i, float(v[names.index('valid_loss')])) for i,v in zip(r.iters, r.values) if len(v) == len(names) and v[names.index('valid_loss')] is not None] if 'valid_loss' in names else []
 
 def set_mark(learn:Learner, name:str, step:int=None):

@@ -9,8 +9,8 @@ from fastai.callback.schedule import ParamScheduler
 from fastai.callback.tracker import EarlyStoppingCallback, ReduceLROnPlateau, TerminateOnNaNCallback
 from fastai.callback.training import BnFreeze, ShortEpochCallback
 from fastai_lrx.layer_groups import NormFreeze, frozen_params
-from fastai_lrx.plots import group_colors, mark_cycle_ends, new_axes, plot_groups
-from fastai_lrx.scheduled import Scheduled, in_fit, n_batches
+from fastai_lrx.plots import group_colors, new_axes, plot_groups
+from fastai_lrx.scheduled import Scheduled, n_batches
 from fastai_lrx.state import is_yours
 from fastcore.test import *
 from fastai.callback.all import *
