@@ -37,7 +37,7 @@ export: install
 ## make test     all that CI runs
 test: install
 	$(PY) tools/check_sync.py
-	$(PY) -m pytest -q tests
+	$(PY) -m pytest -q -n 2 --dist worksteal tests
 	$(MAKE) docs
 	$(PY) tools/check_wheel.py
 

@@ -1,7 +1,7 @@
 """Everything a user needs: `from fastai_lrx.all import *` after fastai's own star import.
 
-Importing it gives every Learner `preserved`, `lr_find`, `lr_range_test`, `lr_find_groups`, `regroup`, `layer_groups`, `fit_sgdr`, `fit_triangular`, `fit_stlr`, `fine_tune_discriminative`, `precomputed` and `dry_run`."""
-from . import backbones, cycles, fine_tune, finder, layer_groups, precompute, preview, range_tests, resume, scheduled, snapshots, state
+Importing it gives every Learner `preserved`, `lr_find`, `lr_range_test`, `lr_find_groups`, `regroup`, `layer_groups`, `fit_sgdr`, `fit_triangular`, `fit_stlr`, `fine_tune_discriminative`, `precomputed`, `dry_run` and `compare`."""
+from . import backbones, compare, cycles, fine_tune, finder, layer_groups, precompute, preview, range_tests, resume, scheduled, snapshots, state
 from .state import LearnerState
 from .schedules import CosineRestarts, Flat, OneCycle, Schedule, SlantedTriangular, Triangular, join
 from .scheduled import Scheduled

@@ -91,13 +91,17 @@ class Recording:
                           joined(lambda e: e['trainable']), ends, marks, [type(cb).__name__ for cb in self.left_out if waits_for_losses(cb)], unknown)
 
 # %% ../nbs/12_preview.ipynb #b6f87b77
-def doubts(fit:PlannedFit)->list:
+def doubts(
+    fit:PlannedFit, # what to look at
+    before:PlannedFit=None # the fit before it
+)->list:
     "What looks unintended in a planned fit, a sentence each."
     if not len(fit): return [f'fit {fit.number} has no iterations']
     res,lr,mom = [],fit.hypers.get('lr'),fit.hypers.get('mom')
     in_epoch = [end for end in fit.ends if fit.batches[end-1] != fit.per_epoch-1]
     if in_epoch: res.append(f'fit {fit.number}: {len(in_epoch)} of {len(fit.ends)} cycles end in mid-epoch, where nothing is validated')
     if fit.ends and fit.ends[-1] != len(fit): res.append(f'fit {fit.number}: its last cycle is cut short, after {len(fit)-fit.ends[-1]} batches')
+    if before and len(before) and fit.epochs[0] > 0 == before.epochs[0]: res.append(f'fit {fit.number} resumes at epoch {fit.epochs[0]}, but fit {before.number} before it starts anew; leave it out, or its schedule runs twice')
     if lr is not None:
         trains = ~fit.frozen
         still = [g for g in range(lr.shape[1]) if trains[:,g].any() and lr[trains[:,g],g].max() < 1e-8]
@@ -140,7 +144,7 @@ class Plan:
 def dry_run(self:Learner):
     """Fits within the block train nothing, and the `Plan` it gives has what they would have done, of stock fastai's methods too.
 
-    Afterwards the learner is as it was. The sweeps need data, so `lr_find` and `base_lr=None` raise ValueError within the block."""
+    Afterwards the learner is as it was. Sweeps and comparisons need data, so `lr_find`, `compare` and `base_lr=None` raise ValueError within the block."""
     if '_do_epoch_validate' in vars(self): raise ValueError("learn.dry_run() is open already; it cannot be nested")
     plan,given = Plan(),{}
     with self.preserved():
@@ -159,14 +163,14 @@ def dry_run(self:Learner):
             self.all_batches = recording.all_batches
             try: type(self)._do_fit(self)
             finally: plan.fits.append(recording.planned(len(plan.fits)))
-        def no_data(*args, **kwargs): raise ValueError("learn.dry_run(): a sweep needs data; give the rate that you expect, or sweep before the dry run")
+        def no_data(*args, **kwargs): raise ValueError("learn.dry_run(): sweeps and comparisons need data; give the rate that you expect, or do them before the dry run")
         self.added_cbs,self._do_fit,self._do_epoch_validate,self.precomputed = added_cbs,do_fit,noop,lambda *args, **kwargs: nullcontext(self)
-        self.lr_find = self.lr_range_test = self.lr_find_groups = no_data
+        self.lr_find = self.lr_range_test = self.lr_find_groups = self.compare = no_data
         self.logger = noop
         with warnings.catch_warnings():
             warnings.filterwarnings('ignore', '.*cycles end in mid-epoch')
             yield plan
-    plan.doubts = [sentence for fit in plan.fits for sentence in doubts(fit)]
+    plan.doubts = [sentence for fit,before in zip(plan.fits, [None, *plan.fits]) for sentence in doubts(fit, before)]
     for sentence in plan.doubts: warn(f'learn.dry_run(): {sentence}')
 
 # %% ../nbs/12_preview.ipynb #036dfdef
@@ -174,22 +178,26 @@ def dry_run(self:Learner):
 def plot(self:Plan,
     ax=None # axes to draw the rates on, without momentum and strips; by default a new figure
 ):
-    "Draw the plan: rates of each layer group, momentum if it moves, frozen groups, cycle ends, and what callbacks would do. Returns `ax`, or the new figure."
+    "Draw the plan: rates of each layer group while it trains, momentum if it moves, frozen groups, cycle ends, and what callbacks would do. Returns `ax`, or the new figure."
     if not len(self): raise ValueError("plan: has no iterations to plot; put fits into the block of learn.dry_run()")
     starts = np.cumsum([0, *map(len, self.fits)])
     n_groups = max(fit.frozen.shape[1] for fit in self.fits)
-    def values(name): return np.concatenate([np.pad(fit.hypers[name], ((0,0), (n_groups-fit.frozen.shape[1], 0)), mode='edge') for fit in self.fits])
-    moves = all('mom' in fit.hypers for fit in self.fits) and np.ptp(values('mom')) > 0
+    def joined(values): return np.concatenate([np.pad(values(fit), ((0,0), (n_groups-fit.frozen.shape[1], 0)), mode='edge') for fit in self.fits])
+    rates = joined(lambda fit: fit.hypers['lr'])
+    mom = joined(lambda fit: fit.hypers['mom']) if all('mom' in fit.hypers for fit in self.fits) else np.zeros(1)
+    moves = np.ptp(mom) > 0
     fig,(top,*more) = (None,(ax,)) if ax is not None else stacked(2 + moves, n_groups)
-    for axes,name,label in [(top, 'lr', 'learning rate'), *([(more[0], 'mom', 'momentum')] if len(more) > 1 else [])]:
-        plot_groups(axes, values(name), label, [start+end for start,fit in zip(starts, self.fits) for end in fit.ends])
+    for axes,values,label in [(top, np.where(joined(lambda fit: fit.frozen), np.nan, rates), 'learning rate'), *([(more[0], mom, 'momentum')] if len(more) > 1 else [])]:
+        plot_groups(axes, values, label, [start+end for start,fit in zip(starts, self.fits) for end in fit.ends])
         for start in starts[1:-1]: axes.axvline(start-0.5, color='0.3', lw=1.5)
     for name,marker in zip(dict.fromkeys(name for fit in self.fits for name in fit.marks), 'v*s'):
         at = [int(start+end)-1 for start,fit in zip(starts, self.fits) for end in fit.marks.get(name, [])]
-        top.plot(at, values('lr')[at,-1], marker, color='C2', ms=8, mec='white', ls='none', label=name, zorder=5)
+        top.plot(at, rates[at,-1], marker, color='C2', ms=8, mec='white', ls='none', label=name, zorder=5)
         top.legend(frameon=False, fontsize='small')
     waiting = dict.fromkeys(name for fit in self.fits for name in fit.on_losses)
-    if waiting: top.set_title(f"if {', '.join(waiting)} {'does' if len(waiting) == 1 else 'do'} not change it", fontsize='medium')
+    unless = f", if {', '.join(waiting)} {'does' if len(waiting) == 1 else 'do'} not change it" if waiting else ''
+    n_epochs = sum(len(set(fit.epochs.tolist())) for fit in self.fits)
+    top.set_title(f'{n_epochs} epochs, {len(self)} batches{unless}', fontsize='medium')
     if more: strips(more[-1], self.fits, starts, n_groups)
     for axes in (top, *more)[:len(more)]: axes.set_xlabel('')
     return fig or ax
@@ -197,17 +205,19 @@ def plot(self:Plan,
 def stacked(rows:int, n_groups:int):
     "A figure of axes over each other that share their batches; the last one is for strips."
     fig,axes = new_axes(rows, 1, size=(7, 2.3))
-    fig.set_size_inches(7, 2.6*(rows-1) + 0.5 + 0.22*n_groups)
-    axes[0].get_gridspec().set_height_ratios([2.6]*(rows-1) + [0.5 + 0.22*n_groups])
+    fig.set_size_inches(7, 2.6*(rows-1) + 0.6 + 0.24*n_groups)
+    axes[0].get_gridspec().set_height_ratios([2.6]*(rows-1) + [0.6 + 0.24*n_groups])
     for ax in axes[:-1]: ax.sharex(axes[-1])
     return fig,axes
 
 def strips(ax, fits, starts, n_groups:int):
-    "A strip for each layer group, hatched where it is frozen."
+    "A strip for each layer group, hatched where it is frozen, under the names of the stages."
+    several = len(fits) > 1 or fits[0].stages[-1] > 0
     for start,fit in zip(starts, fits):
         for stage in dict.fromkeys(fit.stages.tolist()):
             at = np.flatnonzero(fit.stages == stage)
+            if several and len(at) > 0.1*starts[-1]: ax.text(start+at[0], n_groups-0.5, f'fit {fit.number}, '*(len(fits) > 1) + f'stage {stage}', fontsize='small', va='bottom')
             for g,(frozen,color) in enumerate(zip(fit.frozen[at[0]], group_colors(fit.frozen.shape[1]))):
                 ax.barh(g + n_groups-fit.frozen.shape[1], len(at), left=start+at[0]-0.5, height=0.8, color='white' if frozen else color, edgecolor='0.6' if frozen else color, hatch='////' if frozen else None, lw=0.5)
     ax.grid(False)
-    ax.set(xlabel='batch', yticks=range(n_groups), ylabel='group')
+    ax.set(xlabel='batch', yticks=range(n_groups), ylabel='group', ylim=(-0.5, n_groups))

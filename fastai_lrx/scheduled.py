@@ -142,7 +142,7 @@ def check_cycles(learn:Learner, who:str):
 
 def check_validation(learn:Learner, who:str):
     "ValueError if `who` needs validation losses in a fit that has none."
-    has = hasattr(learn, 'recorder') and 'valid_loss' in learn.recorder.metric_names and len(learn.dls.loaders) > 1 and len(learn.dls.valid)
+    has = hasattr(learn, 'recorder') and learn.recorder.valid_metrics and len(learn.dls.loaders) > 1 and len(learn.dls.valid)
     if not has: raise ValueError(f"{who} compares validation losses, and this fit will have none; give learn.dls a validation set, and let its recorder keep valid_metrics")
 
 def ends_cycle(learn:Learner)->bool:

@@ -48,6 +48,12 @@ def test_the_picture():
     with learn.dry_run() as triangular2: learn.fit_triangular(3, 2, 1e-1, mode='triangular2', moms=(0.95, 0.85))
     triangular2.plot()
 
+    # %% nbs/12_preview.ipynb #94afe324
+    plans = {'one-cycle': one_cycle, 'SGDR': sgdr, 'triangular2': triangular2, 'fine-tuning, opened gradually': gradual}
+    fig,axes = new_axes(2, 2, size=(5, 2.5))
+    for ax,(name,plan) in zip(axes.flat, plans.items()): plan.plot(ax=ax).set_title(name)
+    fig
+
     # %% nbs/12_preview.ipynb #819163d6
     with learn.dry_run() as plan:
         learn.freeze()
@@ -68,10 +74,19 @@ def test_the_picture():
     test_fail(lambda: Plan().plot(), contains='has no iterations')
 
     # %% nbs/12_preview.ipynb #be1461d1
+    def resumed():
+        learn.freeze()
+        learn.fit_one_cycle(1)
+        learn.unfreeze()
+        learn.fit_one_cycle(5, start_epoch=3)
+    with warnings.catch_warnings(record=True) as caught, learn.dry_run() as plan: resumed()
+    test_eq(plan.doubts, ['fit 1 resumes at epoch 3, but fit 0 before it starts anew; leave it out, or its schedule runs twice'])
+
+    # %% nbs/12_preview.ipynb #983a10b6
     def nested():
         with learn.dry_run(), learn.dry_run(): pass
     test_fail(nested, contains='cannot be nested')
     def sweeps():
         with learn.dry_run(): learn.fine_tune_discriminative(3, None)
-    test_fail(sweeps, contains='a sweep needs data')
+    test_fail(sweeps, contains='sweeps and comparisons need data')
     assert '_do_fit' not in vars(learn) and 'lr_find' not in vars(learn)

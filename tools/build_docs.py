@@ -31,7 +31,7 @@ img { background: white; border-radius: 4px; max-width: min(100%, 42rem); }
 table.dataframe { font-size: .85em; margin: .5em 0 1em; }
 table.dataframe td, table.dataframe th { padding: .2em .8em; text-align: right; }
 """
-groups = {'Using it': ['finder', 'range_tests', 'cycles', 'snapshots', 'resume', 'preview', 'fine_tune', 'precompute', 'layer_groups', 'backbones', 'scheduled', 'schedules', 'state', 'demo'], 'Under the hood': ['suggest', 'storage', 'plots']}
+groups = {'Using it': ['finder', 'range_tests', 'cycles', 'snapshots', 'resume', 'preview', 'compare', 'fine_tune', 'precompute', 'layer_groups', 'backbones', 'scheduled', 'schedules', 'state', 'demo'], 'Under the hood': ['suggest', 'storage', 'plots']}
 
 def page_name(path): return re.sub(r'^\d+[a-z]?_', '', Path(path).stem)
 
