@@ -12,13 +12,14 @@ import itertools, math, random, re, time
 
 from fastai.basics import *
 from fastai.callback.progress import CSVLogger, ProgressCallback, ShowGraphCallback
-from fastai.callback.tracker import SaveModelCallback
+from fastai.callback.tracker import SaveModelCallback, TrackerCallback
 from fastprogress.fastprogress import progress_bar
 from scipy import stats
 from .plots import new_axes
 from .resume import Resume
 from .scheduled import check_validation, in_fit, measured, recorded_names
 from .schedules import whole
+from .snapshots import Snapshots
 from .state import LearnerState
 from .storage import put_weights, weights_of
 
@@ -65,7 +66,7 @@ class Watch(Callback):
         self.has_trained = False
 
 # %% ../nbs/14_compare.ipynb #8d5d11b9
-_writers = CSVLogger, ProgressCallback, ShowGraphCallback, SaveModelCallback, Resume
+_writers = CSVLogger, ProgressCallback, ShowGraphCallback, SaveModelCallback, Resume, Snapshots
 _logging_modules = {f'fastai.callback.{o}' for o in ('wandb','tensorboard','neptune','comet','azureml')}
 
 def takes_part(cb)->bool:
@@ -74,7 +75,8 @@ def takes_part(cb)->bool:
 
 def validated(learn:Learner)->dict:
     "Validation loss and metrics of the present model, by name."
-    with learn.no_logging(): values = learn.validate()
+    trackers = [cb for cb in learn.cbs if isinstance(cb, TrackerCallback)]      # would take it for an epoch
+    with learn.removed_cbs(trackers), learn.no_logging(): values = learn.validate()
     return {k: float(v) for k,v in zip(recorded_names(learn.recorder)[-len(values):], values) if isinstance(v, (int,float))}
 
 def prepare(learn:Learner, state:LearnerState, metrics=None):

@@ -5,13 +5,14 @@ from dataclasses import dataclass, field
 import itertools, math, random, re, time
 from fastai.basics import *
 from fastai.callback.progress import CSVLogger, ProgressCallback, ShowGraphCallback
-from fastai.callback.tracker import SaveModelCallback
+from fastai.callback.tracker import SaveModelCallback, TrackerCallback
 from fastprogress.fastprogress import progress_bar
 from scipy import stats
 from fastai_lrx.plots import new_axes
 from fastai_lrx.resume import Resume
 from fastai_lrx.scheduled import check_validation, in_fit, measured, recorded_names
 from fastai_lrx.schedules import whole
+from fastai_lrx.snapshots import Snapshots
 from fastai_lrx.state import LearnerState
 from fastai_lrx.storage import put_weights, weights_of
 from fastcore.test import *

@@ -39,6 +39,10 @@ def test_three_minutes():
     with learn.dry_run() as plan: learn.fine_tune_discriminative(5, 1e-2)
     plan.plot()
 
+    # %% nbs/index.ipynb #b6685577
+    res = learn.compare({'fixed': lambda l: l.fit(3, 1e-2), 'SGDR': lambda l: l.fit_sgdr(2, 1, 1e-2)})
+    res.plot()
+
     # %% nbs/index.ipynb #af35321c
     learn = Learner(dls, nn.Sequential(body, head), loss_func=CrossEntropyLossFlat(), metrics=accuracy, splitter=lambda m: [params(m[0]), params(m[1])])
     learn.freeze()
