@@ -43,6 +43,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                     'fastai_lrx.compare.check_candidates': ('compare.html#check_candidates', 'fastai_lrx/compare.py'),
                                     'fastai_lrx.compare.check_seeds': ('compare.html#check_seeds', 'fastai_lrx/compare.py'),
                                     'fastai_lrx.compare.keep_weights': ('compare.html#keep_weights', 'fastai_lrx/compare.py'),
+                                    'fastai_lrx.compare.log_scale': ('compare.html#log_scale', 'fastai_lrx/compare.py'),
                                     'fastai_lrx.compare.mean_and_error': ('compare.html#mean_and_error', 'fastai_lrx/compare.py'),
                                     'fastai_lrx.compare.mean_curve': ('compare.html#mean_curve', 'fastai_lrx/compare.py'),
                                     'fastai_lrx.compare.prepare': ('compare.html#prepare', 'fastai_lrx/compare.py'),

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['Run', 'Diverged', 'Watch', 'takes_part', 'validated', 'prepare', 'run_once', 'Comparison', 'readable',
-           'mean_and_error', 'two_axes', 'mean_curve', 'check_seeds', 'check_candidates', 'keep_weights']
+           'mean_and_error', 'log_scale', 'two_axes', 'mean_curve', 'check_seeds', 'check_candidates', 'keep_weights']
 
 # %% ../nbs/14_compare.ipynb #9dc275d2
 from dataclasses import dataclass, field
@@ -14,6 +14,7 @@ from fastai.basics import *
 from fastai.callback.progress import CSVLogger, ProgressCallback, ShowGraphCallback
 from fastai.callback.tracker import SaveModelCallback, TrackerCallback
 from fastprogress.fastprogress import progress_bar
+from matplotlib.ticker import LogLocator
 from scipy import stats
 from .plots import new_axes
 from .resume import Resume
@@ -204,12 +205,18 @@ def plot(self:Comparison,
         for axes in below: axes.plot(runs[0].epochs, runs[0].lrs, color=color, lw=1.2)
     top.set(ylabel=name, title=self.conclusion())
     top.legend(frameon=False, fontsize='small')
-    if name==self.monitor and self.lower and top.get_ylim()[1] > self.start[name] > top.get_ylim()[0]: top.set_ylim(top=self.start[name])       # worse than untrained
+    if name==self.monitor and self.lower and top.get_ylim()[1] > 10*self.start[name] > top.get_ylim()[0]: top.set_ylim(top=10*self.start[name])       # runaway losses
     lines = np.concatenate([line.get_ydata() for line in top.lines] or [[]])
-    if len(lines) and lines.min() > 0 and lines.max() > 5*lines.min(): top.set_yscale('log')
+    if len(lines) and lines.min() > 0 and lines.max() > 5*lines.min(): log_scale(top)
     for axes in below: axes.set(ylabel='learning rate', ylim=(0, None))
     (below or [top])[-1].set_xlabel('epoch')
     return fig or ax
+
+def log_scale(ax):
+    "A logarithmic y axis with plain numbers at 1, 2 and 5."
+    ax.set_yscale('log')
+    ax.yaxis.set_minor_locator(LogLocator(subs=(2, 5)))
+    for which in ('major','minor'): getattr(ax.yaxis, f'set_{which}_formatter')('{x:g}')
 
 def two_axes():
     "A figure of large axes over small ones that share their epochs."

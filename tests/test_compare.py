@@ -7,6 +7,7 @@ from fastai.basics import *
 from fastai.callback.progress import CSVLogger, ProgressCallback, ShowGraphCallback
 from fastai.callback.tracker import SaveModelCallback, TrackerCallback
 from fastprogress.fastprogress import progress_bar
+from matplotlib.ticker import LogLocator
 from scipy import stats
 from fastai_lrx.plots import new_axes
 from fastai_lrx.resume import Resume

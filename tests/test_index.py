@@ -9,8 +9,8 @@ def test_three_minutes():
     # %% nbs/index.ipynb #fcc6b56e
     set_seed(1)
     dls = digits_dls(size=16, bs=32)
-    model = nn.Sequential(ConvLayer(1, 16), ConvLayer(16, 32, stride=2), ConvLayer(32, 64, stride=2), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(64, 10))
-    learn = Learner(dls, model, loss_func=CrossEntropyLossFlat(), metrics=accuracy)
+    def network(): return nn.Sequential(ConvLayer(1, 16), ConvLayer(16, 32, stride=2), ConvLayer(32, 64, stride=2), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(64, 10))
+    learn = Learner(dls, network(), loss_func=CrossEntropyLossFlat(), metrics=accuracy)
 
     # %% nbs/index.ipynb #90e083a8
     found = learn.lr_find()
@@ -32,7 +32,7 @@ def test_three_minutes():
 
     # %% nbs/index.ipynb #38839226
     assert learn.validate()[1] > 0.9
-    body,head = model[:3],model[3:]
+    body,head = learn.model[:3],learn.model[3:]
 
     # %% nbs/index.ipynb #f96a46d3
     learn = Learner(dls, nn.Sequential(body[:2], body[2:], head), loss_func=CrossEntropyLossFlat(), metrics=accuracy, splitter=lambda m: [params(o) for o in m])
@@ -40,7 +40,8 @@ def test_three_minutes():
     plan.plot()
 
     # %% nbs/index.ipynb #b6685577
-    res = learn.compare({'fixed': lambda l: l.fit(3, 1e-2), 'SGDR': lambda l: l.fit_sgdr(2, 1, 1e-2)})
+    learn = Learner(dls, network(), loss_func=CrossEntropyLossFlat(), metrics=accuracy)
+    res = learn.compare({'fixed': lambda l: l.fit(3, found.lr), 'SGDR': lambda l: l.fit_sgdr(2, 1, found.lr)})
     res.plot()
 
     # %% nbs/index.ipynb #af35321c
