@@ -11,6 +11,7 @@ __all__ = ['timm_part', 'layers_by_name', 'is_matched', 'body_and_head', 'matche
 import operator, re
 
 from fastai.basics import *
+from matplotlib.ticker import EngFormatter
 from .plots import group_colors, new_axes
 from .scheduled import lists_of
 from .schedules import number, whole
@@ -194,6 +195,7 @@ class LayerGroups:
             axes.bar(g, row.parameters, color=color, alpha=0.3)
             axes.bar(g, row.trainable, color=color)
             axes.annotate(f'{row.lr:.1e}', (g, row.parameters), ha='center', va='bottom', fontsize='small', rotation=90*(len(self) > 8))
+        axes.yaxis.set_major_formatter(EngFormatter())
         open_share = self.frame.trainable.sum()/self.frame.parameters.sum()
         axes.set(xticks=range(len(self)), xlabel='layer group, from input to head', ylabel='parameters', title=f'{open_share:.0%} of the parameters train; numbers are rates')
         return fig or ax

@@ -186,7 +186,7 @@ def plot_sched(self:Recorder,
     for k,ax in zip(keys, np.ravel(axes)):
         groups = getattr(self, 'group_hps', {}).get(k, [])
         known = [g[-1] for g in groups]==list(self.hps[k])   # not those of an earlier fit
-        plot_groups(ax, groups if known else self.hps[k], label=k)
+        plot_groups(ax, groups if known else self.hps[k], dict(lr='learning rate', mom='momentum').get(k, k), self.cycles['ends'] if known and vars(self).get('cycles') else ())
 
 # %% ../nbs/01a_scheduled.ipynb #83508ff6
 @patch
@@ -203,6 +203,7 @@ def plot_cycles(self:Recorder,
     for (name,steps),look in zip(cycles['marks'].items(), ('vC2', '*C3', 'sC4')): axes.plot([s-1 for s in steps], [losses[s-1] for s in steps], look, ms=9, mec='white', label=name, zorder=5)
     mark_cycle_ends(axes, cycles['ends'])
     axes.set(xlabel='batch', ylabel='loss')
+    if lowest := min((v for v in valid if np.isfinite(v[1])), key=lambda v: v[1], default=None): axes.set_title(f'Lowest validation loss {lowest[1]:.3g}, after {lowest[0]} batches')
     axes.legend(frameon=False, fontsize='small')
     under = axes.twinx()
     under.fill_between(range(len(losses)), cycles['rates'], color='0.5', alpha=0.15, lw=0)

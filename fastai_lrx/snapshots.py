@@ -287,7 +287,8 @@ def plot(self:SnapshotEnsemble,
     fig,axes = (None,ax) if ax is not None else new_axes()
     axes.plot(values.index, as_error(values), 'o-', color='C0', label='mean of the last')
     if ds_idx == 1 and dl is None: axes.plot(values.index, as_error(np.array(alone)), 'x', color='0.5', label='each snapshot alone')
-    axes.set(xlabel='members', ylabel='error rate' if name == 'accuracy' else name.replace('_', ' '), xticks=values.index)
+    label,(first,*_,last) = 'error rate' if name == 'accuracy' else name.replace('_', ' '),[*as_error(values), as_error(values.iloc[-1])]
+    axes.set(xlabel='members', ylabel=label, xticks=values.index, title=f'{label}: {first:.3g} for the last alone, {last:.3g} for all together')
     axes.legend(frameon=False, fontsize='small')
     return fig or ax
 
