@@ -139,7 +139,7 @@ class UntilOverfit(Callback):
 
     They are put back too if the last cycle of the fit is not the best, or if another callback ends it; Ctrl-C leaves the weights as they are. Optimizer state stays that of the last batch.
     `learn.recorder.best_cycle` has the number of the cycle, from 0, and `learn.recorder.cycle_losses` the losses, one for each epoch in which a cycle ended."""
-    order,run_in_sweep,depends_on_losses = 990,False,True       # other callbacks see the whole epoch before the fit ends
+    order,run_in_sweep,depends_on_losses,needs_cycles = 990,False,True,True       # other callbacks see the whole epoch before the fit ends
     def __init__(self,
         patience:int=1 # cycles that are not better than the best before the fit ends
     ): self.patience = whole(patience, 'patience')

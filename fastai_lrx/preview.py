@@ -8,7 +8,7 @@ __all__ = ['foreseen', 'PlannedFit', 'takes_part', 'waits_for_losses', 'Recordin
 # %% ../nbs/12_preview.ipynb #ae46c0ea
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
-import sys, warnings
+import sys, textwrap, warnings
 
 from fastai.basics import *
 from fastai.callback.schedule import ParamScheduler
@@ -36,6 +36,7 @@ class PlannedFit:
     marks:dict # what callbacks would do: name -> numbers of iterations
     on_losses:list # names of callbacks that could change the plan, depending on losses
     unknown:list # names of callbacks that were left out, as nobody knows what they do
+    without_cycles:list # names of callbacks that wait for ends of cycles, where there are none
 
     def __len__(self): return len(self.epochs)
 
@@ -71,7 +72,9 @@ class Recording:
         try:
             for i in range(n):
                 learn.iter = i
-                for f in before: f()
+                try:
+                    for f in before: f()
+                except CancelBatchException: pass
                 values[i],cycles[i],done = [[h[k] for h in opt.hypers] for k in names],vars(learn).get('cycle', 0),i+1
                 for f in after: f()
         finally: self.epochs.append(dict(epoch=learn.epoch, names=names, values=values[:done], cycles=cycles[:done], closed=closed, trainable=sum(p.numel() for ps in opt.param_lists for p in ps if p.requires_grad)))
@@ -88,7 +91,8 @@ class Recording:
         marks = {name: at for cb in self.left_out if hasattr(type(cb), 'in_plan') for name,at in cb.in_plan(ends).items()}
         unknown = [type(cb).__name__ for cb in self.left_out if is_yours(type(cb)) and not waits_for_losses(cb) and not type(cb).__module__.startswith('fastai_lrx.')]
         return PlannedFit(number, learn.n_epoch, per_epoch, epochs, batches, joined(lambda e: e['cycles'] if scheduled is not None else 0), {k: values[:,i] for i,k in enumerate(names)}, joined(lambda e: e['closed'], (n_groups,), bool),
-                          joined(lambda e: e['trainable']), ends, marks, [type(cb).__name__ for cb in self.left_out if waits_for_losses(cb)], unknown)
+                          joined(lambda e: e['trainable']), ends, marks, [type(cb).__name__ for cb in self.left_out if waits_for_losses(cb)], unknown,
+                          [type(cb).__name__ for cb in self.left_out if getattr(type(cb), 'needs_cycles', False) and scheduled is None])
 
 # %% ../nbs/12_preview.ipynb #b6f87b77
 def doubts(
@@ -102,7 +106,11 @@ def doubts(
     if in_epoch: res.append(f'fit {fit.number}: {len(in_epoch)} of {len(fit.ends)} cycles end in mid-epoch, where nothing is validated')
     if fit.ends and fit.ends[-1] != len(fit): res.append(f'fit {fit.number}: its last cycle is cut short, after {len(fit)-fit.ends[-1]} batches')
     if before and len(before) and fit.epochs[0] > 0 == before.epochs[0]: res.append(f'fit {fit.number} resumes at epoch {fit.epochs[0]}, but fit {before.number} before it starts anew; leave it out, or its schedule runs twice')
-    if lr is not None:
+    if fit.without_cycles: res.append(f"fit {fit.number}: {', '.join(fit.without_cycles)} will raise, as it waits for the ends of cycles and there are none")
+    if fit.unknown: res.append(f"fit {fit.number}: the plan is without {', '.join(fit.unknown)}, callbacks of yours; run_in_dry_run=True in the class lets it take part, False says that it sets nothing")
+    if fit.frozen.all(1).any(): res.append(f'fit {fit.number}: every layer group is frozen for {fit.frozen.all(1).sum()} batches, so nothing is learnt')
+    if lr is not None and not np.isfinite(lr).all(): res.append(f'fit {fit.number}: the rate is no number for {(~np.isfinite(lr)).any(1).sum()} batches')
+    elif lr is not None:
         trains = ~fit.frozen
         still = [g for g in range(lr.shape[1]) if trains[:,g].any() and lr[trains[:,g],g].max() < 1e-8]
         if still: res.append(f"fit {fit.number}: the rate of layer group{'s' if len(still) > 1 else ''} {', '.join(map(str, still))} never rises above 1e-8, so nothing is learnt there")
@@ -144,7 +152,7 @@ class Plan:
 def dry_run(self:Learner):
     """Fits within the block train nothing, and the `Plan` it gives has what they would have done, of stock fastai's methods too.
 
-    Afterwards the learner is as it was. Sweeps and comparisons need data, so `lr_find`, `compare` and `base_lr=None` raise ValueError within the block."""
+    Afterwards the learner is as it was. What needs data raises ValueError within the block: `lr_find`, `base_lr=None`, `compare`, `validate`, `get_preds`."""
     if '_do_epoch_validate' in vars(self): raise ValueError("learn.dry_run() is open already; it cannot be nested")
     plan,given = Plan(),{}
     with self.preserved():
@@ -163,9 +171,9 @@ def dry_run(self:Learner):
             self.all_batches = recording.all_batches
             try: type(self)._do_fit(self)
             finally: plan.fits.append(recording.planned(len(plan.fits)))
-        def no_data(*args, **kwargs): raise ValueError("learn.dry_run(): sweeps and comparisons need data; give the rate that you expect, or do them before the dry run")
+        def no_data(*args, **kwargs): raise ValueError("learn.dry_run(): sweeps, comparisons and predictions need data; give the rate that you expect, or do them before the dry run")
         self.added_cbs,self._do_fit,self._do_epoch_validate,self.precomputed = added_cbs,do_fit,noop,lambda *args, **kwargs: nullcontext(self)
-        self.lr_find = self.lr_range_test = self.lr_find_groups = self.compare = no_data
+        self.lr_find = self.lr_range_test = self.lr_find_groups = self.compare = self.validate = self.get_preds = no_data
         self.logger = noop
         with warnings.catch_warnings():
             warnings.filterwarnings('ignore', '.*cycles end in mid-epoch')
@@ -197,7 +205,7 @@ def plot(self:Plan,
     waiting = dict.fromkeys(name for fit in self.fits for name in fit.on_losses)
     unless = f", if {', '.join(waiting)} {'does' if len(waiting) == 1 else 'do'} not change it" if waiting else ''
     n_epochs = sum(len(set(fit.epochs.tolist())) for fit in self.fits)
-    top.set_title(f'{n_epochs} epochs, {len(self)} batches{unless}', fontsize='medium')
+    top.set_title(textwrap.fill(f'{n_epochs} epochs, {len(self)} batches{unless}', 80), fontsize='medium')
     if more: strips(more[-1], self.fits, starts, n_groups)
     for axes in (top, *more)[:len(more)]: axes.set_xlabel('')
     return fig or ax
@@ -216,7 +224,8 @@ def strips(ax, fits, starts, n_groups:int):
     for start,fit in zip(starts, fits):
         for stage in dict.fromkeys(fit.stages.tolist()):
             at = np.flatnonzero(fit.stages == stage)
-            if several and len(at) > 0.1*starts[-1]: ax.text(start+at[0], n_groups-0.5, f'fit {fit.number}, '*(len(fits) > 1) + f'stage {stage}', fontsize='small', va='bottom')
+            label = f'fit {fit.number}, '*(len(fits) > 1) + f'stage {stage}'
+            if several and len(at) > 0.014*len(label)*starts[-1]: ax.text(start+at[0], n_groups-0.5, label, fontsize='small', va='bottom')
             for g,(frozen,color) in enumerate(zip(fit.frozen[at[0]], group_colors(fit.frozen.shape[1]))):
                 ax.barh(g + n_groups-fit.frozen.shape[1], len(at), left=start+at[0]-0.5, height=0.8, color='white' if frozen else color, edgecolor='0.6' if frozen else color, hatch='////' if frozen else None, lw=0.5)
     ax.grid(False)

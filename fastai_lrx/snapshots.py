@@ -43,7 +43,7 @@ class Snapshots(Callback):
     """Keep the weights, buffers included, at the end of every cycle of a fit with a schedule, for a `SnapshotEnsemble`.
 
     They are in `snapshots`, oldest first. Further fits with the same callback add to them."""
-    order,run_in_sweep = 52,False        # after the recorder, so that it knows the losses, and before others can end the fit
+    order,run_in_sweep,needs_cycles = 52,False,True        # after the recorder, so that it knows the losses, and before others can end the fit
     def __init__(self,
         folder=None, # where to write them; by default they stay in memory
         *,

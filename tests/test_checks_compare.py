@@ -86,34 +86,36 @@ def test_the_same_batches():
 
     # %% nbs/checks/compare.ipynb #d46ad8af
     class Sees(Callback):
-        "Sums of all inputs of training, one list per epoch"
+        "Sums of the inputs of training, labels of images, one list per epoch"
         order = -50
         def __init__(self, into): self.into = into
         def before_train(self): self.into.append([])
         def before_batch(self):
-            if self.training: self.into[-1].append(sum(float(x.float().sum()) for x in self.xb))
+            if self.training: self.into[-1].append(self.y.tolist() if len(self.xb[0].shape)==4 else sum(float(x.float().sum()) for x in self.xb))       # images are cropped at random
     class Draws(Callback):
         "Uses up random numbers"
         order = 80
         def after_epoch(self): random.random(); np.random.rand(); torch.rand(1)
 
     def unaided(kind):
-        "A learner whose order of batches depends on global random numbers, or on the loaders' own; without random transforms"
+        "A learner whose order of batches depends on global random numbers, or on the loaders' own"
         learn = learner(kind)
-        if kind=='vision': learn.dls[0].after_batch = learn.dls[1].after_batch
         if kind=='tensors': learn.dls.loaders[0] = torch.utils.data.DataLoader(learn.dls[0].dataset, batch_size=8, shuffle=True)
         return learn
     for kind in kinds:
-        seen,learn = dict(plain=[], drawing=[], finding=[]),unaided(kind)
+        seen,learn = dict(plain=[], drawing=[], finding=[], peeking=[]),unaided(kind)
         def finding(l):
             l.fit(1, 1e-3, cbs=Sees(seen['finding']))
             l.lr_find(show_plot=False, num_it=12)
             l.fit(1, 1e-3, cbs=Sees(seen['finding']))
-        res = learn.compare(dict(plain=lambda l: l.fit(2, 1e-2, cbs=Sees(seen['plain'])), drawing=lambda l: l.fit(2, 1e-2, cbs=[Draws(), Sees(seen['drawing'])]), finding=finding), seeds=2)
+        def peeking(l):
+            if kind!='tensors' and kind!='text': l.dls.train.one_batch()
+            l.fit(2, 1e-2, cbs=Sees(seen['peeking']))
+        res = learn.compare(dict(plain=lambda l: l.fit(2, 1e-2, cbs=Sees(seen['plain'])), peeking=peeking, drawing=lambda l: l.fit(2, 1e-2, cbs=[Draws(), Sees(seen['drawing'])]), finding=finding), seeds=2)
         assert not any(run.failed for run in res.runs), [run.failed for run in res.runs]
-        if kind=='vision': seen = {k: [[round(s, 1) for s in epoch] for epoch in v] for k,v in seen.items()}
         test_eq(seen['drawing'], seen['plain'])
         test_eq(seen['finding'], seen['plain'])
+        test_eq(seen['peeking'], seen['plain'])
         test_eq(len(seen['plain']), 4)
         assert all(a != b for a,b in itertools.combinations(seen['plain'], 2)), kind      # in every epoch and with every seed another order
 
@@ -129,34 +131,36 @@ def test_the_same_batches():
 def test_the_numbers():
     # %% nbs/checks/compare.ipynb #d46ad8af
     class Sees(Callback):
-        "Sums of all inputs of training, one list per epoch"
+        "Sums of the inputs of training, labels of images, one list per epoch"
         order = -50
         def __init__(self, into): self.into = into
         def before_train(self): self.into.append([])
         def before_batch(self):
-            if self.training: self.into[-1].append(sum(float(x.float().sum()) for x in self.xb))
+            if self.training: self.into[-1].append(self.y.tolist() if len(self.xb[0].shape)==4 else sum(float(x.float().sum()) for x in self.xb))       # images are cropped at random
     class Draws(Callback):
         "Uses up random numbers"
         order = 80
         def after_epoch(self): random.random(); np.random.rand(); torch.rand(1)
 
     def unaided(kind):
-        "A learner whose order of batches depends on global random numbers, or on the loaders' own; without random transforms"
+        "A learner whose order of batches depends on global random numbers, or on the loaders' own"
         learn = learner(kind)
-        if kind=='vision': learn.dls[0].after_batch = learn.dls[1].after_batch
         if kind=='tensors': learn.dls.loaders[0] = torch.utils.data.DataLoader(learn.dls[0].dataset, batch_size=8, shuffle=True)
         return learn
     for kind in kinds:
-        seen,learn = dict(plain=[], drawing=[], finding=[]),unaided(kind)
+        seen,learn = dict(plain=[], drawing=[], finding=[], peeking=[]),unaided(kind)
         def finding(l):
             l.fit(1, 1e-3, cbs=Sees(seen['finding']))
             l.lr_find(show_plot=False, num_it=12)
             l.fit(1, 1e-3, cbs=Sees(seen['finding']))
-        res = learn.compare(dict(plain=lambda l: l.fit(2, 1e-2, cbs=Sees(seen['plain'])), drawing=lambda l: l.fit(2, 1e-2, cbs=[Draws(), Sees(seen['drawing'])]), finding=finding), seeds=2)
+        def peeking(l):
+            if kind!='tensors' and kind!='text': l.dls.train.one_batch()
+            l.fit(2, 1e-2, cbs=Sees(seen['peeking']))
+        res = learn.compare(dict(plain=lambda l: l.fit(2, 1e-2, cbs=Sees(seen['plain'])), peeking=peeking, drawing=lambda l: l.fit(2, 1e-2, cbs=[Draws(), Sees(seen['drawing'])]), finding=finding), seeds=2)
         assert not any(run.failed for run in res.runs), [run.failed for run in res.runs]
-        if kind=='vision': seen = {k: [[round(s, 1) for s in epoch] for epoch in v] for k,v in seen.items()}
         test_eq(seen['drawing'], seen['plain'])
         test_eq(seen['finding'], seen['plain'])
+        test_eq(seen['peeking'], seen['plain'])
         test_eq(len(seen['plain']), 4)
         assert all(a != b for a,b in itertools.combinations(seen['plain'], 2)), kind      # in every epoch and with every seed another order
 
@@ -171,7 +175,7 @@ def test_the_numbers():
     with warnings.catch_warnings(record=True) as caught, contextlib.redirect_stdout(io.StringIO()):
         warnings.simplefilter('always')
         res = learn.compare({'tripping': tripping, 'flat': lambda l: l.fit(3, 1e-3), 'losing': losing, 'lazy': noop}, seeds=[5, 6, 7])
-    test_eq([str(w.message) for w in caught], ["learn.compare(): 'tripping' failed in 1 of 3 runs: ValueError: tripped"])
+    test_eq([str(w.message) for w in caught], ["learn.compare(): 'tripping' failed in 1 of 3 runs: ValueError: tripped", "learn.compare(): 'lazy' has trained no batch"])
     t,df = res.table(),res.to_frame()
     last = df[df.name=='flat'].groupby('seed').last()
     for k in ('valid_loss','accuracy'):
@@ -181,10 +185,11 @@ def test_the_numbers():
         test_close(t.loc['flat', (k,'best')], np.mean(best), 1e-9)
         test_close(t.loc['flat', (k,'best se')], np.std(best, ddof=1)/3**0.5, 1e-9)
     test_eq(t['runs','ended'].tolist(), [2, 3, 3, 3])
-    test_eq(t['runs','failed'].tolist(), ['ValueError: tripped', '', '', ''])
+    test_eq(t['runs','remarks'].tolist(), ['ValueError: tripped', '', '', 'has trained no batch'])
     for run in res.of('losing'): test_eq(run.final['valid_loss'], min(o['valid_loss'] for o in run.curve))      # the best weights were put back
     for run in res.of('lazy'): test_eq(run.final, res.start)
-    test_eq(res.target, np.mean([min(o['valid_loss'] for o in run.curve) for run in res.of('tripping')]))
+    test_eq(res.target, max(min(o['valid_loss'] for o in run.curve) for run in res.of('tripping')))
+    test_eq(t[f'valid_loss {res.target:.3g}','reached'].iloc[0], 2)
     test_eq({run.lrs[0] for run in res.of('flat')}, {1e-3})
     test_eq([o['epoch'] for o in res.of('flat')[0].curve], [1., 2., 3.])
 
@@ -202,20 +207,49 @@ def test_the_numbers():
     test_eq(made(dict(a=[1.], b=[0.5])).conclusion(), 'b ends best; its lead over a may be chance')      # one seed proves nothing
     test_eq(made(dict(a=[1.], b=[0.5]), lower=False).best, 'a')
     test_eq(made(dict(a=[1., 1., 1.], b=[0.1, 0.1, None])).best, 'a')
+    test_eq(made(dict(a=[1., 1., 1.], b=[0.1, 0.1, None])).conclusion(), 'a ends best of those that fail least')
     test_eq(made(dict(a=[None], b=[None])).best, None)
     test_eq(made(dict(a=[None], b=[None])).conclusion(), 'No candidate has a result')
     test_eq(made(dict(a=[None], b=[1.])).conclusion(), 'b is the only one with a result')
     res = made(dict(a=[[3., 1., 2.], [3., 2., 0.5]], b=[[1., 1., 1.], [0.1, 1., 1.]]))
-    test_eq(res.target, 0.75)
+    test_eq(res.target, 1.)
     t = res.table()
-    test_eq(t[('valid_loss 0.75','epochs')].tolist(), [3., 1.])
-    test_eq(t[('valid_loss 0.75','reached')].tolist(), [1, 1])
+    test_eq(t[('valid_loss 1','epochs')].tolist(), [2.5, 1.])
+    test_eq(t[('valid_loss 1','reached')].tolist(), [2, 2])
     test_eq(t[('valid_loss','best')].tolist(), [0.75, 0.55])
     aimed = made(dict(a=[[3., 1., 2.]]), target=1.)
     test_eq(aimed.epochs_to_target(aimed.runs[0]), 2.)
     for o in (res, made(dict(a=[None]))): repr(o), o._repr_html_(), o.plot(), pickle.loads(pickle.dumps(o)).table()
 
 def test_beside_stock_callbacks_and_engines():
+    # %% nbs/checks/compare.ipynb #90ee7dc8
+    def made(values, **kwargs):
+        "A comparison with given validation losses, `{name: losses of each seed}`; None is a failed run"
+        res = Comparison(list(values), **{**dict(monitor='valid_loss', lower=True, start=dict(valid_loss=2.)), **kwargs})
+        for name,finals in values.items():
+            for seed,final in enumerate(finals): res.runs.append(Run(name, seed, 1., [dict(epoch=i+1., valid_loss=v) for i,v in enumerate(L(final))] if final else [], dict(valid_loss=L(final)[-1]) if final else {}, [1.], [0.1], '' if final else 'diverged'))
+        return res
+    res = made(dict(a=[1., 1.1, 1.2], b=[0.9, 1.0, 1.1]))
+    test_eq((res.best, res.conclusion()), ('b', 'b ends best'))                     # ahead by the same with each seed
+    res = made(dict(a=[1., 1.1, 1.2], b=[1.2, 1.1, 0.9]))
+    test_eq(res.conclusion(), 'b ends best; its lead over a may be chance')
+    test_eq(made(dict(a=[1.], b=[0.5])).conclusion(), 'b ends best; its lead over a may be chance')      # one seed proves nothing
+    test_eq(made(dict(a=[1.], b=[0.5]), lower=False).best, 'a')
+    test_eq(made(dict(a=[1., 1., 1.], b=[0.1, 0.1, None])).best, 'a')
+    test_eq(made(dict(a=[1., 1., 1.], b=[0.1, 0.1, None])).conclusion(), 'a ends best of those that fail least')
+    test_eq(made(dict(a=[None], b=[None])).best, None)
+    test_eq(made(dict(a=[None], b=[None])).conclusion(), 'No candidate has a result')
+    test_eq(made(dict(a=[None], b=[1.])).conclusion(), 'b is the only one with a result')
+    res = made(dict(a=[[3., 1., 2.], [3., 2., 0.5]], b=[[1., 1., 1.], [0.1, 1., 1.]]))
+    test_eq(res.target, 1.)
+    t = res.table()
+    test_eq(t[('valid_loss 1','epochs')].tolist(), [2.5, 1.])
+    test_eq(t[('valid_loss 1','reached')].tolist(), [2, 2])
+    test_eq(t[('valid_loss','best')].tolist(), [0.75, 0.55])
+    aimed = made(dict(a=[[3., 1., 2.]]), target=1.)
+    test_eq(aimed.epochs_to_target(aimed.runs[0]), 2.)
+    for o in (res, made(dict(a=[None]))): repr(o), o._repr_html_(), o.plot(), pickle.loads(pickle.dumps(o)).table()
+
     # %% nbs/checks/compare.ipynb #bea5db4c
     for kind,cbs in dict(vision=[MixUp()], tensors=[EarlyStoppingCallback(patience=1, min_delta=10.)], tabular=[GradientAccumulation(16), ReduceLROnPlateau(patience=1)], text=[GradientClip()]).items():
         learn = learner(kind, cbs=cbs)
@@ -240,29 +274,70 @@ def test_beside_stock_callbacks_and_engines():
         warnings.simplefilter('always')
         res = learn.compare({'other': other_model}, seeds=1, keep='best')
     assert 'has changed the model' in str(caught[-1].message), caught[-1].message
+    def other_loss(l):
+        l.loss_func,l.metrics = lambda *args: 0.1*F.cross_entropy(*args),[error_rate]
+        l.fit(1, 1e-2)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter('always')
+        res = learn.compare({'plain': lambda l: l.fit(1, 1e-2), 'other loss': other_loss}, seeds=1, monitor='accuracy')
+    test_eq([str(w.message) for w in caught], ["learn.compare(): 'other loss' has changed loss_func, so its losses are not those of the others; decide by a metric (monitor=)"])
+    assert res.table()['accuracy','final'].notna().all()
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter('always')
         learn.compare({'broken': lambda l: 1/0}, seeds=1, keep='best')
     assert 'no run has a result' in str(caught[-1].message)
     def dry():
         with learn.dry_run(): learn.compare({'a': noop})
-    test_fail(dry, contains='comparisons need data')
+    test_fail(dry, contains="comparisons and predictions need data")
     def first_run(l): raise KeyboardInterrupt
     test_fail(lambda: learn.compare({'a': first_run}), exc=KeyboardInterrupt)
     learn.dls = DataLoaders(learn.dls.train)
     test_fail(lambda: learn.compare({'a': noop}), contains='give learn.dls a validation set', exc=ValueError)
+
+    # %% nbs/checks/compare.ipynb #710e99ea
+    def nowhere(inp, targ): return float('nan')
+    def mae_like(inp, targ): return F.cross_entropy(inp, targ)
+    mae_like.__name__ = 'mae'
+    learn = learner('vision')
+    with warnings.catch_warnings():
+        warnings.simplefilter('ignore')
+        res = learn.compare({'low': lambda l: l.fit(1, 1e-5), 'good': lambda l: l.fit(3, 1e-2)}, seeds=1, metrics=[AvgMetric(nowhere), AvgMetric(mae_like)], monitor='nowhere')
+    test_eq((res.best, [run.failed for run in res.runs]), (None, ['nowhere is nan']*2))
+    res = learn.compare({'low': lambda l: l.fit(1, 1e-5), 'good': lambda l: l.fit(3, 1e-2)}, seeds=1, metrics=AvgMetric(mae_like), monitor='mae')
+    test_eq(res.best, min(res.runs, key=lambda run: run.final['mae']).name)
+
+    class Cancels(Callback):
+        "Ends something after a batch"
+        order = 10
+        def __init__(self, what, batch=3): self.what,self.batch = what,batch
+        def after_batch(self):
+            if self.training and self.iter == self.batch-1: raise self.what
+    for what,epochs in {CancelTrainException: [0.5, 1.0], CancelEpochException: [0.5, 1.0], CancelFitException: [0.5]}.items():
+        run = learn.compare({'a': lambda l: l.fit(2, 1e-2, cbs=Cancels(what))}, seeds=1).runs[0]
+        test_eq((len(run.lrs), run.epochs[2::3]), (3*len(epochs), epochs))
+        if what is CancelTrainException: test_eq([o['epoch'] for o in run.curve], epochs)
+
+    # %% nbs/checks/compare.ipynb #6622f433
+    for kwargs in (dict(b=[[1., 1e5, 1e9]]), dict(b=[[0.5, 0.1, 0.02]]), {'$a$ _b': [[1., 2., 0.9]], '_'+'long '*40: [[1., 1., 3.]], 'never': [None]}, {str(i): [[1., i+0.1]] for i in range(12)}):
+        fig = made(dict(a=[[1.5, 1.2, 1.]]) | kwargs).plot()
+        fig.savefig(io.BytesIO())
+        lo,hi = fig.axes[0].get_ylim()
+        assert hi <= 20 and (fig.axes[0].get_yscale() != 'log' or lo > 0)
+        test_eq(len(fig.axes[0].get_legend().get_texts()), 1+len(kwargs))
 
 def test_two_ranks():
     # %% nbs/checks/compare.ipynb #580e88ba
     def compare_on_ranks(rank):
         learn = learner('vision')
         with learn.distrib_ctx(sync_bn=False, in_notebook=False):
-            res = learn.compare(dict(flat=lambda l: l.fit(2, 1e-2), tuned=lambda l: l.fine_tune_discriminative(1, 1e-2), failed=lambda l: 1/0), seeds=2)
+            drawn = []
+            res = learn.compare(dict(flat=lambda l: drawn.append((l.fit(2, 1e-2), float(torch.rand(1)))), tuned=lambda l: l.fine_tune_discriminative(1, 1e-2), failed=lambda l: 1/0), seeds=2)
             learn.fit(1, 1e-2)
         plain = learner('vision')
         with plain.distrib_ctx(sync_bn=False, in_notebook=False): plain.fit(1, 1e-2)
-        return same(weights(learn), weights(plain)), [(run.name, run.seed, run.final, run.curve[-1:] and run.curve[-1]['valid_loss']) for run in res.runs], res.best
+        return same(weights(learn), weights(plain)), [(run.name, run.seed, run.final, run.curve[-1:] and run.curve[-1]['valid_loss']) for run in res.runs], res.best, drawn
     results = on_ranks(compare_on_ranks)
     assert all(o[0] for o in results)
-    test_eq(results[0][1:], results[1][1:])
+    test_eq(results[0][1:3], results[1][1:3])
+    assert results[0][3] != results[1][3]         # dropout differs between them
     test_eq([o[2] != {} for o in results[0][1]], [True, True, False]*2)

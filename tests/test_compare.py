@@ -2,19 +2,20 @@
 import pytest
 import warnings, fastprogress.fastprogress as fp
 from dataclasses import dataclass, field
-import itertools, math, random, re, time
+import itertools, math, random, re, textwrap, time
 from fastai.basics import *
 from fastai.callback.progress import CSVLogger, ProgressCallback, ShowGraphCallback
 from fastai.callback.tracker import SaveModelCallback, TrackerCallback
+from fastai.callback.training import ShortEpochCallback
 from fastprogress.fastprogress import progress_bar
 from matplotlib.ticker import LogLocator
 from scipy import stats
 from fastai_lrx.plots import new_axes
 from fastai_lrx.resume import Resume
 from fastai_lrx.scheduled import check_validation, in_fit, measured, recorded_names
-from fastai_lrx.schedules import whole
+from fastai_lrx.schedules import number, whole
 from fastai_lrx.snapshots import Snapshots
-from fastai_lrx.state import LearnerState
+from fastai_lrx.state import LearnerState, new_seed
 from fastai_lrx.storage import put_weights, weights_of
 from fastcore.test import *
 from fastai.test_utils import synth_learner
@@ -98,6 +99,7 @@ def test_what_goes_wrong():
         res = learn.compare({'forgetful': forgetful, 'too high': lambda l: l.fit(3, 1e30), 'fixed': lambda l: l.fit(2, 1e-2)}, seeds=2)
     for w in caught: print(w.message)
     test_eq(res.best, 'fixed')
+    test_eq([run.curve for run in res.runs if run.name=='too high'], [[], []])       # given up after the first epoch
     res.plot()
 
     # %% nbs/14_compare.ipynb #7bc5fd17

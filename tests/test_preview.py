@@ -3,7 +3,7 @@ import pytest
 import warnings, fastprogress.fastprogress as fp
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
-import sys, warnings
+import sys, textwrap, warnings
 from fastai.basics import *
 from fastai.callback.schedule import ParamScheduler
 from fastai.callback.tracker import EarlyStoppingCallback, ReduceLROnPlateau, TerminateOnNaNCallback
@@ -83,10 +83,16 @@ def test_the_picture():
     test_eq(plan.doubts, ['fit 1 resumes at epoch 3, but fit 0 before it starts anew; leave it out, or its schedule runs twice'])
 
     # %% nbs/12_preview.ipynb #983a10b6
+    learn.freeze()
+    with warnings.catch_warnings(record=True) as caught, learn.dry_run() as plan: learn.fit_one_cycle(2, cbs=[Snapshots(), UntilOverfit()])
+    test_eq(plan.doubts, ['fit 0: Snapshots, UntilOverfit will raise, as it waits for the ends of cycles and there are none'])
+    learn.unfreeze()
+
+    # %% nbs/12_preview.ipynb #2c3d869b
     def nested():
         with learn.dry_run(), learn.dry_run(): pass
     test_fail(nested, contains='cannot be nested')
     def sweeps():
         with learn.dry_run(): learn.fine_tune_discriminative(3, None)
-    test_fail(sweeps, contains='sweeps and comparisons need data')
+    test_fail(sweeps, contains='sweeps, comparisons and predictions need data')
     assert '_do_fit' not in vars(learn) and 'lr_find' not in vars(learn)
