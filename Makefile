@@ -5,7 +5,7 @@ PY := $(VENV)/bin/python
 QUIET := -W ignore::FutureWarning
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 
-.PHONY: demo test docs bench install export run clean help
+.PHONY: demo test docs docs-serve bench install export run clean help
 
 help: ; @sed -n 's/^## //p' $(MAKEFILE_LIST)
 
@@ -39,11 +39,17 @@ test: install
 	$(PY) tools/check_sync.py
 	$(PY) -m pytest -q -n 2 --dist worksteal tests
 	$(MAKE) docs
+	$(PY) tools/check_site.py
 	$(PY) tools/check_wheel.py
 
-## make docs     the API site, into _site/
+## make docs     the documentation site, into _site/
 docs: install
 	$(PY) tools/build_docs.py
+
+## make docs-serve   the built site at http://127.0.0.1:8000 (PORT=... for another)
+PORT ?= 8000
+docs-serve: docs
+	$(PY) -m http.server $(PORT) --bind 127.0.0.1 --directory _site
 
 ## make bench    benchmarks and slow tests; results go to benchmarks/results
 bench: install

@@ -395,7 +395,7 @@ class FixedBody(Callback):
         if self.changes() != self.versions and self.weights() != self.state: raise ValueError("layers whose activations were computed beforehand have other weights now; leave learn.precomputed() before you load some")
         self.versions = self.changes()
     def weights(self): return [fingerprint(m) for m in self.stages]
-    def changes(self): return [(t._version, float(t.sum())) for m in self.stages for t in (*m.parameters(), *m.buffers())]
+    def changes(self): return [(t._version, float(t.detach().sum())) for m in self.stages for t in (*m.parameters(), *m.buffers())]
     def __reduce__(self): return Callback, ()
 
 # %% ../nbs/11_precompute.ipynb #98da6be8

@@ -1,12 +1,14 @@
 """The documentation site in _site/: processed notebooks -> MyST pages -> Sphinx, without network. Warnings are errors."""
-import json, re, shutil, subprocess, sys, yaml
+import inspect, json, re, shutil, subprocess, sys, yaml
 from pathlib import Path
 
 from fastcore.xtras import Config
 from nbdev.config import get_config
 from nbdev.serve import proc_nbs
+from fastai.learner import Learner, Recorder
 
 import fastai_lrx.all
+from fastai_lrx._modidx import d as modidx
 sys.path.insert(0, str(Path(__file__).parent))
 from notebook_md import notebook_md
 
@@ -23,15 +25,23 @@ html_theme = '{docs_theme}'
 html_title = '{docs_title} {version}'
 html_static_path = ['static']
 html_css_files = ['lrx.css']
+html_favicon = 'static/favicon.svg'
 html_show_sphinx = False
 pygments_style, pygments_dark_style = 'friendly', 'monokai'
 """
+favicon = '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 32 32"><path d="M2 6C7 6 7 26 12 26V6c9 0 9 20 18 20" fill="none" stroke="#1f77b4" stroke-width="4" stroke-linejoin="round"/></svg>'   # two cosine cycles
 css = """
 img { background: white; border-radius: 4px; max-width: min(100%, 42rem); }
 table.dataframe { font-size: .85em; margin: .5em 0 1em; }
 table.dataframe td, table.dataframe th { padding: .2em .8em; text-align: right; }
 """
-groups = {'Using it': ['finder', 'range_tests', 'cycles', 'snapshots', 'resume', 'preview', 'compare', 'fine_tune', 'precompute', 'layer_groups', 'backbones', 'scheduled', 'schedules', 'state', 'demo'], 'Under the hood': ['suggest', 'storage', 'plots']}
+groups = {
+    'Guides': ['what_a_learning_rate_does', 'how_to_choose_it', 'why_to_vary_it', 'pretrained_models'],
+    'Tutorials': ['recipe', 'cycles_and_ensembles', 'fine_tuning_timm', 'text', 'tabular', 'long_runs', 'moving'],
+    'How to': ['mixed_precision', 'gradient_accumulation', 'several_gpus', 'kaggle', 'custom_models', 'custom_rules', 'faq'],
+    'Reference': ['reference', 'finder', 'range_tests', 'cycles', 'snapshots', 'resume', 'preview', 'compare', 'fine_tune', 'precompute', 'layer_groups', 'backbones', 'scheduled', 'schedules', 'state', 'demo'],
+    'Under the hood': ['suggest', 'storage', 'plots'],
+    'More': ['benchmarks', 'changelog', 'contributing', 'source']}
 
 def page_name(path): return re.sub(r'^\d+[a-z]?_', '', Path(path).stem)
 
@@ -41,7 +51,7 @@ def page(path, images):
     text = re.sub(r'<!-- WARNING.*?-->\s*', '', text)
     text = re.sub(r'\A# .*\n', '', text)
     description = front_matter(path).get('description')
-    intro = f'# {page_name(path)}\n\n' + (f'> {description}\n\n' if description else '')
+    intro = f"# {front_matter(path).get('title') or page_name(path)}\n\n" + (f'> {description}\n\n' if description else '')
     # API entries come as a rule, a source link, a heading, a signature and a docstring; where the page shows the code itself, that is enough
     shown = set(re.findall(r'^(?:def|class) (\w+)', ''.join(re.findall(r'^``` python\n(.*?)^```', text, flags=re.S|re.M)), flags=re.M))
     def entry(m):
@@ -50,14 +60,48 @@ def page(path, images):
         if name not in shown: return f'{anchor}\n\n{heading}\n\n{signature}'
         return f'{anchor}\n\n{heading}\n' if name in fastai_lrx.all.__all__ else anchor
     text = re.sub(r'---\n\n\[source\]\(/blob/main/fastai_lrx/(\w+)\.py#L\d+\)\{[^}]*\}\n\n### (.+?)\n\n(```python\n.*?^```(?:\n\n\*.+?\*$)?)', entry, text, flags=re.S|re.M)
+    def bare(m):       # nbdev does not say whose method a patched context manager is, nor where its source is
+        link = next((link for name,(link,_) in modidx['syms'].get(f'fastai_lrx.{page_name(path)}', {}).items() if name.endswith(f'.Learner.{m[1]}')), None)
+        return f'<a id="{link.partition("#")[2]}"></a>\n\n### Learner.{m[1]}\n\n[source](source-{page_name(path)}.html)\n\n' if link else m[0]
+    text = re.sub(r'^---\n\n### (\w+)\n\n(?=```python)', bare, text, flags=re.M)
+    known = set(re.findall(r'<a id="([^"]+)">', text))
+    for link,_ in modidx['syms'].get(f'fastai_lrx.{page_name(path)}', {}).values():       # patched context managers and methods have no anchor of their own
+        anchor = link.partition('#')[2]
+        home = next((a for a in (anchor.rpartition('.')[2], anchor.rpartition('.')[0]) if a in known), None)
+        if anchor not in known and home: text = text.replace(f'<a id="{home}"></a>', f'<a id="{home}"></a><a id="{anchor}"></a>', 1)
     text = re.sub(r'\]\(/(\w+\.html)', r'](\1', text)                                              # doclinks of our own
-    text = re.sub(r'\]\((\w+)\.ipynb\)', lambda m: f'](' + page_name(m[1]) + '.html)', text)       # links to notebooks
+    text = re.sub(r'\]\((?:\.\./)?(?:\w+/)?(\w+)\.ipynb(#[\w.-]+)?\)', lambda m: f'](' + page_name(m[1]) + '.html' + (m[2] or '') + ')', text)       # links to notebooks
     return intro + text
 
 def front_matter(path):
     "Title, description and file name of a processed notebook."
     raw = next((''.join(c['source']) for c in json.loads(Path(path).read_text())['cells'] if c['cell_type']=='raw'), '')
     return yaml.safe_load(raw.strip().strip('-')) or {}
+
+def reference():
+    "A page that lists every public name."
+    def row(name, shown, o):
+        at = next((syms[name][0] for syms in modidx['syms'].values() if name in syms), None)
+        said = (inspect.getdoc(o) or '').split('\n')[0].replace('|', '\\|')
+        return f'| [`{shown}`]({at}) | {said} |'
+    def patched(cls):
+        own = {k: getattr(v, 'fget', v) for k,v in vars(cls).items()}
+        return [(f'{f.__module__}.{f.__qualname__}', f'{cls.__name__.lower().replace("learner", "learn").replace("recorder", "learn.recorder")}.{k}', f) for k,f in sorted(own.items()) if str(getattr(f, '__module__', '')).startswith('fastai_lrx.')]
+    names = [(f'{o.__module__}.{o.__qualname__}', o.__qualname__, o) for o in (getattr(fastai_lrx.all, n) for n in fastai_lrx.all.__all__)]
+    table = lambda rows: '| | |\n|---|---|\n' + '\n'.join(row(*r) for r in rows)
+    return ('# reference\n\n> Every public name, and where it is explained\n\n## A learner can\n\n' + table(patched(Learner) + patched(Recorder))
+            + '\n\n## `from fastai_lrx.all import *` brings\n\n' + table(names) + '\n')
+
+def benchmarks(folder, build):
+    "A page of all measurements, with their pictures, and how to repeat them."
+    parts = []
+    for p in sorted((folder/'results').glob('*.md')):
+        text = re.sub(r'^(#+ )', r'#\1', p.read_text(), flags=re.M)
+        parts.append(re.sub(r'\]\((\w+\.png)\)', r'](images/benchmarks/\1)', text) + f'\nRepeat it: `python benchmarks/bench_{p.stem}.py`. The raw numbers are in `benchmarks/results/{p.stem}.json`.\n')
+    (build/'images'/'benchmarks').mkdir(parents=True, exist_ok=True)
+    for p in (folder/'results').glob('*.png'): shutil.copy(p, build/'images'/'benchmarks'/p.name)
+    return ('# benchmarks\n\n> What was measured, on what, and how to measure it again\n\nEvery claim of these pages comes from here. `make bench` runs all of it, within some hours on two cores; protocol, tasks and seeds '
+            'were fixed before the first result, and rows that look bad stay.\n\n' + '\n'.join(parts))
 
 def main():
     cfg,ini = get_config(),Config.find('settings.ini')
@@ -66,26 +110,28 @@ def main():
     for d in (build, site): shutil.rmtree(d, ignore_errors=True)
     (build/'static').mkdir(parents=True)
     proc_nbs()
-    notebooks = [p for p in sorted((root/'_proc').glob('*.ipynb')) if (root/'nbs'/p.name).exists()]
-    modules = []
-    for p in notebooks:
-        text,name = page(p, build/'images'),page_name(p)
-        if name=='index':
-            text = text.replace('# index\n', f'# {ini.docs_title}\n', 1)
-            for title,names in groups.items(): text += f"\n```{{toctree}}\n:caption: {title}\n:hidden:\n\n" + '\n'.join(names) + '\n```\n'
-            text += '\n```{toctree}\n:caption: More\n:hidden:\n\nchangelog\ncontributing\nsource\n```\n'
-        else: modules.append(name)
+    notebooks = [p for p in sorted((root/'_proc').rglob('*.ipynb')) if (root/'nbs'/p.relative_to(root/'_proc')).exists() and p.parent.name != 'checks']
+    pages,modules = {p: page_name(p) for p in notebooks},[]
+    for p,name in pages.items():
+        text = page(p, build/'images')
+        if name=='index': text += ''.join(f'\n```{{toctree}}\n:caption: {title}\n:hidden:\n\n' + '\n'.join(names) + '\n```\n' for title,names in groups.items())
+        elif p.parent == root/'_proc': modules.append(name)
         (build/f'{name}.md').write_text(text)
-    if missing := set(modules) - {n for ns in groups.values() for n in ns}: raise SystemExit(f'tools/build_docs.py: name these pages in `groups`: {missing}')
+    listed = {n for names in groups.values() for n in names}
+    if missing := set(pages.values()) - {'index'} - listed: raise SystemExit(f'tools/build_docs.py: name these pages in `groups`: {missing}')
     for m in modules: (build/f'source-{m}.md').write_text(f'# {m}.py\n\n```{{literalinclude}} ../fastai_lrx/{m}.py\n:language: python\n:linenos:\n```\n')
-    (build/'source.md').write_text('# Source code\n\n```{toctree}\n' + '\n'.join(f'source-{m}' for m in modules) + '\n```\n')
+    (build/'source.md').write_text('# source code\n\n```{toctree}\n' + '\n'.join(f'source-{m}' for m in modules) + '\n```\n')
+    (build/'reference.md').write_text(reference())
+    (build/'benchmarks.md').write_text(benchmarks(root/'benchmarks', build))
     for name in ('CHANGELOG', 'CONTRIBUTING'): shutil.copy(root/f'{name}.md', build/f'{name.lower()}.md')
     (build/'static'/'lrx.css').write_text(css)
+    (build/'static'/'favicon.svg').write_text(favicon)
     (build/'conf.py').write_text(conf.format(version=cfg.version, **ini.d))
     subprocess.run([sys.executable, '-m', 'sphinx', '-q', '-W', '--keep-going', '-b', 'html', build, site], check=True)
     for p in build.glob('*.md'): shutil.copy(p, site/f'{p.stem}.html.md')
-    pages = [f'- [{n}]({n}.html.md)' for n in ['index', *modules]]
-    (site/'llms.txt').write_text(f'# {ini.docs_title}\n\n> {cfg.description}\n\n' + '\n'.join(pages) + '\n')
+    described = {name: front_matter(p).get('description', '') for p,name in pages.items()}
+    links = ''.join(f'\n## {title}\n\n' + ''.join(f'- [{n}]({n}.html.md): {described.get(n, "")}'.rstrip(': ') + '\n' for n in names) for title,names in groups.items())
+    (site/'llms.txt').write_text(f'# {ini.docs_title}\n\n> {cfg.description}\n' + links)
     print(f'{len(notebooks)} pages in {site.relative_to(root)}/')
 
 if __name__=='__main__': main()

@@ -12,7 +12,7 @@ def main():
     pictures = root/'README_files'
     shutil.rmtree(pictures, ignore_errors=True)
     text = notebook_md(root/'nbs'/'index.ipynb', pictures, pictures.name)
-    text = re.sub(r'\]\((\w+\.ipynb)\)', r'](nbs/\1)', text)
+    text = re.sub(r'\]\(([\w/]+\.ipynb)\)', r'](nbs/\1)', text)
     (root/'README.md').write_text(warning + text)
 
 if __name__=='__main__': main()

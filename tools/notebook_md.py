@@ -4,13 +4,13 @@ from pathlib import Path
 
 from nbdev.process import NBProcessor
 
-def outputs_md(cell, image):
-    "The stored outputs of a code cell as Markdown; `image(png, n)` stores picture `n` of the cell and returns its address."
+def outputs_md(cell, image, before=''):
+    "The stored outputs of a code cell as Markdown; `image(png, n)` stores picture `n` of the cell and returns its address, `before` is the text above it."
     res = []
     for n,o in enumerate(cell.get('outputs', [])):
         data = o.get('data', {})
         text = lambda k: ''.join(data[k])
-        if 'image/png' in data: res.append(f'![{alt_text(cell.source)}]({image(base64.b64decode(text("image/png")), n)})')
+        if 'image/png' in data: res.append(f'![{alt_text(cell.source, before)}]({image(base64.b64decode(text("image/png")), n)})')
         elif 'text/markdown' in data: res.append(text('text/markdown'))
         elif 'text/html' in data: res.append(re.sub(r'<style.*?</style>', '', text('text/html'), flags=re.S))
         else:
@@ -19,19 +19,23 @@ def outputs_md(cell, image):
             if plain.strip(): res.append('```text\n' + plain + '\n```')
     return '\n\n'.join(res)
 
-def alt_text(source):
-    "What a picture shows: the call that drew it."
+def alt_text(source, before=''):
+    "What a picture shows: `#| fig-alt: ...` of its cell, or the first sentence of the text above it and the call that drew it."
+    if given := re.search(r'^#\| fig-alt: (.+)$', source, flags=re.M): return given[1].strip()
     lines = [l for l in source.strip().splitlines() if l.strip() and not l.startswith('#|')]
-    return re.sub(r'[\[\]`]', '', f'figure drawn by {lines[-1].strip()}') if lines else 'figure'
+    prose = re.sub(r'^#.*$|^>.*$|^```.*?^```|\$\$.*?\$\$', '', before, flags=re.M|re.S).strip()
+    said = re.split(r'(?<=[.:!?])\s', re.sub(r'\[([^\]]*)\]\([^)]*\)', r'\1', prose))[0].rstrip('.:') if prose else ''
+    drawn = f'figure drawn by {lines[-1].strip()}' if lines else 'figure'
+    return re.sub(r'[\[\]`*\n|$]', ' ', f'{said}: {drawn}' if said else drawn).strip()
 
-def cell_md(cell, image):
-    "One cell as Markdown; hidden ones are empty."
+def cell_md(cell, image, before=''):
+    "One cell as Markdown; hidden ones are empty. `before` is the text above it."
     if cell.cell_type=='markdown': return cell.source
     d = getattr(cell, 'directives_', {})
     if cell.cell_type!='code' or 'hide' in d or d.get('include')=='false': return ''
     source = '\n'.join(l for l in cell.source.splitlines() if not l.startswith('#|')).strip('\n')
     code = '' if d.get('echo')=='false' or not source else f'``` python\n{source}\n```'
-    return '\n\n'.join(o for o in (code, outputs_md(cell, image)) if o)
+    return '\n\n'.join(o for o in (code, outputs_md(cell, image, before)) if o)
 
 def notebook_md(path, image_dir:Path, address:str):
     "A notebook as Markdown; its pictures are written to `image_dir`, and linked as `address/name`."
@@ -40,6 +44,8 @@ def notebook_md(path, image_dir:Path, address:str):
         image_dir.mkdir(parents=True, exist_ok=True)
         (image_dir/name).write_bytes(png)
         return f'{address}/{name}'
-    parts = []
-    for i,cell in enumerate(NBProcessor(path, rm_directives=False).nb.cells): parts.append(cell_md(cell, image))
+    parts,before = [],''
+    for i,cell in enumerate(NBProcessor(path, rm_directives=False).nb.cells):
+        parts.append(cell_md(cell, image, before))
+        if cell.cell_type=='markdown': before = cell.source
     return '\n\n'.join(p for p in parts if p.strip()) + '\n'
