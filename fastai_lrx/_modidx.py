@@ -388,6 +388,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                    'fastai_lrx.resume.Resume.find': ('resume.html#resume.find', 'fastai_lrx/resume.py'),
                                    'fastai_lrx.resume.Resume.forget': ('resume.html#resume.forget', 'fastai_lrx/resume.py'),
                                    'fastai_lrx.resume.Resume.learn': ('resume.html#resume.learn', 'fastai_lrx/resume.py'),
+                                   'fastai_lrx.resume.Resume.name_forgetful': ('resume.html#resume.name_forgetful', 'fastai_lrx/resume.py'),
                                    'fastai_lrx.resume.Resume.stand_in': ('resume.html#resume.stand_in', 'fastai_lrx/resume.py'),
                                    'fastai_lrx.resume.Resume.write': ('resume.html#resume.write', 'fastai_lrx/resume.py'),
                                    'fastai_lrx.resume.arguments': ('resume.html#arguments', 'fastai_lrx/resume.py'),

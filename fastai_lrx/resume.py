@@ -236,10 +236,16 @@ class Resume(Callback):
         if self.restart and not self.n_fits: self.forget()
         self.number,self.begun,self.what = self.n_fits,False,description(self.learn)
         self.find()
-        secret = forgetful(self.learn)
-        if secret: warn(f"Resume({str(self.folder)!r}): {', '.join(secret)} cannot be stored, so a resumed fit may differ; give it state_dict and load_state_dict")
+        self.named = []
+        self.name_forgetful()
         self.order = 1000                                  # from here on the last one
         self.stand_in(self.learn)
+
+    def name_forgetful(self):
+        "Warn of callbacks that remember what cannot be stored, once."
+        new = [name for name in forgetful(self.learn) if name not in self.named]
+        self.named += new
+        if new: warn(f"Resume({str(self.folder)!r}): {', '.join(new)} cannot be stored, so a resumed fit may differ; give it state_dict and load_state_dict")
 
     def stand_in(self, learn:Learner):
         "Have the learner ask here before each epoch, until one is to be run."
@@ -266,7 +272,9 @@ class Resume(Callback):
 
     def after_epoch(self):
         n = self.epoch+1
-        if in_fit(self.learn) and (n % self.every == 0 or n == self.n_epoch): self.write(n)
+        if not in_fit(self.learn) or n % self.every and n != self.n_epoch: return
+        self.name_forgetful()                              # what they have come to remember
+        self.write(n)
 
     def after_fit(self):
         if not in_fit(self.learn): return

@@ -108,7 +108,7 @@ class Snapshots(Callback):
         "What `Resume` stores: the snapshots that are in memory, and the names of those in files."
         return dict(n_taken=self.n_taken, snapshots=[vars(s) for s in self.snapshots])
     def load_state_dict(self, saved:dict):
-        self.n_taken,self.snapshots = saved['n_taken'],[Snapshot(**s) for s in saved['snapshots']]
+        vars(self).update(n_taken=saved['n_taken'], snapshots=[Snapshot(**s) for s in saved['snapshots']])      # fastai would warn, as `learn.snapshots` is this callback
         if self.folder: self.mine = set(files_in(self.folder))       # also what was written after that state
 
 def files_in(folder)->list:

@@ -356,6 +356,25 @@ def test_callbacks_optimizers_loaders():
         with contextlib.redirect_stdout(io.StringIO()): learner('tensors').fit(2, cbs=[Resume(new_folder()), Secretive(), Counts()])
     test_eq([str(w.message).split(': ')[1] for w in caught if 'Resume' in str(w.message)], ['Secretive (mean) cannot be stored, so a resumed fit may differ; give it state_dict and load_state_dict'])
 
+    # %% nbs/checks/resume.ipynb #a022e4fe
+    class Collects(Callback):
+        "Remembers objects of its own, none at first"
+        def __init__(self): self.found = []
+        def after_batch(self): self.found.append(Mishap(noop))
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter('always')
+        with contextlib.redirect_stdout(io.StringIO()): learner('tensors').fit(3, cbs=[Resume(new_folder()), Collects()])
+    test_eq([str(w.message).split(': ')[1] for w in caught if 'Resume' in str(w.message)], ['Collects (found) cannot be stored, so a resumed fit may differ; give it state_dict and load_state_dict'])
+    folder = new_folder()
+    def with_snapshots(*cbs):
+        with contextlib.redirect_stdout(io.StringIO()): learner('tensors').fit_sgdr(3, 1, cycle_mult=1, cbs=[Snapshots(), *cbs, Resume(folder)])
+    try: with_snapshots(Kill(0, 2, 'after_batch', 1))
+    except Killed: pass
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter('always')
+        with_snapshots(Kill())
+    test_eq([w for w in caught if 'shadowing' in str(w.message)], [])
+
     # %% nbs/checks/resume.ipynb #31d84d00
     def precomputed_fit(learn, cbs):
         learn.freeze()

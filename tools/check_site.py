@@ -87,7 +87,7 @@ def copies(driver, address, name)->list:
     driver.execute_cdp_cmd('Browser.grantPermissions', dict(origin=address, permissions=['clipboardReadWrite', 'clipboardSanitizedWrite']))
     driver.get(address + name)
     button = driver.find_element('css selector', 'button.copybtn')
-    code = driver.execute_script("arguments[0].scrollIntoView({block: 'center'}); return arguments[0].parentElement.querySelector('pre').innerText", button)
+    code = driver.execute_script("arguments[0].scrollIntoView({block: 'center', behavior: 'instant'}); return arguments[0].parentElement.querySelector('pre').innerText", button)
     ActionChains(driver).move_to_element(button).click().perform()
     try: WebDriverWait(driver, 10).until(lambda d: str(d.execute_async_script('const done = arguments[0]; navigator.clipboard.readText().then(done, done)')).strip() == code.strip())
     except Exception: return [f'{name}: its copy button does not copy']
