@@ -17,7 +17,7 @@ import tempfile
 from fastai.basics import *
 from fastai.callback.fp16 import MixedPrecision
 from fastprogress.fastprogress import progress_bar
-from .layer_groups import fix_statistics, frozen_params
+from .layer_groups import NormFreeze, fix_statistics, frozen_params
 from .scheduled import in_fit
 from .schedules import whole
 from .state import Keeper, is_yours, keep_autocast, keep_rngs, remember, uninterrupted
@@ -430,7 +430,7 @@ def precomputed(self:Learner,
         inside.loaders = [(CachedTorchDL if is_torchs(dl) else CachedDL)(dl, r) for dl,r in zip(self.dls.loaders, rows)]
         inside.add_tfms = no_transforms
     outside,watch = self.dls,FixedBody(stages, rows[0].tensors[0].ndim)
-    if any(watch.switches.values()): warn("norm layers of frozen groups, which fastai goes on training, are fixed inside learn.precomputed(); train_bn=False has them fixed outside as well")
+    if any(watch.switches.values()) and not any(isinstance(cb, NormFreeze) for cb in self.cbs): warn("norm layers of frozen groups, which fastai goes on training, are fixed inside learn.precomputed(); train_bn=False has them fixed outside as well")
     cbs,training,modes = [watch, MarkActivations()],self.model.training,{m: m.training for stage in stages for m in stage.modules()}
     forwards = {m: vars(m).get('forward') for m in stages}
     try:

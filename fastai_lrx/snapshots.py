@@ -224,11 +224,12 @@ def get_preds(self:SnapshotEnsemble,
     with_input:bool=False, # return inputs too
     with_decoded:bool=False, # return decoded predictions too
     with_loss:bool=False, # return the loss of each item too
-    act=None, # what makes predictions of outputs, and what the mean is taken of; default: the loss function's activation
+    act=None, # what makes predictions of outputs, and what the mean is taken of; default: the ensemble's, or the loss function's activation
     **kwargs # of `Learner.get_preds`, such as `with_targs` or `reorder`
 )->tuple:
     "Mean predictions and targets, and what else was asked for, as `Learner.get_preds` gives them."
     dl = self.loader(ds_idx, dl)
+    act = act or self.act
     return self.means(lambda: self.learn.get_preds(ds_idx=ds_idx, dl=dl, with_input=with_input, with_decoded=with_decoded, with_loss=with_loss, act=act, **kwargs), dl, act)
 
 @patch

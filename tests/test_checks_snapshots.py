@@ -348,7 +348,7 @@ def test_the_ensemble_is_the_mean_of_its_members():
     table = SnapshotEnsemble(plain, plain_snaps).diversity()
     close(table.loc['cycle 0', 'cycle 2'], (alone(plain, plain_snaps.snapshots[0], lambda l: l.get_preds()[0]).argmax(1) != alone(plain, plain_snaps.snapshots[2], lambda l: l.get_preds()[0]).argmax(1)).float().mean())
     own,own_snaps = trained('vision', loss_func=lambda p,y,reduction='mean': F.cross_entropy(p, y, reduction=reduction))
-    close(SnapshotEnsemble(own, own_snaps, act=softmax).get_preds(act=softmax)[0], mean_of(own, own_snaps, softmax)[0])
+    for kwargs in (dict(), dict(act=softmax)): close(SnapshotEnsemble(own, own_snaps, act=softmax).get_preds(**kwargs)[0], mean_of(own, own_snaps, softmax)[0])
     kept = Snapshots(new_folder(), keep=2)
     plain.fit_sgdr(2, 1, cycle_mult=1, cbs=kept)
     old = SnapshotEnsemble(plain, kept)

@@ -222,5 +222,5 @@ def test_what_snapshots_ask_for():
     softmax = partial(F.softmax, dim=1)
     learn,snaps = digits_learner(),Snapshots()
     learn.fit_sgdr(3, 1, 1e-2, cycle_mult=1, cbs=snaps)
-    preds,_ = SnapshotEnsemble(learn, snaps, act=softmax).get_preds(act=softmax)
+    preds,_ = SnapshotEnsemble(learn, snaps, act=softmax).get_preds()
     assert ((preds.sum(1)-1).abs() < 1e-4).all()
