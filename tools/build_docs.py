@@ -32,8 +32,10 @@ pygments_style, pygments_dark_style = 'friendly', 'monokai'
 favicon = '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 32 32"><path d="M2 6C7 6 7 26 12 26V6c9 0 9 20 18 20" fill="none" stroke="#1f77b4" stroke-width="4" stroke-linejoin="round"/></svg>'   # two cosine cycles
 css = """
 img { background: white; border-radius: 4px; max-width: min(100%, 42rem); }
-table.docutils td { min-width: 6em; }
-table.docutils td code { white-space: normal; }
+@media (max-width: 46em) {
+  table.docutils td { padding: .25em .4em; }
+  table.docutils td code, table.docutils td code .pre { white-space: normal; overflow-wrap: anywhere; }
+}
 table.dataframe { display: block; overflow-x: auto; max-width: 100%; width: max-content; border: 0; border-collapse: collapse; font-size: .85em; margin: .5em 0 1em; }
 table.dataframe td, table.dataframe th { padding: .2em .8em; text-align: right; border: 0; border-bottom: 1px solid var(--color-background-border); }
 """

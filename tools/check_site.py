@@ -69,7 +69,7 @@ def look(driver, address, name)->list:
 def too_wide(driver, address, name)->list:
     "Whether a page must be scrolled sideways."
     driver.get(address + name)
-    over = driver.execute_script('return document.documentElement.scrollWidth - document.documentElement.clientWidth')
+    over = driver.execute_script("const c = document.querySelector('.content'); return c.scrollWidth - c.clientWidth")       # furo has it scroll, not the window
     return [f'{name}: {over} pixels wider than a phone'] if over > 0 else []
 
 def finds(driver, address, query)->list:
