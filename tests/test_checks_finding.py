@@ -90,7 +90,7 @@ def test_results():
     test_eq(list(res.to_frame().columns), ['lr','loss','smooth_loss'])
     test_eq(len(res.to_frame()), len(res.curve))
     _,ax = plt.subplots()
-    assert res.plot(ax) is ax and type(again.plot()).__name__=='Figure'
+    assert res.plot(ax) is ax and type(again.plot()).__name__=='Picture'
     assert 'valley' in res._repr_html_()
     def mine(lrs, losses, num_it, share): return lrs[0].item(), (lrs[0].item(), losses[0].item())
     res = learn.lr_find(num_it=30, show_plot=False, suggest_funcs=[partial(mine, share=1), lambda c: c.lrs[3], lambda c: c.lrs[4], 'lr', by_drop])

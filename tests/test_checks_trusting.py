@@ -186,7 +186,7 @@ def test_range_test():
         assert same(before, weights(learn)[:-1]) and torch.equal(rng_state, torch.get_rng_state())
         for o in (b, c): assert np.isnan(o.lr_max) or 0 < o.lr_min <= o.lr_max/3*1.0001
         _,ax = plt.subplots()
-        assert c.plot(ax) is ax and type(pickle.loads(pickle.dumps(b)).plot()).__name__=='Figure'
+        assert c.plot(ax) is ax and type(pickle.loads(pickle.dumps(b)).plot()).__name__=='Picture'
         if np.isnan(b.lr_max): test_fail(lambda: learn.fit_triangular(1, 1, b.lr_max, b.lr_min), contains='nan')   # nothing is trained at no rate
         else: learn.fit_triangular(1, 1, b.lr_max, b.lr_min)
 

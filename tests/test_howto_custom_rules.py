@@ -6,7 +6,6 @@ from fastai_lrx.all import *
 from fastai_lrx.demo import digits_dls
 from dataclasses import dataclass
 from fastcore.test import *
-import pickle
 
 def test_a_rule_for_lr_find():
     # %% nbs/howto/custom_rules.ipynb #bda3a7e9
@@ -70,7 +69,7 @@ def test_a_schedule_of_your_own():
     learn.fit(2, cbs=Scheduled(lr=schedule, mom=schedule.mirrored(0.95, 0.85)))
     n = 2*len(learn.dls.train)
     test_close(learn.recorder.lrs, schedule.at(np.arange(n), n))
-    test_eq(pickle.loads(pickle.dumps(schedule)), schedule)
+    test_eq(Plateau(1e-2), schedule)                    # equal when equal
 
 def test_cycles_of_your_own():
     # %% nbs/howto/custom_rules.ipynb #bda3a7e9

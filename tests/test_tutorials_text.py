@@ -49,30 +49,6 @@ def test_a_language_model_first():
     # %% nbs/tutorials/text.ipynb #3ff21e2a
     learn.save_encoder('encoder')
 
-def test_the_classifier_and_where_it_is_cut():
-    # %% nbs/tutorials/text.ipynb #aa5edc1c
-    def words(o): return re.findall(r'[a-z]+|[0-9]|[^\sa-z0-9]', (inspect.getdoc(o) or '').lower())
-
-    fields = dict(linalg=linalg, ndimage=ndimage, optimize=optimize, signal=signal, special=special, stats=stats)
-    rows = [(' '.join(words(o)[:80]), ' '.join(words(o)[:30]), field) for field,m in fields.items() for name,o in sorted(vars(m).items()) if callable(o) and name[0] != '_' and len(words(o)) >= 60]
-    texts = pd.DataFrame(rows, columns=['text', 'start', 'field']).drop_duplicates('start')
-    print(len(texts), 'texts;', *(f'{k}: {n},' for k,n in texts.field.value_counts().items()))
-    texts.start.iloc[0]
-
-    # %% nbs/tutorials/text.ipynb #dd1c335b
-    split_at_blanks = dict(tok=BaseTokenizer(), rules=[], n_workers=0)
-    lm_block = DataBlock(TextBlock.from_df('text', is_lm=True, seq_len=30, min_freq=4, max_vocab=1500, **split_at_blanks), get_x=ColReader('text'), splitter=RandomSplitter(0.1, seed=0))
-    lm_dls = lm_block.dataloaders(texts[['text']], bs=32, num_workers=0)
-    small = dict(emb_sz=64, n_hid=100, n_layers=3)
-    folder = Path(tempfile.mkdtemp())
-    def language_model():
-        set_seed(0)
-        return language_model_learner(lm_dls, AWD_LSTM, config={**awd_lstm_lm_config, **small}, drop_mult=0.2, pretrained=False, metrics=accuracy, path=folder)
-
-    learn = language_model()
-    found = learn.lr_find()
-    found
-
     # %% nbs/tutorials/text.ipynb #d642559c
     labelled = texts.groupby('field').sample(10, random_state=1)
     some = pd.concat([labelled.assign(is_valid=False), texts.drop(labelled.index).sample(240, random_state=1).assign(is_valid=True)])
@@ -91,85 +67,9 @@ def test_the_classifier_and_where_it_is_cut():
     test_eq(list(learn.layer_groups.to_frame().trainable > 0), [False]*4 + [True])
     learn.layer_groups.plot()
 
-def test_a_rate_for_the_head():
-    # %% nbs/tutorials/text.ipynb #aa5edc1c
-    def words(o): return re.findall(r'[a-z]+|[0-9]|[^\sa-z0-9]', (inspect.getdoc(o) or '').lower())
-
-    fields = dict(linalg=linalg, ndimage=ndimage, optimize=optimize, signal=signal, special=special, stats=stats)
-    rows = [(' '.join(words(o)[:80]), ' '.join(words(o)[:30]), field) for field,m in fields.items() for name,o in sorted(vars(m).items()) if callable(o) and name[0] != '_' and len(words(o)) >= 60]
-    texts = pd.DataFrame(rows, columns=['text', 'start', 'field']).drop_duplicates('start')
-    print(len(texts), 'texts;', *(f'{k}: {n},' for k,n in texts.field.value_counts().items()))
-    texts.start.iloc[0]
-
-    # %% nbs/tutorials/text.ipynb #dd1c335b
-    split_at_blanks = dict(tok=BaseTokenizer(), rules=[], n_workers=0)
-    lm_block = DataBlock(TextBlock.from_df('text', is_lm=True, seq_len=30, min_freq=4, max_vocab=1500, **split_at_blanks), get_x=ColReader('text'), splitter=RandomSplitter(0.1, seed=0))
-    lm_dls = lm_block.dataloaders(texts[['text']], bs=32, num_workers=0)
-    small = dict(emb_sz=64, n_hid=100, n_layers=3)
-    folder = Path(tempfile.mkdtemp())
-    def language_model():
-        set_seed(0)
-        return language_model_learner(lm_dls, AWD_LSTM, config={**awd_lstm_lm_config, **small}, drop_mult=0.2, pretrained=False, metrics=accuracy, path=folder)
-
-    learn = language_model()
-    found = learn.lr_find()
-    found
-
-    # %% nbs/tutorials/text.ipynb #d642559c
-    labelled = texts.groupby('field').sample(10, random_state=1)
-    some = pd.concat([labelled.assign(is_valid=False), texts.drop(labelled.index).sample(240, random_state=1).assign(is_valid=True)])
-    block = DataBlock((TextBlock.from_df('start', vocab=lm_dls.vocab, seq_len=30, **split_at_blanks), CategoryBlock), get_x=ColReader('text'), get_y=ColReader('field'), splitter=ColSplitter())
-    def classifier(encoder=True):
-        set_seed(1)
-        dls = block.dataloaders(some[['start', 'field', 'is_valid']], bs=15, num_workers=0, val_bs=256)
-        learn = text_classifier_learner(dls, AWD_LSTM, config={**awd_lstm_clas_config, **small}, drop_mult=0.3, pretrained=False, metrics=accuracy, path=folder)
-        return learn.load_encoder('encoder') if encoder else learn
-
-    learn = classifier()
-    test_eq((len(learn.dls.train_ds), len(learn.dls.valid_ds)), (60, 240))
-    learn.layer_groups
-
     # %% nbs/tutorials/text.ipynb #6d6a4f12
     found = classifier().lr_find()
     found
-
-def test_the_three_tricks_drawn_before_they_run():
-    # %% nbs/tutorials/text.ipynb #aa5edc1c
-    def words(o): return re.findall(r'[a-z]+|[0-9]|[^\sa-z0-9]', (inspect.getdoc(o) or '').lower())
-
-    fields = dict(linalg=linalg, ndimage=ndimage, optimize=optimize, signal=signal, special=special, stats=stats)
-    rows = [(' '.join(words(o)[:80]), ' '.join(words(o)[:30]), field) for field,m in fields.items() for name,o in sorted(vars(m).items()) if callable(o) and name[0] != '_' and len(words(o)) >= 60]
-    texts = pd.DataFrame(rows, columns=['text', 'start', 'field']).drop_duplicates('start')
-    print(len(texts), 'texts;', *(f'{k}: {n},' for k,n in texts.field.value_counts().items()))
-    texts.start.iloc[0]
-
-    # %% nbs/tutorials/text.ipynb #dd1c335b
-    split_at_blanks = dict(tok=BaseTokenizer(), rules=[], n_workers=0)
-    lm_block = DataBlock(TextBlock.from_df('text', is_lm=True, seq_len=30, min_freq=4, max_vocab=1500, **split_at_blanks), get_x=ColReader('text'), splitter=RandomSplitter(0.1, seed=0))
-    lm_dls = lm_block.dataloaders(texts[['text']], bs=32, num_workers=0)
-    small = dict(emb_sz=64, n_hid=100, n_layers=3)
-    folder = Path(tempfile.mkdtemp())
-    def language_model():
-        set_seed(0)
-        return language_model_learner(lm_dls, AWD_LSTM, config={**awd_lstm_lm_config, **small}, drop_mult=0.2, pretrained=False, metrics=accuracy, path=folder)
-
-    learn = language_model()
-    found = learn.lr_find()
-    found
-
-    # %% nbs/tutorials/text.ipynb #d642559c
-    labelled = texts.groupby('field').sample(10, random_state=1)
-    some = pd.concat([labelled.assign(is_valid=False), texts.drop(labelled.index).sample(240, random_state=1).assign(is_valid=True)])
-    block = DataBlock((TextBlock.from_df('start', vocab=lm_dls.vocab, seq_len=30, **split_at_blanks), CategoryBlock), get_x=ColReader('text'), get_y=ColReader('field'), splitter=ColSplitter())
-    def classifier(encoder=True):
-        set_seed(1)
-        dls = block.dataloaders(some[['start', 'field', 'is_valid']], bs=15, num_workers=0, val_bs=256)
-        learn = text_classifier_learner(dls, AWD_LSTM, config={**awd_lstm_clas_config, **small}, drop_mult=0.3, pretrained=False, metrics=accuracy, path=folder)
-        return learn.load_encoder('encoder') if encoder else learn
-
-    learn = classifier()
-    test_eq((len(learn.dls.train_ds), len(learn.dls.valid_ds)), (60, 240))
-    learn.layer_groups
 
     # %% nbs/tutorials/text.ipynb #4fa6e948
     learn = classifier()
@@ -182,44 +82,6 @@ def test_the_three_tricks_drawn_before_they_run():
     assert (seen <= discriminative_lrs(5, 1e-2)*1.0001).all() and seen.is_monotonic_increasing
     seen
 
-def test_training():
-    # %% nbs/tutorials/text.ipynb #aa5edc1c
-    def words(o): return re.findall(r'[a-z]+|[0-9]|[^\sa-z0-9]', (inspect.getdoc(o) or '').lower())
-
-    fields = dict(linalg=linalg, ndimage=ndimage, optimize=optimize, signal=signal, special=special, stats=stats)
-    rows = [(' '.join(words(o)[:80]), ' '.join(words(o)[:30]), field) for field,m in fields.items() for name,o in sorted(vars(m).items()) if callable(o) and name[0] != '_' and len(words(o)) >= 60]
-    texts = pd.DataFrame(rows, columns=['text', 'start', 'field']).drop_duplicates('start')
-    print(len(texts), 'texts;', *(f'{k}: {n},' for k,n in texts.field.value_counts().items()))
-    texts.start.iloc[0]
-
-    # %% nbs/tutorials/text.ipynb #dd1c335b
-    split_at_blanks = dict(tok=BaseTokenizer(), rules=[], n_workers=0)
-    lm_block = DataBlock(TextBlock.from_df('text', is_lm=True, seq_len=30, min_freq=4, max_vocab=1500, **split_at_blanks), get_x=ColReader('text'), splitter=RandomSplitter(0.1, seed=0))
-    lm_dls = lm_block.dataloaders(texts[['text']], bs=32, num_workers=0)
-    small = dict(emb_sz=64, n_hid=100, n_layers=3)
-    folder = Path(tempfile.mkdtemp())
-    def language_model():
-        set_seed(0)
-        return language_model_learner(lm_dls, AWD_LSTM, config={**awd_lstm_lm_config, **small}, drop_mult=0.2, pretrained=False, metrics=accuracy, path=folder)
-
-    learn = language_model()
-    found = learn.lr_find()
-    found
-
-    # %% nbs/tutorials/text.ipynb #d642559c
-    labelled = texts.groupby('field').sample(10, random_state=1)
-    some = pd.concat([labelled.assign(is_valid=False), texts.drop(labelled.index).sample(240, random_state=1).assign(is_valid=True)])
-    block = DataBlock((TextBlock.from_df('start', vocab=lm_dls.vocab, seq_len=30, **split_at_blanks), CategoryBlock), get_x=ColReader('text'), get_y=ColReader('field'), splitter=ColSplitter())
-    def classifier(encoder=True):
-        set_seed(1)
-        dls = block.dataloaders(some[['start', 'field', 'is_valid']], bs=15, num_workers=0, val_bs=256)
-        learn = text_classifier_learner(dls, AWD_LSTM, config={**awd_lstm_clas_config, **small}, drop_mult=0.3, pretrained=False, metrics=accuracy, path=folder)
-        return learn.load_encoder('encoder') if encoder else learn
-
-    learn = classifier()
-    test_eq((len(learn.dls.train_ds), len(learn.dls.valid_ds)), (60, 240))
-    learn.layer_groups
-
     # %% nbs/tutorials/text.ipynb #7675dac0
     learn = classifier()
     learn.fine_tune_discriminative(6, 1e-2, schedule='stlr')
@@ -228,44 +90,6 @@ def test_training():
     # %% nbs/tutorials/text.ipynb #d36e6cd5
     with learn.no_bar(): field,_,probs = learn.predict('return the eigenvalues of a hermitian matrix .')
     print(field, f'{probs.max():.0%}')
-
-def test_what_it_is_worth_here():
-    # %% nbs/tutorials/text.ipynb #aa5edc1c
-    def words(o): return re.findall(r'[a-z]+|[0-9]|[^\sa-z0-9]', (inspect.getdoc(o) or '').lower())
-
-    fields = dict(linalg=linalg, ndimage=ndimage, optimize=optimize, signal=signal, special=special, stats=stats)
-    rows = [(' '.join(words(o)[:80]), ' '.join(words(o)[:30]), field) for field,m in fields.items() for name,o in sorted(vars(m).items()) if callable(o) and name[0] != '_' and len(words(o)) >= 60]
-    texts = pd.DataFrame(rows, columns=['text', 'start', 'field']).drop_duplicates('start')
-    print(len(texts), 'texts;', *(f'{k}: {n},' for k,n in texts.field.value_counts().items()))
-    texts.start.iloc[0]
-
-    # %% nbs/tutorials/text.ipynb #dd1c335b
-    split_at_blanks = dict(tok=BaseTokenizer(), rules=[], n_workers=0)
-    lm_block = DataBlock(TextBlock.from_df('text', is_lm=True, seq_len=30, min_freq=4, max_vocab=1500, **split_at_blanks), get_x=ColReader('text'), splitter=RandomSplitter(0.1, seed=0))
-    lm_dls = lm_block.dataloaders(texts[['text']], bs=32, num_workers=0)
-    small = dict(emb_sz=64, n_hid=100, n_layers=3)
-    folder = Path(tempfile.mkdtemp())
-    def language_model():
-        set_seed(0)
-        return language_model_learner(lm_dls, AWD_LSTM, config={**awd_lstm_lm_config, **small}, drop_mult=0.2, pretrained=False, metrics=accuracy, path=folder)
-
-    learn = language_model()
-    found = learn.lr_find()
-    found
-
-    # %% nbs/tutorials/text.ipynb #d642559c
-    labelled = texts.groupby('field').sample(10, random_state=1)
-    some = pd.concat([labelled.assign(is_valid=False), texts.drop(labelled.index).sample(240, random_state=1).assign(is_valid=True)])
-    block = DataBlock((TextBlock.from_df('start', vocab=lm_dls.vocab, seq_len=30, **split_at_blanks), CategoryBlock), get_x=ColReader('text'), get_y=ColReader('field'), splitter=ColSplitter())
-    def classifier(encoder=True):
-        set_seed(1)
-        dls = block.dataloaders(some[['start', 'field', 'is_valid']], bs=15, num_workers=0, val_bs=256)
-        learn = text_classifier_learner(dls, AWD_LSTM, config={**awd_lstm_clas_config, **small}, drop_mult=0.3, pretrained=False, metrics=accuracy, path=folder)
-        return learn.load_encoder('encoder') if encoder else learn
-
-    learn = classifier()
-    test_eq((len(learn.dls.train_ds), len(learn.dls.valid_ds)), (60, 240))
-    learn.layer_groups
 
     # %% nbs/tutorials/text.ipynb #62c469ab
     learn = classifier()
