@@ -11,7 +11,7 @@ from fastcore.test import *
 def test_a_model_a_loss_loaders():
     # %% nbs/howto/custom_models.ipynb #b7f26912
     class Digits(nn.Module):
-        "Two branches over an image and its mirror image, and a head"
+        "Two parallel branches, and a head"
         def __init__(self):
             super().__init__()
             self.stem = nn.Sequential(nn.Linear(64, 48), nn.ReLU())
@@ -44,7 +44,7 @@ def test_a_model_a_loss_loaders():
 def test_groups_three_ways():
     # %% nbs/howto/custom_models.ipynb #b7f26912
     class Digits(nn.Module):
-        "Two branches over an image and its mirror image, and a head"
+        "Two parallel branches, and a head"
         def __init__(self):
             super().__init__()
             self.stem = nn.Sequential(nn.Linear(64, 48), nn.ReLU())
@@ -96,7 +96,7 @@ def test_groups_three_ways():
 def test_fine_tuning():
     # %% nbs/howto/custom_models.ipynb #b7f26912
     class Digits(nn.Module):
-        "Two branches over an image and its mirror image, and a head"
+        "Two parallel branches, and a head"
         def __init__(self):
             super().__init__()
             self.stem = nn.Sequential(nn.Linear(64, 48), nn.ReLU())
@@ -134,7 +134,7 @@ def test_fine_tuning():
 def test_what_precomputing_asks_for():
     # %% nbs/howto/custom_models.ipynb #b7f26912
     class Digits(nn.Module):
-        "Two branches over an image and its mirror image, and a head"
+        "Two parallel branches, and a head"
         def __init__(self):
             super().__init__()
             self.stem = nn.Sequential(nn.Linear(64, 48), nn.ReLU())
@@ -188,7 +188,7 @@ def test_what_precomputing_asks_for():
 def test_what_snapshots_ask_for():
     # %% nbs/howto/custom_models.ipynb #b7f26912
     class Digits(nn.Module):
-        "Two branches over an image and its mirror image, and a head"
+        "Two parallel branches, and a head"
         def __init__(self):
             super().__init__()
             self.stem = nn.Sequential(nn.Linear(64, 48), nn.ReLU())

@@ -32,9 +32,9 @@ def test_three_minutes():
 
     # %% nbs/index.ipynb #38839226
     assert learn.validate()[1] > 0.9
-    body,head = learn.model[:3],learn.model[3:]
 
     # %% nbs/index.ipynb #f96a46d3
+    body,head = learn.model[:3],learn.model[3:]
     learn = Learner(dls, nn.Sequential(body[:2], body[2:], head), loss_func=CrossEntropyLossFlat(), metrics=accuracy, splitter=lambda m: [params(o) for o in m])
     with learn.dry_run() as plan: learn.fine_tune_discriminative(5, 1e-2)
     plan.plot()

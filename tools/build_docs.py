@@ -93,7 +93,7 @@ def reference():
         return [(f'{f.__module__}.{f.__qualname__}', f'{cls.__name__.lower().replace("learner", "learn").replace("recorder", "learn.recorder")}.{k}', f) for k,f in sorted(own.items()) if str(getattr(f, '__module__', '')).startswith('fastai_lrx.')]
     names = [(f'{o.__module__}.{o.__qualname__}', o.__qualname__, o) for o in (getattr(fastai_lrx.all, n) for n in fastai_lrx.all.__all__)]
     table = lambda rows: '| | |\n|---|---|\n' + '\n'.join(row(*r) for r in rows)
-    return ('# reference\n\n> Every public name, and where it is explained\n\n## A learner can\n\n' + table(patched(Learner) + patched(Recorder))
+    return ('# reference\n\n> What a learner can do, every name that the star import brings, and where it is explained\n\n## A learner can\n\n' + table(patched(Learner) + patched(Recorder))
             + '\n\n## `from fastai_lrx.all import *` brings\n\n' + table(names) + '\n')
 
 def benchmarks(folder, build):
@@ -101,10 +101,10 @@ def benchmarks(folder, build):
     parts = []
     for p in sorted((folder/'results').glob('*.md')):
         text = re.sub(r'^(#+ )', r'#\1', p.read_text(), flags=re.M)
-        parts.append(re.sub(r'\]\((\w+\.png)\)', r'](images/benchmarks/\1)', text) + f'\nRepeat it: `python benchmarks/bench_{p.stem}.py`. The raw numbers are in `benchmarks/results/{p.stem}.json`.\n')
+        parts.append(re.sub(r'\]\((\w+\.png)\)', r'](images/benchmarks/\1)', text) + f'\nThe raw numbers are in `benchmarks/results/{p.stem}.json`, how it was measured in `benchmarks/bench_{p.stem}.py`.\n')
     (build/'images'/'benchmarks').mkdir(parents=True, exist_ok=True)
     for p in (folder/'results').glob('*.png'): shutil.copy(p, build/'images'/'benchmarks'/p.name)
-    return ('# benchmarks\n\n> What was measured, on what, and how to measure it again\n\nEvery claim of these pages comes from here. `make bench` runs all of it, within some hours on two cores; protocol, tasks and seeds '
+    return ('# benchmarks\n\n> What was measured, on what, and how to measure it again\n\nWhat these pages say of this library's speed and worth comes from here. `make bench` runs all of it, within some hours on two cores; protocol, tasks and seeds '
             'were fixed before the first result, and rows that look bad stay.\n\n' + '\n'.join(parts))
 
 def main():
@@ -132,7 +132,7 @@ def main():
     (build/'static'/'favicon.svg').write_text(favicon)
     (build/'conf.py').write_text(conf.format(version=cfg.version, **ini.d))
     subprocess.run([sys.executable, '-m', 'sphinx', '-q', '-W', '--keep-going', '-b', 'html', build, site], check=True)
-    for p in build.glob('*.md'): shutil.copy(p, site/f'{p.stem}.html.md')
+    for p in build.glob('*.md'): (site/f'{p.stem}.html.md').write_text(re.sub(r'\]\(images/\w+/([^)]+)\)', r'](_images/\1)', p.read_text()))
     described = {name: front_matter(p).get('description', '') for p,name in pages.items()}
     links = ''.join(f'\n## {title}\n\n' + ''.join(f'- [{n}]({n}.html.md): {described.get(n, "")}'.rstrip(': ') + '\n' for n in names) for title,names in groups.items())
     (site/'llms.txt').write_text(f'# {ini.docs_title}\n\n> {cfg.description}\n' + links)

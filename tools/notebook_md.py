@@ -20,8 +20,9 @@ def outputs_md(cell, image, before=''):
     return '\n\n'.join(res)
 
 def alt_text(source, before=''):
-    "What a picture shows: `#| fig-alt: ...` of its cell, or the first sentence of the text above it and the call that drew it."
+    "What a picture shows: `#| fig-alt: ...` of its cell, the title that it is given there, or the first sentence of the text above it and the call that drew it."
     if given := re.search(r'^#\| fig-alt: (.+)$', source, flags=re.M): return given[1].strip()
+    if title := re.search(r'title(?:=|\()[\'"]([^\'"{]+)[\'"]', source): return f'Figure: {title[1]}'
     lines = [l for l in source.strip().splitlines() if l.strip() and not l.startswith('#|')]
     prose = re.sub(r'^#.*$|^>.*$|^```.*?^```|\$\$.*?\$\$', '', before, flags=re.M|re.S).strip()
     said = re.split(r'(?<=[.:!?])\s', re.sub(r'\[([^\]]*)\]\([^)]*\)', r'\1', prose))[0].rstrip('.:') if prose else ''
