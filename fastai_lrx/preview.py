@@ -68,16 +68,17 @@ class Recording:
         before,after = ([getattr(cb, event) for cb in cbs if hasattr(type(cb), event)] for event in ('before_batch', 'after_batch'))
         frozen,names = frozen_params(opt),[k for k,v in opt.hypers[0].items() if isinstance(v, (int,float,np.generic))]
         closed = [all(p in frozen for p in ps) for ps in opt.param_lists]
-        values,cycles,done = np.empty((n, len(names), len(closed))),np.zeros(n, int),0
+        values,cycles = [],[]
         try:
             for i in range(n):
                 learn.iter = i
                 try:
                     for f in before: f()
                 except CancelBatchException: pass
-                values[i],cycles[i],done = [[h[k] for h in opt.hypers] for k in names],vars(learn).get('cycle', 0),i+1
+                values.append([h[k] for k in names for h in opt.hypers])
+                cycles.append(vars(learn).get('cycle', 0))
                 for f in after: f()
-        finally: self.epochs.append(dict(epoch=learn.epoch, names=names, values=values[:done], cycles=cycles[:done], closed=closed, trainable=sum(p.numel() for ps in opt.param_lists for p in ps if p.requires_grad)))
+        finally: self.epochs.append(dict(epoch=learn.epoch, names=names, values=np.array(values, float).reshape(-1, len(names), len(closed)), cycles=np.array(cycles, int), closed=closed, trainable=sum(p.numel() for ps in opt.param_lists for p in ps if p.requires_grad)))
 
     def planned(self, number:int)->PlannedFit:
         "All epochs together."
