@@ -104,7 +104,7 @@ def benchmarks(folder, build):
         parts.append(re.sub(r'\]\((\w+\.png)\)', r'](images/benchmarks/\1)', text) + f'\nThe raw numbers are in `benchmarks/results/{p.stem}.json`, how it was measured in `benchmarks/bench_{p.stem}.py`.\n')
     (build/'images'/'benchmarks').mkdir(parents=True, exist_ok=True)
     for p in (folder/'results').glob('*.png'): shutil.copy(p, build/'images'/'benchmarks'/p.name)
-    return ('# benchmarks\n\n> What was measured, on what, and how to measure it again\n\nWhat these pages say of this library's speed and worth comes from here. `make bench` runs all of it, within some hours on two cores; protocol, tasks and seeds '
+    return ('# benchmarks\n\n> What was measured, on what, and how to measure it again\n\nThe measured speed and worth of this library come from here. `make bench` runs all of it, within some hours on two cores; protocol, tasks and seeds '
             'were fixed before the first result, and rows that look bad stay.\n\n' + '\n'.join(parts))
 
 def main():
