@@ -147,7 +147,8 @@ class Comparison:
 
     def epochs_to_target(self, run:Run)->float:
         "Epochs until `monitor` is as good as `target`; NaN if it never is."
-        return next((o['epoch'] for o in run.curve if self.rank(o.get(self.monitor)) <= self.rank(self.target)), np.nan)
+        goal = self.rank(self.target)
+        return next((o['epoch'] for o in run.curve if self.rank(o.get(self.monitor)) <= goal), np.nan)
 
     def n_failed(self, name:str)->int:
         "How many runs of a candidate have no result."

@@ -36,7 +36,7 @@ def serve(site:Path):
     threading.Thread(target=server.serve_forever, daemon=True).start()
     return server,f'http://127.0.0.1:{server.server_port}/'
 
-def browser(width=1280, height=1000, dark=False):
+def browser(width=1280, height=1000):
     "A headless chromium that notes its console and its requests."
     from selenium import webdriver
     options = webdriver.ChromeOptions()
@@ -46,7 +46,6 @@ def browser(width=1280, height=1000, dark=False):
     driver = webdriver.Chrome(options, webdriver.ChromeService(shutil.which('chromedriver')))
     driver.set_page_load_timeout(60)
     driver.execute_cdp_cmd('Emulation.setDeviceMetricsOverride', dict(width=width, height=height, deviceScaleFactor=1, mobile=width < 600))
-    if dark: driver.execute_cdp_cmd('Emulation.setEmulatedMedia', dict(features=[dict(name='prefers-color-scheme', value='dark')]))
     return driver
 
 def strangers(driver, address)->list:
@@ -56,7 +55,7 @@ def strangers(driver, address)->list:
     return [u for u in urls if not u.startswith((address, 'data:', 'blob:', 'chrome'))]
 
 def look(driver, address, name)->list:
-    "What is wrong with a page: errors, requests to others, pictures that do not render, text wider than the window."
+    "What is wrong with a page: errors, requests to others, pictures that do not render."
     driver.get(address + name)
     res = [f'{name}: {o["message"]}' for o in driver.get_log('browser') if o['level'] in ('SEVERE', 'WARNING')]
     res += [f'{name}: asks {u}' for u in strangers(driver, address)]
