@@ -20,7 +20,7 @@ from matplotlib.ticker import LogLocator
 from scipy import stats
 from .plots import new_axes
 from .resume import Resume
-from .scheduled import check_validation, in_fit, measured, recorded_names
+from .scheduled import check_validation, in_fit, measured, recorded_names, team_of
 from .schedules import number, whole
 from .snapshots import Snapshots
 from .state import LearnerState, new_seed
@@ -118,7 +118,9 @@ def run_once(learn:Learner, state:LearnerState, name:str, fit, seed:int, metrics
         run.final = validated(learn)
         if not math.isfinite(run.final['valid_loss']): raise Diverged('weights are no numbers any more')
     except Diverged: run.failed = 'diverged'
-    except Exception as e: run.failed = f'{type(e).__name__}: ' + re.sub(r'^Exception occured in `\w+` when calling event `\w+`:\s*', '', str(e))       # fastai's prefix
+    except Exception as e:
+        if team_of(learn)[1] > 1: raise                     # the other processes may be waiting for this one
+        run.failed = f'{type(e).__name__}: ' + re.sub(r'^Exception occured in `\w+` when calling event `\w+`:\s*', '', str(e))       # fastai's prefix
     return run
 
 # %% ../nbs/14_compare.ipynb #4c21442e
@@ -304,7 +306,7 @@ def compare(self:Learner,
 )->Comparison:
     """Train with each of the `candidates` from the same start, with the same batches, once for every seed. Returns a `Comparison`; the learner is as it was.
 
-    Candidates that raise, or whose weights are no numbers any more, are reported and do not stop the others. Ctrl-C ends the comparison, and keeps the runs that are done.
+    Candidates that raise, or whose weights are no numbers any more, are reported and do not stop the others; with several processes an error does. Ctrl-C ends the comparison, and keeps the runs that are done.
     Make the callbacks of a candidate within its function, so that each run has its own."""
     candidates,seeds = check_candidates(candidates),check_seeds(seeds)
     if keep not in (None, 'best'): raise ValueError(f"keep={keep!r}: must be None or 'best'")

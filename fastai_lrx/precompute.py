@@ -4,9 +4,10 @@
 
 # %% auto #0
 __all__ = ['is_chain', 'is_fixed', 'alike', 'fixed_stages', 'through', 'cut', 'Activations', 'mark', 'is_marked', 'LetThrough',
-           'Rows', 'CachedDL', 'CachedTorchDL', 'is_torchs', 'MarkActivations', 'unnoticed', 'transformed', 'in_order',
-           'check_loader', 'autocast_of', 'inputs_and_targets', 'parts_of', 'computed', 'fill', 'described', 'read_by',
-           'transforms_of', 'items_of', 'cache_key', 'rows_of', 'first_batch', 'found', 'FixedBody', 'no_transforms']
+           'Rows', 'CachedDL', 'CachedTorchDL', 'is_torchs', 'cached', 'MarkActivations', 'unnoticed',
+           'norms_synced_once', 'transformed', 'in_order', 'size_of_batch', 'check_loader', 'autocast_of',
+           'inputs_and_targets', 'parts_of', 'computed', 'together', 'fill', 'described', 'read_by', 'transforms_of',
+           'items_of', 'cache_key', 'rows_of', 'first_batch', 'found', 'FixedBody', 'no_transforms']
 
 # %% ../nbs/11_precompute.ipynb #20c32786
 from collections import deque
@@ -18,7 +19,7 @@ from fastai.basics import *
 from fastai.callback.fp16 import MixedPrecision
 from fastprogress.fastprogress import progress_bar
 from .layer_groups import NormFreeze, fix_statistics, frozen_params
-from .scheduled import in_fit
+from .scheduled import everywhere, in_fit, team_of
 from .schedules import whole
 from .state import Keeper, is_yours, keep_autocast, keep_rngs, remember, uninterrupted
 from .storage import fingerprint, load_state, mapped_state
@@ -155,6 +156,11 @@ class CachedTorchDL(torch.utils.data.DataLoader):
 
 def is_torchs(dl): return isinstance(dl, torch.utils.data.DataLoader)
 
+def cached(learn:Learner, dl, rows:Rows):
+    "A loader of `rows` in the place of `dl`; fastai trains with a loader of its own for one of torch's if there are several processes."
+    if is_torchs(dl) and team_of(learn)[1] > 1: dl = sys.modules['fastai.distributed'].DistributedDL(dl, device='cpu').dl
+    return (CachedTorchDL if is_torchs(dl) else CachedDL)(dl, rows)
+
 class MarkActivations(Callback):
     "Marks activations anew after all other callbacks have had the batch, as many of these see to it that tensors are plain."
     order = 1000
@@ -179,6 +185,16 @@ def unnoticed(learn:Learner):
             for m,mode in modes.items(): m.training = mode
 
 @contextmanager
+def norms_synced_once(learn:Learner):
+    "Have the distributed trainer replace norm layers by synchronised ones now, and not once more at each fit: activations are kept by module."
+    trainer = getattr(learn, 'distributed_trainer', None)
+    synced = trainer is not None and trainer.sync_bn
+    if synced: learn.model,trainer.sync_bn = nn.SyncBatchNorm.convert_sync_batchnorm(learn.model),False
+    try: yield
+    finally:
+        if synced: trainer.sync_bn = True
+
+@contextmanager
 def transformed(dataset, augmented:bool):
     "Have a data set of fastai's give its items as for validation, unless `augmented`."
     old = getattr(dataset, 'split_idx', None)
@@ -192,12 +208,16 @@ def transformed(dataset, augmented:bool):
     try: yield
     finally: put(old)
 
-def in_order(dl, **kwargs):
-    "A loader of all items of `dl`, each once, in their order."
-    if is_torchs(dl): return torch.utils.data.DataLoader(dl.dataset, collate_fn=dl.collate_fn, **dict(batch_size=dl.batch_size, num_workers=dl.num_workers) | kwargs)
-    res = dl.new(shuffle=False, drop_last=False, **{'bs' if k=='batch_size' else k: v for k,v in kwargs.items()})
-    res.get_idxs = lambda: list(range(len(dl.dataset)))
+def in_order(dl, rank:int=0, n_ranks:int=1, **kwargs):
+    "A loader of all items of `dl`, each once, in their order; for one of several processes, of every `n_ranks`-th batch."
+    kwargs = dict(batch_size=size_of_batch(dl)) | kwargs
+    idxs = [i for b in list(chunked(range(len(dl.dataset)), kwargs['batch_size']))[rank::n_ranks] for i in b]
+    if is_torchs(dl): return torch.utils.data.DataLoader(dl.dataset, sampler=idxs, collate_fn=dl.collate_fn, **dict(num_workers=dl.num_workers) | kwargs)
+    res = dl.new(shuffle=False, drop_last=False, bs=kwargs.pop('batch_size'), **kwargs)
+    res.get_idxs = lambda: idxs
     return res
+
+def size_of_batch(dl)->int: return dl.batch_size if is_torchs(dl) else dl.bs
 
 def check_loader(dl, i:int):
     "Raise if items of a loader have no numbers to keep their activations by."
@@ -242,12 +262,26 @@ def computed(learn:Learner, stages:list, batch, mixed)->tuple:
     return parts_of(acts, ys, find_bs(x))
 
 # %% ../nbs/11_precompute.ipynb #f83d98b6
+def together(learn:Learner, f)->list:
+    "What `f()` gives in each of the processes that train `learn`; if it fails in one of them, it fails in all."
+    rank,n = team_of(learn)
+    if n == 1: return [f()]
+    own = None
+    try: mine = (f(), None)
+    except Exception as e: own,mine = e,(None, f'{type(e).__name__}: {e}')
+    results = everywhere(mine)
+    if own is not None: raise own
+    for other,(_,said) in enumerate(results):
+        if said: raise RuntimeError(f'learn.precomputed() failed in process {other}: {said}')
+    return [res for res,_ in results]
+
 def fill(learn:Learner, stages:list, dl, augmented:bool, mixed, tensors:list, start:int, bar):
-    "Compute what is kept of the items of `dl` into `tensors`, from row `start` on."
-    at = start
+    "Compute what is kept of the items of `dl` into `tensors`, from row `start` on, each process every so many batches."
+    at,team = start,team_of(learn)
     with transformed(dl.dataset, augmented):
-        for batch in in_order(dl):
-            _,parts = computed(learn, stages, batch, mixed)
+        batches = iter(in_order(dl, *team))
+        def next_parts(): return None if (batch := next(batches, None)) is None else [t.cpu() for t in computed(learn, stages, batch, mixed)[1]]
+        for parts in (parts for _ in range(0, len(in_order(dl)), team[1]) for parts in together(learn, next_parts) if parts is not None):
             for t,part in zip(tensors, parts):
                 if part.shape[1:] != t.shape[1:]: raise ValueError(f"activations or targets differ in shape, {list(part.shape[1:])} here and {list(t.shape[1:])} before, so they cannot be kept; bring all items to one size")
                 t[at:at+len(part)] = part
@@ -324,6 +358,7 @@ def rows_of(learn:Learner, stages:list, n_aug:int, cache, max_memory:float)->tup
         trials.append([inputs_and_targets(learn, batch)[0], *parts])
         forms.append((len(dl.dataset), n_aug if augmented else 1, form))
         specs |= {f'{i}.{k}': ((math.prod(forms[i][:2]), *part.shape[1:]), part.dtype) for k,part in enumerate(parts)}
+    if len(set(together(learn, lambda: fingerprint({name: [*shape, str(dtype)] for name,(shape,dtype) in specs.items()}, *map(fingerprint, stages))))) > 1: raise ValueError("dls or the frozen layers differ between processes; give all the same data and weights")
     def rows(tensors): return [Rows(*form, [t for name,t in tensors.items() if name.startswith(f'{i}.')]) for i,form in enumerate(forms)]
     def fill_all(tensors):
         batches = range(sum(form[1]*len(in_order(dl)) for form,(dl,_) in zip(forms, loaders)))
@@ -334,21 +369,24 @@ def rows_of(learn:Learner, stages:list, n_aug:int, cache, max_memory:float)->tup
     if cache is not None:
         path = Path(cache)/f'{cache_key(learn, stages, n_aug, trials)}.safetensors'
         tensors = found(path, specs)
-        if tensors is not None: return rows(tensors),None
+        if all(together(learn, lambda: tensors is not None)): return rows(tensors),None
     elif sum(math.prod(shape)*dtype.itemsize for shape,dtype in specs.values()) <= max_memory*1e9:
         fill_all(tensors := {name: torch.empty(shape, dtype=dtype) for name,(shape,dtype) in specs.items()})
         return rows(tensors),None
     else:
         folder = tempfile.TemporaryDirectory()
         path = Path(folder.name)/'activations.safetensors'
-    with mapped_state(path, specs) as tensors: fill_all(tensors)
+    reads = cache is not None and team_of(learn)[1] > 1 and int(os.environ.get('LOCAL_RANK', rank_distrib())) > 0
+    with nullcontext({}) if reads else mapped_state(path, specs) as tensors: fill_all(tensors)
+    together(learn, noop)                                # the first process of each machine has written it now
+    if reads and (tensors := found(path, specs)) is None: raise ValueError(f"cache={str(cache)!r}: process {rank_distrib()} does not find what the first process of its machine has written; name a folder that all of them see")
     return rows(tensors),folder
 
 def first_batch(learn:Learner, dl, augmented:bool, n=4):
     "The first few items of a loader as a batch, random transforms drawn with a seed of its own."
     with unnoticed(learn), transformed(dl.dataset, augmented):
         set_seed(0)
-        return first(in_order(dl, batch_size=min(n, len(dl.dataset), dl.batch_size if is_torchs(dl) else dl.bs), num_workers=0))
+        return first(in_order(dl, batch_size=min(n, len(dl.dataset), size_of_batch(dl)), num_workers=0))
 
 def found(path:Path, specs:dict):
     "The tensors that a cache file holds; None, with a warning, if it is damaged."
@@ -421,32 +459,33 @@ def precomputed(self:Learner,
     for i,dl in enumerate(self.dls.loaders): check_loader(dl, i)
     if self.opt is None: self.create_opt()
     frozen = frozen_params(self.opt) | {p for p in self.model.parameters() if not p.requires_grad}
-    with unnoticed(self):
-        x,_ = inputs_and_targets(self, first_batch(self, self.dls.train, False))
-        stages = cut(self.model, x, frozen)
-        rows,folder = rows_of(self, stages, n_aug, cache, max_memory)
-        inside = copy(self.dls)
-        for dl,r in zip(self.dls.loaders, rows): r.split_idx = getattr(dl.dataset, 'split_idx', None)
-        inside.loaders = [(CachedTorchDL if is_torchs(dl) else CachedDL)(dl, r) for dl,r in zip(self.dls.loaders, rows)]
-        inside.add_tfms = no_transforms
-    outside,watch = self.dls,FixedBody(stages, rows[0].tensors[0].ndim)
-    if any(watch.switches.values()) and not any(isinstance(cb, NormFreeze) for cb in self.cbs): warn("norm layers of frozen groups, which fastai goes on training, are fixed inside learn.precomputed(); train_bn=False has them fixed outside as well")
-    cbs,training,modes = [watch, MarkActivations()],self.model.training,{m: m.training for stage in stages for m in stage.modules()}
-    forwards = {m: vars(m).get('forward') for m in stages}
-    try:
-        for m in forwards: m.forward = LetThrough(m)
-        self.dls = inside
-        self.add_cbs(cbs)
-        yield self
-    finally:
-        with uninterrupted():
-            for m,forward in forwards.items():
-                del m.forward
-                if forward is not None: m.forward = forward
-            for m,mode in modes.items(): m.training = mode if self.model.training == training else self.model.training
-            for p,switch in watch.switches.items():
-                if switch: p.requires_grad_(True)
-            self.remove_cbs(cbs)
-            if self.dls is inside: self.dls = outside
-            for r in rows: r.tensors = None              # loaders made inside serve items again
-            if folder is not None: folder.cleanup()
+    with norms_synced_once(self):
+        with unnoticed(self):
+            x,_ = inputs_and_targets(self, first_batch(self, self.dls.train, False))
+            stages = cut(self.model, x, frozen)
+            rows,folder = rows_of(self, stages, n_aug, cache, max_memory)
+            inside = copy(self.dls)
+            for dl,r in zip(self.dls.loaders, rows): r.split_idx = getattr(dl.dataset, 'split_idx', None)
+            inside.loaders = [cached(self, dl, r) for dl,r in zip(self.dls.loaders, rows)]
+            inside.add_tfms = no_transforms
+        outside,watch = self.dls,FixedBody(stages, rows[0].tensors[0].ndim)
+        if any(watch.switches.values()) and not any(isinstance(cb, NormFreeze) for cb in self.cbs): warn("norm layers of frozen groups, which fastai goes on training, are fixed inside learn.precomputed(); train_bn=False has them fixed outside as well")
+        cbs,training,modes = [watch, MarkActivations()],self.model.training,{m: m.training for stage in stages for m in stage.modules()}
+        forwards = {m: vars(m).get('forward') for m in stages}
+        try:
+            for m in forwards: m.forward = LetThrough(m)
+            self.dls = inside
+            self.add_cbs(cbs)
+            yield self
+        finally:
+            with uninterrupted():
+                for m,forward in forwards.items():
+                    del m.forward
+                    if forward is not None: m.forward = forward
+                for m,mode in modes.items(): m.training = mode if self.model.training == training else self.model.training
+                for p,switch in watch.switches.items():
+                    if switch: p.requires_grad_(True)
+                self.remove_cbs(cbs)
+                if self.dls is inside: self.dls = outside
+                for r in rows: r.tensors = None              # loaders made inside serve items again
+                if folder is not None: folder.cleanup()

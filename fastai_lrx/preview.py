@@ -160,7 +160,7 @@ def dry_run(self:Learner):
         out = [cb for cb in self.cbs if not takes_part(cb)]
         if hasattr(self, 'distributed_trainer'):
             share = sys.modules['fastai.distributed'].DistributedDL
-            self.dls.loaders = [share(dl, device=dl.device) for dl in self.dls.loaders]      # each process has its share of the batches
+            self.dls.loaders = [share(dl, device='cpu') for dl in self.dls.loaders]      # each process has its share of the batches
         self.remove_cbs(out)
         @contextmanager
         def added_cbs(cbs):

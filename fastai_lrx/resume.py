@@ -6,7 +6,7 @@
 __all__ = ['generator_states', 'is_plain', 'attributes', 'put_attributes', 'model_state', 'put_model_state', 'optimizers',
            'opt_state', 'put_opt_state', 'sources', 'data_state', 'is_text', 'put_data_state', 'callback_state',
            'put_callback_state', 'has_state_dict', 'forgetful', 'run_state', 'others', 'put_run_state', 'description',
-           'digest', 'without_addresses', 'looked_at', 'plain_part', 'arguments', 'difference', 'Resume', 'everywhere']
+           'digest', 'without_addresses', 'looked_at', 'plain_part', 'arguments', 'difference', 'Resume']
 
 # %% ../nbs/07_resume.ipynb #b9a2cd74
 import inspect
@@ -15,7 +15,7 @@ from fastai.basics import *
 from fastai.callback.progress import CSVLogger, ProgressCallback, ShowGraphCallback
 from fastai.callback.schedule import ParamScheduler
 from fastai.callback.tracker import TrackerCallback
-from .scheduled import in_fit, n_batches
+from .scheduled import everywhere, in_fit, n_batches
 from .schedules import Schedule, whole
 from .state import generator_state, global_rngs, put_generator_state, uninterrupted
 from .storage import atomic_write, fingerprint, folder_of, load_state, put_weights, save_state, try_lock, weights_of
@@ -286,13 +286,6 @@ class Resume(Callback):
 
 # %% ../nbs/07_resume.ipynb #175ea800
 _locks = {}
-
-def everywhere(value)->list:
-    "What each process has as `value`."
-    if num_distrib() < 2 or not torch.distributed.is_initialized(): return [value]
-    values = [None]*num_distrib()
-    torch.distributed.all_gather_object(values, value)
-    return values
 
 @patch
 def file(self:Resume, done:int, finished:bool):

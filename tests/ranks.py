@@ -50,6 +50,21 @@ def on_ranks(func, n:int=2, limit:float=120):
         if failed: raise RuntimeError('\n'.join(failed))
         return [pickle.loads((Path(d)/f'{i}.pkl').read_bytes()) for i in range(n)]
 
+def launch(script:str, *args, n:int=2, limit:float=200):
+    "Run `script` in `n` processes with accelerate's launcher; its exit status and output. After `limit` seconds all are killed."
+    with tempfile.TemporaryDirectory() as d, socket.socket() as s:
+        (Path(d)/'train.py').write_text(script)
+        s.bind(('127.0.0.1', 0))
+        port = s.getsockname()[1]
+        s.close()
+        env = {**os.environ, 'ACCELERATE_USE_CPU': 'true', 'OMP_NUM_THREADS': '1', 'PYTHONPATH': os.pathsep.join([str(here), os.environ.get('PYTHONPATH', '')])}
+        accelerate = [sys.executable, '-m', 'accelerate.commands.launch', '--multi_gpu', f'--num_processes={n}', '--num_machines=1', '--mixed_precision=no', '--dynamo_backend=no', f'--main_process_port={port}']
+        p = subprocess.Popen([*accelerate, 'train.py', *map(str, args)], cwd=d, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True)
+        try: out = p.communicate(timeout=limit)[0]
+        finally:
+            if p.poll() is None: os.killpg(p.pid, signal.SIGKILL); p.wait()
+        return p.returncode,out
+
 def _wait(procs, limit):
     "Outputs of all processes; the first that fails, or the time limit, ends the others."
     outs = [''] * len(procs)

@@ -12,7 +12,7 @@ from matplotlib.ticker import LogLocator
 from scipy import stats
 from fastai_lrx.plots import new_axes
 from fastai_lrx.resume import Resume
-from fastai_lrx.scheduled import check_validation, in_fit, measured, recorded_names
+from fastai_lrx.scheduled import check_validation, in_fit, measured, recorded_names, team_of
 from fastai_lrx.schedules import number, whole
 from fastai_lrx.snapshots import Snapshots
 from fastai_lrx.state import LearnerState, new_seed

@@ -8,7 +8,7 @@ from fastai.basics import *
 from fastai.callback.fp16 import MixedPrecision
 from fastprogress.fastprogress import progress_bar
 from fastai_lrx.layer_groups import NormFreeze, fix_statistics, frozen_params
-from fastai_lrx.scheduled import in_fit
+from fastai_lrx.scheduled import everywhere, in_fit, team_of
 from fastai_lrx.schedules import whole
 from fastai_lrx.state import Keeper, is_yours, keep_autocast, keep_rngs, remember, uninterrupted
 from fastai_lrx.storage import fingerprint, load_state, mapped_state
