@@ -5,7 +5,7 @@ PY := $(VENV)/bin/python
 QUIET := -W ignore::FutureWarning
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 
-.PHONY: demo test docs docs-serve bench install export run clean help
+.PHONY: demo test test-oldest docs docs-serve bench install export run clean help
 
 help: ; @sed -n 's/^## //p' $(MAKEFILE_LIST)
 
@@ -41,6 +41,13 @@ test: install
 	$(MAKE) docs
 	$(PY) tools/check_site.py
 	$(PY) tools/check_wheel.py
+
+## make test-oldest   the tests once more, with the oldest versions that pyproject.toml allows, in .venv-oldest; not part of CI
+OLDEST := .venv-oldest
+test-oldest:
+	test -x $(OLDEST)/bin/python || $(PYTHON) -m venv $(OLDEST)
+	$(OLDEST)/bin/python -m pip install -q -r tools/oldest.txt
+	PYTHONPATH=$(CURDIR) $(OLDEST)/bin/python -m pytest -q -n 2 --dist worksteal tests
 
 ## make docs     the documentation site, into _site/
 docs: install

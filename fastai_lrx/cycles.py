@@ -142,7 +142,7 @@ class UntilOverfit(Callback):
     order,run_in_sweep,depends_on_losses,needs_cycles = 990,False,True,True       # other callbacks see the whole epoch before the fit ends
     def __init__(self,
         patience:int=1 # cycles that are not better than the best before the fit ends
-    ): self.patience = whole(patience, 'patience')
+    ): self.patience,self.n_recorded = whole(patience, 'patience'),None
 
     def before_fit(self):
         if not in_fit(self.learn): return
@@ -162,7 +162,7 @@ class UntilOverfit(Callback):
 
     def after_cancel_fit(self):
         "If another callback has ended the fit at the end of an epoch, its cycle is still to be judged."
-        if in_fit(self.learn) and self.cycle_end and len(self.recorder.values) > self.n_recorded: self.judge()
+        if in_fit(self.learn) and self.n_recorded is not None and self.cycle_end and len(self.recorder.values) > self.n_recorded: self.judge()
 
     def judge(self):
         "Compare the cycle that has just ended with the best."
@@ -175,7 +175,7 @@ class UntilOverfit(Callback):
         return loss
 
     def after_fit(self):
-        if not in_fit(self.learn): return
+        if not in_fit(self.learn) or self.n_recorded is None: return
         won = ' no cycle had a validation loss, so the weights stay as they are'
         if self.weights is not None:
             cycle,epoch,step,loss = self.best
@@ -184,3 +184,4 @@ class UntilOverfit(Callback):
             set_mark(self.learn, 'best cycle', step)
             won = f' the model has the weights of the best, cycle {cycle} (epoch {epoch}) with {loss:.4g}'
         if not rank_distrib(): print(f'UntilOverfit:{self.end}{won}')
+        self.n_recorded = None

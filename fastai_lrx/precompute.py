@@ -230,11 +230,11 @@ def autocast_of(learn:Learner):
     "The mixed precision that `learn` trains in, as a context."
     cb = first(cb for cb in learn.cbs if isinstance(cb, MixedPrecision))
     if cb is None: return nullcontext()
-    had_scaler = 'scaler' in vars(learn)
+    before = dict(vars(learn))
     cb.before_fit()
     autocast = cb.autocast
     cb.after_fit()
-    if not had_scaler: del learn.scaler
+    vars(learn).clear(); vars(learn).update(before)      # the scaler that it had, or none
     return autocast
 
 def inputs_and_targets(learn:Learner, batch)->tuple:
@@ -243,7 +243,7 @@ def inputs_and_targets(learn:Learner, batch)->tuple:
     n_inp = getattr(learn.dls, 'n_inp', max(len(batch)-1, 1))
     if n_inp != 1: raise ValueError(f"dls: a batch has {n_inp} inputs; activations can be computed beforehand for models of one input")
     if not isinstance(batch[0], Tensor): raise ValueError(f"dls: the input of a batch is of type {type(batch[0]).__name__}; activations can be computed beforehand for tensors")
-    return batch[0],list(batch[1:])
+    return batch[0].as_subclass(Tensor),list(batch[1:])      # as fits have it, and compiled modules want it
 
 def parts_of(acts, ys:list, n:int)->tuple:
     "Form and tensors of what is kept of a batch of `n` items; raises where something has not one row for each."
@@ -480,7 +480,7 @@ def precomputed(self:Learner,
         finally:
             with uninterrupted():
                 for m,forward in forwards.items():
-                    del m.forward
+                    vars(m).pop('forward', None)
                     if forward is not None: m.forward = forward
                 for m,mode in modes.items(): m.training = mode if self.model.training == training else self.model.training
                 for p,switch in watch.switches.items():

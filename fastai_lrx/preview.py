@@ -75,10 +75,10 @@ class Recording:
                 try:
                     for f in before: f()
                 except CancelBatchException: pass
-                values.append([h[k] for k in names for h in opt.hypers])
                 cycles.append(vars(learn).get('cycle', 0))
+                values.append([h[k] for k in names for h in opt.hypers])
                 for f in after: f()
-        finally: self.epochs.append(dict(epoch=learn.epoch, names=names, values=np.array(values, float).reshape(-1, len(names), len(closed)), cycles=np.array(cycles, int), closed=closed, trainable=sum(p.numel() for ps in opt.param_lists for p in ps if p.requires_grad)))
+        finally: self.epochs.append(dict(epoch=learn.epoch, names=names, values=np.array(values, float).reshape(-1, len(names), len(closed)), cycles=np.array(cycles[:len(values)], int), closed=closed, trainable=sum(p.numel() for ps in opt.param_lists for p in ps if p.requires_grad)))
 
     def planned(self, number:int)->PlannedFit:
         "All epochs together."

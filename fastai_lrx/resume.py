@@ -221,8 +221,10 @@ class Resume(Callback):
     def learn(self): return vars(self).get('learner')
     @learn.setter
     def learn(self, learn):
+        if learn is None:                                  # a fit that was interrupted takes its callbacks off, too
+            if self.learn is not None: vars(self.learn).pop('_with_events', None)
+            self.close()
         vars(self)['learner'] = learn
-        if learn is None: self.close()                     # a fit that was interrupted takes its callbacks off, too
 
     def close(self):
         "Let other processes in, and come first again."
@@ -238,7 +240,6 @@ class Resume(Callback):
         self.find()
         self.named = []
         self.name_forgetful()
-        self.order = 1000                                  # from here on the last one
         self.stand_in(self.learn)
 
     def name_forgetful(self):
@@ -252,9 +253,15 @@ class Resume(Callback):
         def with_events(f, event_type, ex, final=noop):
             if self.learn is not learn: del learn._with_events              # another callback failed before the first epoch
             elif event_type == 'epoch':
+                self.order = 1000                          # from here on the last one
                 if not self.begun: self.begin()
                 if self.finished or learn.epoch < self.done: return learn.progress.before_epoch() if hasattr(learn, 'progress') else None
-                del learn._with_events
+                try: return type(learn)._with_events(learn, f, event_type, ex, final)
+                except CancelFitException: raise
+                except BaseException:                      # one that stays with the learner is the first again
+                    self.order = -100
+                    vars(learn).pop('_with_events', None)
+                    raise
             return type(learn)._with_events(learn, f, event_type, ex, final)
         learn._with_events = with_events
 

@@ -105,10 +105,12 @@ class Scheduled(ParamScheduler):
         self.ends = set(self.cycles.cycle_ends(self.n_steps).tolist())
         mid = sorted(end for end in self.ends if end%per_epoch)
         if mid: warn(f"{len(mid)} of {len(self.ends)} cycles end in mid-epoch (the first after {mid[0]/per_epoch:.2f} epochs): validation will not see the model at their ends")
-        self.learn.cycle,self.learn.cycle_end = 0,False
+        self.learn.cycle,self.learn.cycle_end,self.begun = 0,False,None
         if hasattr(self.learn, 'recorder'): self.recorder.marks = {}
 
-    def before_epoch(self): self.learn.cycle_end = False
+    def before_epoch(self): self.learn.cycle_end,self.begun = False,self.epoch
+    def after_cancel_epoch(self):
+        if self.begun != self.epoch: self.learn.cycle_end = False        # cancelled before this callback heard of it
 
     def before_batch(self):
         "Set the hyper-parameters of this batch and signal its cycle."
@@ -131,8 +133,8 @@ class Scheduled(ParamScheduler):
 
     def after_train(self):
         "Did a cycle end in this epoch?"
-        start = self.epoch*self.n_iter
-        self.learn.cycle_end = any(start < end <= start+self.n_iter for end in self.ends)
+        start = self.epoch*self.per_epoch
+        self.learn.cycle_end = any(start < end <= start+self.per_epoch for end in self.ends)
 
     def state_dict(self)->dict:
         "What the fit has recorded; all else follows from the schedules."

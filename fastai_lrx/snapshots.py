@@ -59,10 +59,9 @@ class Snapshots(Callback):
 
     def before_fit(self):
         if not in_fit(self.learn): return
+        self.has_trained = False
         check_cycles(self.learn, 'Snapshots')
         if self.best: check_validation(self.learn, 'Snapshots(best=True)')
-
-    def before_epoch(self): self.has_trained = False
 
     def before_train(self):
         others = set(files_in(self.folder)) - self.mine if self.folder else ()
@@ -74,7 +73,9 @@ class Snapshots(Callback):
         if self.cycle_end and self.iter < self.n_iter-1: self.take({})
 
     def after_epoch(self):
-        if in_fit(self.learn) and self.has_trained and ends_cycle(self.learn): self.take(measured(self.learn))
+        if not in_fit(self.learn): return
+        if self.has_trained and ends_cycle(self.learn): self.take(measured(self.learn))
+        self.has_trained = False
 
     def take(self, values:dict):
         "Add the present weights, and drop what is not to be kept."
@@ -92,13 +93,13 @@ class Snapshots(Callback):
     def write(self, snap:Snapshot):
         "Move the weights of `snap` to a file; if that fails they stay in memory."
         path = self.folder/f'snapshot_{self.n_taken:04}.safetensors'
+        self.mine.add(path)
         try:
             if not rank_distrib(): save_state(path, snap.weights, cycle=snap.cycle, epoch=snap.epoch, measured=snap.measured)
         except OSError as e: warn(f"folder={str(self.folder)!r}: {path.name} could not be written ({e}), it stays in memory")
         distrib_barrier()
         if path.exists():
             snap.path,snap.weights = path,None
-            self.mine.add(path)
 
     def in_plan(self, ends:list)->dict:
         "What a dry run foresees: snapshots at the ends of these cycles."

@@ -174,8 +174,9 @@ def keep_rngs(keeper):
     for get,put in global_rngs().values(): keeper.undos.append(partial(put, get()))
 
 def _autocast_depth():
-    torch.autocast_increment_nesting()
-    return torch.autocast_decrement_nesting()
+    with uninterrupted():
+        torch.autocast_increment_nesting()
+        return torch.autocast_decrement_nesting()
 
 def keep_autocast(keeper):
     "Remember whether autocast is on, for each kind of device, and how deep its contexts are nested."
@@ -200,7 +201,7 @@ def uninterrupted():
     old = signal.signal(signal.SIGINT, lambda *args: pressed.append(args))
     try: yield
     finally: signal.signal(signal.SIGINT, old)
-    if pressed and callable(old): old(*pressed[0])
+    if pressed: signal.raise_signal(signal.SIGINT)
 
 # %% ../nbs/00_state.ipynb #696491e1
 class LearnerState:
@@ -217,7 +218,11 @@ class LearnerState:
         keep_rngs(keeper)
         keep_autocast(keeper)
         attributes = dict(vars(learn))
-        keeper.undos.append(lambda: (vars(learn).clear(), vars(learn).update(attributes)))
+        locked = learn.lock.locked()
+        def undo():
+            vars(learn).clear(); vars(learn).update(attributes)
+            if learn.lock.locked() and not locked: learn.lock.release()      # fastai's, where a callback fails as `validate` or `get_preds` begins
+        keeper.undos.append(undo)
         keeper.keep([learn.dls, learn.model, learn.opt, learn.opt_func, learn.loss_func, learn.cbs, learn._metrics])
 
     def restore(self):

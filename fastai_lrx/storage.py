@@ -90,7 +90,9 @@ def save_state(
     "Save a tree of tensors and plain values, atomically and without pickle."
     tensors = {}
     meta = json.dumps(dict(tree=flatten(tree, tensors), info=info))
-    with atomic_write(path) as tmp: save_file(tensors, tmp, metadata=dict(lrx=meta, checksum=checksum(meta, tensors)))
+    with atomic_write(path) as tmp:
+        try: save_file(tensors, tmp, metadata=dict(lrx=meta, checksum=checksum(meta, tensors)))
+        except SafetensorError as e: raise OSError(f"{path}: {e}") from None        # a full disk, say
 
 def load_state(path:str|os.PathLike # the file
 )->tuple: # the tree as it was saved (tensors on the CPU), and the info

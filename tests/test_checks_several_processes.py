@@ -80,12 +80,14 @@ def test_every_feature_on_three():
         test_eq(len([f for f in files if f.startswith(f'resume {kind}')]), 3*2)
 
 def test_each_computes_its_share():
-    # %% nbs/checks/several_processes.ipynb #7b8d0257
+    # %% nbs/checks/several_processes.ipynb #0b638c93
     def shares(rank):
         warnings.simplefilter('ignore')
         folder = [tempfile.mkdtemp() if rank == 0 else None]
         dist.broadcast_object_list(folder)
-        folder,res = Path(folder[0]),[]
+        folder,res,written,replace = Path(folder[0]),[],[],os.replace
+        def counted(a, b): written.append(b); replace(a, b)
+        os.replace = counted
         def tensors(learn): return [t.clone() for dl in learn.dls.loaders for t in (dl.rows if hasattr(dl, 'rows') else dl.dataset).tensors]
         for kind in ('vision', 'tensors'):
             set_seed(0)
@@ -108,10 +110,11 @@ def test_each_computes_its_share():
                 except ValueError as e: refused = str(e)
             assert same(split, alone)
             res.append((n_alone, n_split, n_kept, len(mapped), [t.tolist() for t in views], refused))
-        return res
+        return res,sum(Path(o).parent.parent==folder for o in written)
 
     ranks = on_ranks(shares, 3, limit=150)
-    for results in zip(*ranks):
+    test_eq([n for _,n in ranks], [2, 0, 0])                    # a file for each learner
+    for results in zip(*(res for res,_ in ranks)):
         for n_alone,n_split,n_kept,n_files,views,refused in results:
             test_eq((n_alone-n_kept, n_split-n_kept, n_files, len(views[0])), (72, 24, 1, 96))           # 48 items and 24, beside the few that are looked at first
             assert views==results[0][4] and 'differ between processes' in refused
@@ -191,12 +194,14 @@ def test_what_stock_fastai_does_slow():
     test_eq(on_ranks(stock), [[True, True], [True, False]])
 
 def test_under_accelerate_s_launcher_killed_and_run_again():
-    # %% nbs/checks/several_processes.ipynb #7b8d0257
+    # %% nbs/checks/several_processes.ipynb #0b638c93
     def shares(rank):
         warnings.simplefilter('ignore')
         folder = [tempfile.mkdtemp() if rank == 0 else None]
         dist.broadcast_object_list(folder)
-        folder,res = Path(folder[0]),[]
+        folder,res,written,replace = Path(folder[0]),[],[],os.replace
+        def counted(a, b): written.append(b); replace(a, b)
+        os.replace = counted
         def tensors(learn): return [t.clone() for dl in learn.dls.loaders for t in (dl.rows if hasattr(dl, 'rows') else dl.dataset).tensors]
         for kind in ('vision', 'tensors'):
             set_seed(0)
@@ -219,10 +224,11 @@ def test_under_accelerate_s_launcher_killed_and_run_again():
                 except ValueError as e: refused = str(e)
             assert same(split, alone)
             res.append((n_alone, n_split, n_kept, len(mapped), [t.tolist() for t in views], refused))
-        return res
+        return res,sum(Path(o).parent.parent==folder for o in written)
 
     ranks = on_ranks(shares, 3, limit=150)
-    for results in zip(*ranks):
+    test_eq([n for _,n in ranks], [2, 0, 0])                    # a file for each learner
+    for results in zip(*(res for res,_ in ranks)):
         for n_alone,n_split,n_kept,n_files,views,refused in results:
             test_eq((n_alone-n_kept, n_split-n_kept, n_files, len(views[0])), (72, 24, 1, 96))           # 48 items and 24, beside the few that are looked at first
             assert views==results[0][4] and 'differ between processes' in refused
