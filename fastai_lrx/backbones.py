@@ -11,8 +11,8 @@ from difflib import get_close_matches
 
 from fastai.basics import *
 from .layer_groups import NormFreeze, timm_split
-from .scheduled import n_batches
-from .schedules import whole
+from .scheduled import as_callbacks, n_batches
+from .schedules import flag, shown, whole
 
 # %% ../nbs/08_backbones.ipynb #089b8b4d
 class TimmBody(nn.Module):
@@ -29,12 +29,12 @@ class TimmBody(nn.Module):
 def timm_args(arch:str, n_in:int, img_size:tuple, **kwargs)->dict:
     "Arguments of `timm.create_model` for images of `n_in` channels and `img_size` pixels; ValueError if timm does not know `arch`."
     import timm
-    if not isinstance(arch, str): raise TypeError(f"arch={arch!r}: must be the name of a timm architecture; for torchvision's there is vision_learner")
+    if not isinstance(arch, str): raise TypeError(f"arch={shown(arch)}: must be the name of a timm architecture; for torchvision's there is vision_learner")
     args = dict(model_name=arch, num_classes=0, in_chans=n_in)
     if ':' in arch: return args | kwargs           # from a hub or a folder
     if not timm.is_model(arch):
         close = ', '.join(get_close_matches(arch.split('.')[0], timm.list_models(), 4))
-        raise ValueError(f"arch={arch!r}: timm has no such architecture; {f'close to it: {close}' if close else 'timm.list_models() lists them'}")
+        raise ValueError(f"arch={shown(arch)}: timm has no such architecture; {f'close to it: {close}' if close else 'timm.list_models() lists them'}")
     if '.' in arch and arch not in (tags := timm.list_pretrained(arch.split('.')[0] + '.*')):
         raise ValueError(f"arch={arch!r}: timm has no weights of this name; it has {', '.join(tags)}")
     if timm.get_pretrained_cfg(arch).fixed_input_size: args['img_size'] = tuple(img_size)
@@ -68,7 +68,6 @@ elsewhere = dict(cut="the body is always the whole model up to its classifier", 
 
 def shape_of_batch(dls)->tuple:
     "Channels and image size of a batch of `dls`."
-    if not hasattr(dls, 'train'): raise TypeError(f"dls={dls!r}: must be DataLoaders")
     n_batches(dls)      # raises where there is none
     x = (dls.one_batch() if hasattr(dls, 'one_batch') else first(dls.train))[0]
     if not (isinstance(x, Tensor) and x.ndim == 4): raise ValueError(f"dls: the first of a batch must be images [batch, channels, height, width], and is {f'a tensor of shape {list(x.shape)}' if isinstance(x, Tensor) else f'of {type(x)}'}")
@@ -78,7 +77,7 @@ def image_shape(dls, n_in=None, img_size=None)->tuple:
     "Channels and (height, width): those given, else those of a batch."
     if n_in is None or img_size is None: n_in,img_size = map(ifnone, (n_in, img_size), shape_of_batch(dls))
     size = tuple(img_size) if isinstance(img_size, (tuple,list,L)) else (img_size,)*2
-    if len(size) != 2: raise ValueError(f"img_size={img_size}: pass height and width")
+    if len(size) != 2: raise ValueError(f"img_size={shown(img_size)}: pass height and width")
     return whole(n_in, 'n_in'),tuple(whole(o, 'img_size') for o in size)
 
 # %% ../nbs/08_backbones.ipynb #f1e79a04
@@ -107,6 +106,10 @@ def timm_learner(
 )->Learner:
     "A learner for any timm architecture: timm's model up to its classifier, fastai's head, real layer groups; frozen if pretrained."
     for k in kwargs.keys() & elsewhere: raise TypeError(f"{k}: {elsewhere[k]}")
+    if not hasattr(dls, 'train') or not hasattr(dls, 'loaders'): raise TypeError(f"dls={shown(dls)}: must be DataLoaders")
+    if custom_head is not None and not isinstance(custom_head, nn.Module): raise TypeError(f"custom_head={shown(custom_head)}: pass a module")
+    if splitter is None and n_groups is not None: n_groups = whole(n_groups, 'n_groups', 2)      # before anything is downloaded
+    cbs,train_bn = as_callbacks(cbs),flag(train_bn, 'train_bn')
     n_out = get_c(dls) if n_out is None else whole(n_out, 'n_out')
     if not n_out: raise ValueError("n_out: not given, and dls has no number of classes (dls.c) to go by")
     n_in,img_size = image_shape(dls, n_in, img_size)
@@ -120,7 +123,7 @@ def timm_learner(
     splitter = ifnone(splitter, partial(timm_split, n_groups=n_groups))
     model = nn.Sequential(body, head)
     splitter(model)
-    learn = Learner(dls, model, loss_func=loss_func, opt_func=opt_func, lr=lr, splitter=splitter, cbs=L(cbs) + ([] if train_bn else [NormFreeze()]), metrics=metrics,
+    learn = Learner(dls, model, loss_func=loss_func, opt_func=opt_func, lr=lr, splitter=splitter, cbs=cbs + ([] if train_bn else [NormFreeze()]), metrics=metrics,
                     path=path, model_dir=model_dir, wd=wd, wd_bn_bias=wd_bn_bias, train_bn=train_bn, moms=moms)
     if pretrained:
         if normalize: add_normalize(dls, body.model.pretrained_cfg, n_in)

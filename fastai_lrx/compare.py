@@ -19,9 +19,10 @@ from fastprogress.fastprogress import progress_bar
 from matplotlib.ticker import LogLocator
 from scipy import stats
 from .plots import new_axes
+from .range_tests import as_metric
 from .resume import Resume
 from .scheduled import check_validation, in_fit, measured, recorded_names, team_of
-from .schedules import number, whole
+from .schedules import number, shown, whole
 from .snapshots import Snapshots
 from .state import LearnerState, new_seed
 from .storage import put_weights, weights_of
@@ -219,7 +220,7 @@ def plot(self:Comparison,
 ):
     "Draw means over the seeds with their standard errors, and below them the rates of the last layer group with the first seed. Returns `ax`, or the new figure."
     name = self.monitor if name is None else name
-    if name not in self.start: raise ValueError(f"name={name!r}: was not measured; choose one of {', '.join(map(repr, self.start))}")
+    if not isinstance(name, str) or name not in self.start: raise ValueError(f"name={shown(name)}: was not measured; choose one of {', '.join(map(repr, self.start))}")
     fig,(top,*below) = (None,(ax,)) if ax is not None else two_axes()
     for i,candidate in enumerate(self.names):
         runs,look = self.of(candidate),dict(color=f'C{i%10}', ls=('-','--',':')[i//10%3])
@@ -271,13 +272,13 @@ def mean_curve(runs:list, name:str)->tuple:
 # %% ../nbs/14_compare.ipynb #f7a1dc1c
 def check_seeds(seeds)->list:
     "The seeds meant by a number or a list of them."
-    res = [whole(seed, 'seeds', 0) for seed in seeds] if is_iter(seeds) else list(range(whole(seeds, 'seeds')))
-    if not res or len(set(res)) < len(res): raise ValueError(f"seeds={seeds!r}: pass how many, or a list of different ones")
+    res = [whole(seed, 'seeds', 0) for seed in seeds] if is_iter(seeds) else list(range(whole(seeds, 'seeds', most=10**4)))
+    if not res or len(set(res)) < len(res): raise ValueError(f"seeds={shown(seeds)}: pass how many, or a list of different ones")
     return res
 
 def check_candidates(candidates)->dict:
     "Candidates by name; raises unless each is a function."
-    if not isinstance(candidates, dict) or not candidates: raise TypeError(f"candidates={candidates!r}: pass a dict such as {{'fixed': lambda l: l.fit(7, 1e-2), 'SGDR': lambda l: l.fit_sgdr(3, 1, 1e-2)}}")
+    if not isinstance(candidates, dict) or not candidates: raise TypeError(f"candidates={shown(candidates)}: pass a dict such as {{'fixed': lambda l: l.fit(7, 1e-2), 'SGDR': lambda l: l.fit_sgdr(3, 1, 1e-2)}}")
     for name,fit in candidates.items():
         if not isinstance(name, str): raise TypeError(f"candidates: the name {name!r} is not a string")
         if not callable(fit): raise TypeError(f"candidates: {name!r} is {fit!r}; pass a function that takes the learner, such as lambda l: l.fit(7, 1e-2)")
@@ -309,10 +310,11 @@ def compare(self:Learner,
     Candidates that raise, or whose weights are no numbers any more, are reported and do not stop the others; with several processes an error does. Ctrl-C ends the comparison, and keeps the runs that are done.
     Make the callbacks of a candidate within its function, so that each run has its own."""
     candidates,seeds = check_candidates(candidates),check_seeds(seeds)
-    if keep not in (None, 'best'): raise ValueError(f"keep={keep!r}: must be None or 'best'")
-    if comp not in (None, np.less, np.greater): raise ValueError(f"comp={comp!r}: must be np.less or np.greater")
-    if not isinstance(monitor, str): raise TypeError(f"monitor={monitor!r}: pass the name of a loss or metric, such as 'valid_loss' or 'accuracy'")
+    if not (keep is None or isinstance(keep, str) and keep=='best'): raise ValueError(f"keep={shown(keep)}: must be None or 'best'")
+    if not any(comp is o for o in (None, np.less, np.greater)): raise ValueError(f"comp={shown(comp)}: must be np.less or np.greater")
+    if not isinstance(monitor, str): raise TypeError(f"monitor={shown(monitor)}: pass the name of a loss or metric, such as 'valid_loss' or 'accuracy'")
     if target is not None and not math.isfinite(target := number(target, 'target')): raise ValueError(f"target={target}: must be a number")
+    if metrics is not None: metrics = L(metrics).map(partial(as_metric, name='metrics'))
     check_validation(self, 'learn.compare()')
     lower = comp is np.less if comp is not None else any(o in monitor for o in lower_is_better)
     state,kept,res = LearnerState(self),{},None
@@ -320,7 +322,7 @@ def compare(self:Learner,
     try:
         prepare(self, state, metrics)
         start = validated(self)
-        if monitor not in start: raise ValueError(f"monitor={monitor!r}: is not measured; choose one of {', '.join(map(repr, start))}, or name it in metrics")
+        if monitor not in start: raise ValueError(f"monitor={shown(monitor)}: is not measured; choose one of {', '.join(map(repr, start))}, or name it in metrics")
         res = Comparison(list(candidates), monitor, lower, start, target)
         for i,(seed,name) in enumerate(itertools.product(seeds, candidates)):
             if bar is not None:

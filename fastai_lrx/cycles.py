@@ -10,8 +10,8 @@ from dataclasses import replace
 from fractions import Fraction
 
 from fastai.basics import *
-from .schedules import CosineRestarts, SlantedTriangular, Triangular, as_rates, exact, number, whole
-from .scheduled import Scheduled, check_cycles, check_validation, group_rates, in_fit, measured, n_batches, set_mark
+from .schedules import CosineRestarts, SlantedTriangular, Triangular, as_rates, exact, number, shown, whole
+from .scheduled import as_callbacks, check_cycles, check_optimizer, check_validation, group_rates, in_fit, measured, n_batches, n_valid, Scheduled, set_mark
 from .storage import put_weights, weights_of
 
 # %% ../nbs/09_cycles.ipynb #4d75291d
@@ -21,10 +21,11 @@ def whole_epochs(
     before=0 # epochs before the first cycle
 )->int: # epochs in all
     "Epochs of a fit in cycles; raises where that is not a whole number."
-    length = as_rates(cycle_len, 'cycle_len')
-    if np.ndim(length) or length <= 0: raise ValueError(f"cycle_len={cycle_len!r}: must be a positive number of epochs")
+    length = number(cycle_len, 'cycle_len')
+    if length <= 0: raise ValueError(f"cycle_len={shown(cycle_len)}: must be a positive number of epochs")
     before,per_unit = exact(before),sum(exact(l) for l in lengths)
     total = before + exact(length)*per_unit
+    if total > 10**7: raise ValueError(f"cycle_len={shown(cycle_len)}: {len(lengths)} cycles would take more than {10**7} epochs; use fewer or shorter cycles, or cycle_mult=1 for cycles of one length")
     n_epoch = round(total)
     if n_epoch >= 1 and abs(total-n_epoch) < Fraction(1, 10**6)*n_epoch: return n_epoch
     fits = [((n-before)/per_unit).limit_denominator(10**6) for n in (int(total), int(total)+1) if n > before]
@@ -36,31 +37,33 @@ def low_rates(learn, lr_min, highs, name='lr_min'):
     "The lowest rate of each layer group, given the highest; raises unless it is lower."
     if isinstance(lr_min, slice) or np.ndim(as_rates(lr_min, name)): lows = group_rates(learn, lr_min, name)
     else: lows = as_rates(lr_min, name) * highs/(highs[-1] or 1)
-    if (lows > highs).any() or lows.min() < 0: raise ValueError(f"{name}={lr_min}: must be at least 0 and not above lr_max={highs.tolist()}, for every layer group")
+    if (lows > highs).any() or lows.min() < 0: raise ValueError(f"{name}={shown(lr_min)}: must be at least 0 and not above lr_max={highs.tolist()}, for every layer group")
     return lows
 
 def check_schedule(learn, n_epoch, schedule, moms=None)->dict:
     "Schedules of rate and momentum for a fit of `n_epoch`; raises if they cannot run."
-    schedule.cycle_ends(n_batches(learn.dls)*n_epoch)   # raises where there are fewer batches than cycles
+    n_steps = n_batches(learn.dls)*n_epoch
+    if n_steps > 10**8: raise ValueError(f"{n_epoch} epochs of {n_steps//n_epoch} batches: schedules are for {10**8} batches at most; use fewer epochs")
+    schedule.cycle_ends(n_steps)   # raises where there are fewer batches than cycles
+    n_valid(learn.dls)                                  # raises where nobody knows
+    check_optimizer(learn, **({} if moms is None else dict(mom=f'moms={moms}')))
     if moms is None: return dict(lr=schedule)
-    pair = as_rates(moms, 'moms')
+    pair = as_rates(L(moms.start, moms.stop) if isinstance(moms, slice) else moms, 'moms')
     if not isinstance(pair, tuple) or len(pair) not in (2,3) or pair[2:] not in ((), pair[:1]) or not 0 <= min(pair) <= max(pair) < 1:
-        raise ValueError(f"moms={moms}: pass (momentum at lr_min, momentum at lr_max), such as (0.95, 0.85), or fastai's triple that ends where it began")
+        raise ValueError(f"moms={shown(moms)}: pass (momentum at lr_min, momentum at lr_max), such as (0.95, 0.85), or fastai's triple that ends where it began")
     return dict(lr=schedule, mom=schedule.mirrored(*pair[:2]))
 
-def check_fit(n_epoch, cbs=None, wd=None, start_epoch=0)->L:
+def check_fit(learn, n_epoch, cbs=None, wd=None, start_epoch=0, n=None)->L:
     "The callbacks for a fit, made where they are classes; raises if what is passed on to `fit` cannot be meant."
     start_epoch = whole(start_epoch, 'start_epoch', 0)
     if start_epoch > n_epoch: raise ValueError(f"start_epoch={start_epoch}: the fit has {n_epoch} epochs")
-    if wd is not None and np.min(as_rates(wd, 'wd')) < 0: raise ValueError(f"wd={wd}: must not be negative")
-    cbs = L(cbs).map(lambda cb: cb() if isinstance(cb, type) else cb)
-    for cb in cbs:
-        if not isinstance(cb, Callback): raise TypeError(f"cbs: {cb!r} is not a callback")
-    return cbs
+    if wd is not None: group_rates(learn, wd, 'wd', n)
+    return as_callbacks(cbs)
 
 def fit_scheduled(learn, n_epoch, schedule, moms=None, cbs=None, reset_opt=False, wd=None, start_epoch=0):
     "Fit `learn` with `schedule`, and with momentum mirrored between `moms` if given."
-    schedules,cbs = check_schedule(learn, n_epoch, schedule, moms),check_fit(n_epoch, cbs, wd, start_epoch)
+    schedules,cbs = check_schedule(learn, n_epoch, schedule, moms),check_fit(learn, n_epoch, cbs, wd, start_epoch)
+    if wd is not None: wd = group_rates(learn, wd, 'wd').tolist()
     if learn.opt is None: learn.create_opt()
     learn.fit(n_epoch, cbs=[Scheduled(**schedules)]+cbs, reset_opt=reset_opt, wd=wd, start_epoch=start_epoch)
 

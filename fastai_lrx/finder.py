@@ -19,20 +19,21 @@ from fastai.callback.training import ShortEpochCallback
 from .state import LearnerState
 from .suggest import SweepCurve, halfway, reasons, second_look, trust, valley
 from .plots import new_axes, plot_sweep
-from .scheduled import group_rates, n_batches, n_groups
-from .schedules import SlantedTriangular, as_rates, whole
+from .scheduled import check_optimizer, group_rates, n_batches, n_groups
+from .schedules import SlantedTriangular, as_rates, flag, one_of, shown, whole
 
 # %% ../nbs/05_finder.ipynb #838d0efb
 def sweep_rates(learn, start_lr, end_lr, num_it:int, sweep:str, span=(0,1))->list:
     "The rates of a sweep, or of the part `span` of it, for each batch and layer group of `learn`, shape (num_it, groups); raises where they make no sense."
-    if not isinstance(sweep, str) or sweep not in ('exp','lin'): raise ValueError(f"sweep={sweep!r}: must be 'exp' or 'lin'")
+    one_of(sweep, 'sweep', ('exp','lin'))
     n,ends = n_groups(learn),[start_lr, end_lr]
     many = [isinstance(o, slice) or np.ndim(as_rates(o, name))>0 for o,name in zip(ends, ['start_lr','end_lr'])]
     start,end = (group_rates(learn, o, name) for o,name in zip(ends, ['start_lr','end_lr']))
     if many==[True,False] and start[-1] > 0: end = start/start[-1]*end[-1]
     if many==[False,True] and end[-1] > 0: start = end/end[-1]*start[-1]
-    if start.min() <= 0: raise ValueError(f"start_lr={start_lr}: must be above 0, such as 1e-7")
-    if (start >= end).any(): raise ValueError(f"start_lr={start_lr}, end_lr={end_lr}: the sweep goes upwards, so start_lr must be below end_lr, for every layer group")
+    if start.min() <= 0: raise ValueError(f"start_lr={shown(start_lr)}: must be above 0, such as 1e-7")
+    if start.min() < 1e-30 or end.max() > 1e30: raise ValueError(f"start_lr={shown(start_lr)}, end_lr={shown(end_lr)}: must be between 1e-30 and 1e30")
+    if (start >= end).any(): raise ValueError(f"start_lr={shown(start_lr)}, end_lr={shown(end_lr)}: the sweep goes upwards, so start_lr must be below end_lr, for every layer group")
     grow = (lambda s,e,pos: s*(e/s)**pos) if sweep=='exp' else (lambda s,e,pos: s + (e-s)*pos)
     at = [i/num_it if span==(0,1) else span[0] + (span[1]-span[0])*i/num_it for i in range(num_it)]
     return [[grow(s, e, pos) for s,e in zip(start.tolist(), end.tolist())] for pos in at]
@@ -101,6 +102,7 @@ class LRSweep(ParamScheduler):
 def run_sweep(learn:Learner, sweep:LRSweep, seed:int=None)->LRSweep:
     "Let `sweep` train `learn`, one batch for each of its rates, and put the learner back as it was."
     per_epoch = max(1, n_batches(learn.dls)//max(1, num_distrib()))
+    check_optimizer(learn)
     if not hasattr(learn, 'recorder'): raise ValueError("learn has no Recorder: lr_find reads the smoothed loss from it; make the learner with default_cbs=True, or add one")
     sweep.bar = hasattr(learn, 'progress')
     state = LearnerState(learn)
@@ -268,7 +270,7 @@ def _answer(name, func, curves, built_in):
         warn(f"{name}: cannot read a rate off {len(curve)} batches; use a larger num_it, or a lower start_lr if the loss diverged at once")
         return np.nan
     try: float(lr)
-    except (TypeError, ValueError): raise TypeError(f"suggest_funcs: {name} returned {lr!r}; it must return a rate") from None
+    except (TypeError, ValueError): raise TypeError(f"suggest_funcs: {name} returned {shown(lr)}; it must return a rate") from None
     return lr
 
 # %% ../nbs/05_finder.ipynb #855d035d
@@ -291,14 +293,14 @@ def lr_find(self:Learner,
     Returns a named tuple with a rate per function, its `.curve`, `.trust`, `.spread`, `.plot()` and `.to_frame()`; warns where the curve
     cannot be trusted. The learner stays as it was, to the bit; only `learn.recorder` shows the sweep's rates and losses.
     Raises ValueError or TypeError for arguments that make no sense."""
-    if not isinstance(num_it, (int, np.integer)): raise TypeError(f"num_it={num_it!r}: pass a whole number of batches")
+    num_it = whole(num_it, 'num_it', -2**63, most=10**6)
     if num_it < 6:
         warn(f"num_it={num_it}: a sweep needs 6 batches at the very least; using 6")
         num_it = 6
-    repeats,probe = whole(repeats, 'repeats'),whole(probe, 'probe', 0)
+    repeats,probe,extend = whole(repeats, 'repeats', most=1000),whole(probe, 'probe', 0, most=10**6),flag(extend, 'extend')
     funcs = [] if suggest_funcs is None else list(tuplify(suggest_funcs))
     for f in funcs:
-        if not (callable(f) or (isinstance(f, str) and f in suggestions)): raise ValueError(f"suggest_funcs={f!r}: pass a function, or one of {', '.join(suggestions)}")
+        if not (callable(f) or (isinstance(f, str) and f in suggestions)): raise ValueError(f"suggest_funcs={shown(f)}: pass a function, or one of {', '.join(suggestions)}")
     names,rules = field_names(funcs),[suggestions[f] if isinstance(f, str) else f for f in funcs]
     for f in rules: check_rule(f)
     if 0 < probe < 10: raise ValueError(f"probe={probe}: must be 0, or at least 10 steps to tell rates apart")

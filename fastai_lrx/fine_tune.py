@@ -10,9 +10,10 @@ __all__ = ['shapes', 'n_open', 'GradualUnfreezing', 'close_groups', 'rewrap', 'l
 from fastai.basics import *
 from .cycles import check_fit, check_schedule, fit_scheduled
 from . import finder, precompute, state       # patch the lr_find, precomputed and preserved that are called below
+from .precompute import stages_of
 from .layer_groups import NormFreeze, discriminative_lrs, timm_part
-from .scheduled import group_rates, in_fit, n_groups as n_groups_of
-from .schedules import CosineRestarts, OneCycle, Joined, SlantedTriangular, Triangular, as_rates, join, whole
+from .scheduled import group_rates, in_fit, n_groups as n_groups_of, optimizer_of
+from .schedules import CosineRestarts, OneCycle, Joined, SlantedTriangular, Triangular, as_rates, flag, join, one_of, whole
 
 # %% ../nbs/13_fine_tune.ipynb #113f8ab4
 def n_open(
@@ -39,7 +40,7 @@ class GradualUnfreezing(Callback):
         start:int=None, # epoch of the first opening; by default `every`
         at_once:bool=False # open all groups at the first opening
     ):
-        self.every,self.at_once = whole(every, 'every'),at_once
+        self.every,self.at_once = whole(every, 'every'),flag(at_once, 'at_once')
         self.start = self.every if start is None else whole(start, 'start', 0)
 
     def before_fit(self):
@@ -153,23 +154,31 @@ def fine_tune_discriminative(self:Learner,
 
     One fit of `freeze_epochs+epochs` (two with `precompute`); the model is left with the groups open that were open in the last epoch."""
     epochs,freeze_epochs = whole(epochs, 'epochs'),whole(freeze_epochs, 'freeze_epochs', 0)
-    for name,value,known in (('unfreeze', unfreeze, ('gradual', 'all')), ('schedule', schedule, tuple(shapes))):
-        if value not in known: raise ValueError(f"{name}={value!r}: must be one of {', '.join(map(repr, known))}")
+    one_of(unfreeze, 'unfreeze', ('gradual', 'all'))
+    one_of(schedule, 'schedule', tuple(shapes))
+    precompute,train_bn = flag(precompute, 'precompute'),flag(train_bn, 'train_bn')
     total = freeze_epochs+epochs
-    cbs = check_fit(total, cbs, wd, start_epoch)
-    if any(isinstance(cb, GradualUnfreezing) for cb in cbs): raise ValueError("cbs: fine_tune_discriminative brings its own GradualUnfreezing; choose with unfreeze=, or use yours with another fit method")
-    n_now,n = n_groups_of(self),default_groups(self, base_lr) if n_groups is None else whole(n_groups, 'n_groups', 2)
+    n_now,n = n_groups_of(self),default_groups(self, base_lr) if n_groups is None else whole(n_groups, 'n_groups', 2, most=10**5)
     if n < 2: raise ValueError("the model has one layer group, so there is nothing to freeze; give the learner a splitter, or n_groups= to cut it by its modules")
-    moms = self.moms if moms is None and schedule=='one_cycle' else moms
+    cbs = check_fit(self, total, cbs, wd, start_epoch, n)
+    if any(isinstance(cb, GradualUnfreezing) for cb in cbs): raise ValueError("cbs: fine_tune_discriminative brings its own GradualUnfreezing; choose with unfreeze=, or use yours with another fit method")
+    moms = self.moms if moms is None and schedule=='one_cycle' and 'mom' in optimizer_of(self).hypers[0] else moms
     def plan(freeze_epochs=freeze_epochs, epochs=epochs): return staged(schedule, rates_of(self, 1. if base_lr is None else base_lr, n, div), freeze_epochs, epochs)
     check_schedule(self, total, plan(), moms)           # what is wrong is said before anything changes
     cbs = cbs + ([] if train_bn else [NormFreeze()])
+    precompute = precompute and start_epoch < freeze_epochs
+    if precompute:
+        with self.preserved():
+            if n != n_now: self.regroup(n)
+            if self.opt is None or reset_opt: self.create_opt()
+            close_groups(self.opt, n-1)
+            stages_of(self)
     if base_lr is None: base_lr = found_rate(self, n, cbs)
     if n != n_now:
         self.regroup(n)
         if n_groups is None: print(f"fine_tune_discriminative: the model came in {n_now} layer groups and is now in {n}")
     opening = GradualUnfreezing(start=freeze_epochs, at_once=unfreeze=='all')
-    if not (precompute and start_epoch < freeze_epochs): return fit_scheduled(self, total, plan(), moms, cbs+opening, reset_opt, wd, start_epoch)
+    if not precompute: return fit_scheduled(self, total, plan(), moms, cbs+opening, reset_opt, wd, start_epoch)
     if self.opt is None or reset_opt: self.create_opt()
     close_groups(self.opt, n-1)
     with self.precomputed(): fit_scheduled(self, freeze_epochs, plan(epochs=0), moms, cbs+opening, wd=wd, start_epoch=start_epoch)

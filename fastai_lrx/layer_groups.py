@@ -14,7 +14,7 @@ from fastai.basics import *
 from matplotlib.ticker import EngFormatter
 from .plots import group_colors, new_axes
 from .scheduled import lists_of
-from .schedules import number, whole
+from .schedules import flag, number, one_of, shown, whole
 
 # %% ../nbs/06_layer_groups.ipynb #9b05bda7
 def timm_part(model:nn.Module)->tuple:
@@ -47,11 +47,11 @@ def body_and_head(model:nn.Module, in_head:set)->tuple:
 def matched_layers(model:nn.Module, names:list, matcher)->list:
     "The parameters `names` layer by layer, as timm's `matcher` has them."
     from timm.models import group_parameters
-    if not (callable(matcher) or isinstance(matcher, dict)): raise TypeError(f"matcher={matcher!r}: must be a dict of regular expressions, or a function of a parameter's name")
+    if not (callable(matcher) or isinstance(matcher, dict)): raise TypeError(f"matcher={shown(matcher)}: must be a dict of regular expressions, or a function of a parameter's name")
     try:
         order = group_parameters(model, matcher, reverse=True)
         known = {name: order[name] for name in names if is_matched(name, matcher)}
-    except (re.error, TypeError) as e: raise ValueError(f"matcher={matcher!r}: {e}; see timm's group_matcher for its form") from e
+    except Exception as e: raise ValueError(f"matcher={shown(matcher)}: {type(e).__name__}, {e}; see timm's group_matcher for its form") from e
     if not known: raise ValueError("matcher: matches no parameter of the model; see timm's group_matcher for its form")
     stem,last = min(known.values()),max(known.values())
     n_stem = next((i for i,name in enumerate(names) if known.get(name, stem) > stem), len(names))
@@ -121,7 +121,10 @@ def timm_split(
     head:tuple=None # names of the head's parameters, if they are not the classifier's or the last module's
 )->L: # a list of parameters per group, from input to head
     "A fastai `splitter` that cuts the model into `n_groups` layer groups; raises ValueError where it has too few layers."
-    if by not in ('depth','params'): raise ValueError(f"by={by!r}: must be 'depth' or 'params'")
+    if not isinstance(model, nn.Module): raise TypeError(f"model={shown(model)}: pass a module")
+    one_of(by, 'by', ('depth','params'))
+    if head is not None and not (isinstance(head, (tuple,list,set)) and all(isinstance(name, str) for name in head)): raise TypeError(f"head={shown(head)}: pass a list of names of parameters")
+    coarse = flag(coarse, 'coarse')
     layers,head = model_layers(model, coarse, matcher, head)
     most = len(layers) + bool(head)
     n_groups = most if n_groups is None else whole(n_groups, 'n_groups', 2)
@@ -139,7 +142,7 @@ def discriminative_lrs(
     div:float=2.6 # factor between neighbouring groups
 )->np.ndarray: # a rate per group, from input to head
     "Rates that fall by `div` from group to group towards the input."
-    n_groups,lr_max,div = whole(n_groups, 'n_groups'),number(lr_max, 'lr_max'),number(div, 'div')
+    n_groups,lr_max,div = whole(n_groups, 'n_groups', most=10**5),number(lr_max, 'lr_max'),number(div, 'div')
     if lr_max < 0: raise ValueError(f"lr_max={lr_max}: must not be negative")
     if div <= 0: raise ValueError(f"div={div}: must be above 0")
     with np.errstate(all='ignore'): lrs = lr_max / div**np.arange(n_groups-1, -1, -1)
@@ -211,10 +214,10 @@ def freeze_to(self:Learner,
     n:int # groups before this one are frozen; negative numbers count from the head
 ):
     "Freeze the layer groups before `n`; warns where that freezes none although it was meant to."
+    try: n = operator.index(n)
+    except (TypeError, RuntimeError): raise TypeError(f"n={shown(n)}: pass the number of a layer group") from None
     if self.opt is None: self.create_opt()
     n_groups = len(self.opt.param_lists)
-    try: n = operator.index(n)
-    except TypeError: raise TypeError(f"n={n!r}: pass the number of a layer group") from None
     if n < 0 and -n >= n_groups:
         warn(f"freeze_to({n}): the model has {n_groups} layer group{'s'*(n_groups > 1)}, so nothing is frozen; learn.regroup({1-n}) makes more")
         n = 0

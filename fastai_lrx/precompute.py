@@ -7,7 +7,7 @@ __all__ = ['is_chain', 'is_fixed', 'alike', 'fixed_stages', 'through', 'cut', 'A
            'Rows', 'CachedDL', 'CachedTorchDL', 'is_torchs', 'cached', 'MarkActivations', 'unnoticed',
            'norms_synced_once', 'transformed', 'in_order', 'size_of_batch', 'check_loader', 'autocast_of',
            'inputs_and_targets', 'parts_of', 'computed', 'together', 'fill', 'described', 'read_by', 'transforms_of',
-           'items_of', 'cache_key', 'rows_of', 'first_batch', 'found', 'FixedBody', 'no_transforms']
+           'items_of', 'cache_key', 'rows_of', 'first_batch', 'found', 'FixedBody', 'stages_of', 'no_transforms']
 
 # %% ../nbs/11_precompute.ipynb #20c32786
 from collections import deque
@@ -20,9 +20,9 @@ from fastai.callback.fp16 import MixedPrecision
 from fastprogress.fastprogress import progress_bar
 from .layer_groups import NormFreeze, fix_statistics, frozen_params
 from .scheduled import everywhere, in_fit, team_of
-from .schedules import whole
+from .schedules import number, whole
 from .state import Keeper, is_yours, keep_autocast, keep_rngs, remember, uninterrupted
-from .storage import fingerprint, load_state, mapped_state
+from .storage import fingerprint, folder_of, load_state, mapped_state
 
 # %% ../nbs/11_precompute.ipynb #4887ce95
 def is_chain(m:nn.Module)->bool:
@@ -437,6 +437,13 @@ class FixedBody(Callback):
     def __reduce__(self): return Callback, ()
 
 # %% ../nbs/11_precompute.ipynb #98da6be8
+def stages_of(learn:Learner)->list:
+    "The fixed modules that begin the model of `learn`; ValueError if nothing can be computed beforehand."
+    for i,dl in enumerate(learn.dls.loaders): check_loader(dl, i)
+    if learn.opt is None: learn.create_opt()
+    frozen = frozen_params(learn.opt) | {p for p in learn.model.parameters() if not p.requires_grad}
+    with unnoticed(learn): return cut(learn.model, inputs_and_targets(learn, first_batch(learn, learn.dls.train, False))[0], frozen)
+
 def no_transforms(*args, **kwargs): raise ValueError("transforms cannot be added inside learn.precomputed(), where activations are computed already; leave the block")
 
 @patch
@@ -450,19 +457,15 @@ def precomputed(self:Learner,
     """Within the block, fits, `lr_find`, `validate` and `get_preds` work on activations of the frozen layers, computed once on entering.
 
     Training is then that of the whole model with its frozen layers in evaluation mode. Raises ValueError where nothing is frozen or nothing can be computed beforehand."""
-    n_aug = whole(n_aug, 'n_aug', 0)
-    if not isinstance(max_memory, (int,float)): raise TypeError(f"max_memory={max_memory!r}: pass a number of gigabytes")
-    if not max_memory >= 0: raise ValueError(f"max_memory={max_memory}: pass gigabytes, 0 or more")
-    if not isinstance(cache, (str,Path,type(None))): raise TypeError(f"cache={cache!r}: pass the name of a folder")
-    if cache is not None and (cache=='' or Path(cache).exists() and not Path(cache).is_dir()): raise ValueError(f"cache={str(cache)!r}: is not a folder")
+    n_aug = whole(n_aug, 'n_aug', 0, most=1000)
+    max_memory = math.inf if isinstance(max_memory, float) and max_memory==math.inf else number(max_memory, 'max_memory')
+    if max_memory < 0: raise ValueError(f"max_memory={max_memory}: pass gigabytes, 0 or more")
+    if cache is not None: cache = folder_of(cache, 'cache')
     if any(isinstance(cb, FixedBody) for cb in self.cbs): raise ValueError("learn.precomputed() is open already; it cannot be nested")
-    for i,dl in enumerate(self.dls.loaders): check_loader(dl, i)
-    if self.opt is None: self.create_opt()
-    frozen = frozen_params(self.opt) | {p for p in self.model.parameters() if not p.requires_grad}
     with norms_synced_once(self):
         with unnoticed(self):
-            x,_ = inputs_and_targets(self, first_batch(self, self.dls.train, False))
-            stages = cut(self.model, x, frozen)
+            stages = stages_of(self)
+            self.model.eval()
             rows,folder = rows_of(self, stages, n_aug, cache, max_memory)
             inside = copy(self.dls)
             for dl,r in zip(self.dls.loaders, rows): r.split_idx = getattr(dl.dataset, 'split_idx', None)

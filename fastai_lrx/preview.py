@@ -16,7 +16,8 @@ from fastai.callback.tracker import EarlyStoppingCallback, ReduceLROnPlateau, Te
 from fastai.callback.training import BnFreeze, ShortEpochCallback
 from .layer_groups import NormFreeze, frozen_params
 from .plots import group_colors, new_axes, plot_groups
-from .scheduled import Scheduled, n_batches
+from .scheduled import check_optimizer, n_batches, n_valid, Scheduled
+from .schedules import number
 from .state import is_yours
 
 # %% ../nbs/12_preview.ipynb #cb706eb5
@@ -138,6 +139,7 @@ class Plan:
         batch_seconds:float=None # seconds that a training batch takes, for an estimate
     )->pd.DataFrame:
         "One row for each stage: epochs, iterations, layer groups and parameters that train, highest rate, ends of cycles in epochs, snapshots, callbacks that depend on losses."
+        if batch_seconds is not None and (batch_seconds := number(batch_seconds, 'batch_seconds')) < 0: raise ValueError(f"batch_seconds={batch_seconds}: must not be negative")
         def row(fit, stage):
             at = np.flatnonzero(fit.stages == stage)
             within = lambda steps: [s for s in steps if at[0] < s <= at[-1]+1]
@@ -168,6 +170,8 @@ def dry_run(self:Learner):
             given['out'] = out + [cb for cb in made if not takes_part(cb)]
             with type(self).added_cbs(self, made.filter(takes_part)): yield
         def do_fit():
+            check_optimizer(self)
+            n_valid(self.dls)
             recording = Recording(self, given['out'])
             self.all_batches = recording.all_batches
             try: type(self)._do_fit(self)

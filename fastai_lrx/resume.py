@@ -5,8 +5,9 @@
 # %% auto #0
 __all__ = ['generator_states', 'is_plain', 'attributes', 'put_attributes', 'model_state', 'put_model_state', 'optimizers',
            'opt_state', 'put_opt_state', 'sources', 'data_state', 'is_text', 'put_data_state', 'callback_state',
-           'put_callback_state', 'has_state_dict', 'forgetful', 'run_state', 'others', 'put_run_state', 'description',
-           'digest', 'without_addresses', 'looked_at', 'plain_part', 'arguments', 'difference', 'Resume']
+           'put_callback_state', 'is_given', 'has_state_dict', 'forgetful', 'loss_parts', 'part_state',
+           'put_part_state', 'run_state', 'others', 'put_run_state', 'description', 'digest', 'without_addresses',
+           'looked_at', 'plain_part', 'arguments', 'difference', 'Resume']
 
 # %% ../nbs/07_resume.ipynb #b9a2cd74
 import inspect
@@ -15,10 +16,10 @@ from fastai.basics import *
 from fastai.callback.progress import CSVLogger, ProgressCallback, ShowGraphCallback
 from fastai.callback.schedule import ParamScheduler
 from fastai.callback.tracker import TrackerCallback
-from .scheduled import everywhere, in_fit, n_batches
-from .schedules import Schedule, whole
+from .scheduled import everywhere, in_fit, length_of, n_batches
+from .schedules import Schedule, flag, whole
 from .state import generator_state, global_rngs, put_generator_state, uninterrupted
-from .storage import atomic_write, fingerprint, folder_of, load_state, put_weights, save_state, try_lock, weights_of
+from .storage import atomic_write, damaged, fingerprint, folder_of, load_state, put_weights, save_state, try_lock, weights_of
 
 # %% ../nbs/07_resume.ipynb #7e11adc2
 def generator_states(o)->dict:
@@ -112,7 +113,7 @@ def callback_state(cb)->dict:
 
 def put_callback_state(cb, saved:dict):
     if 'own' in saved: return cb.load_state_dict(saved['own'])
-    put_attributes(cb, saved['attributes'])
+    put_attributes(cb, dict(saved['attributes'], plain={k: v for k,v in saved['attributes']['plain'].items() if not is_given(cb, k, v)}))
     if 'smooth' in saved: put_attributes(cb.smooth_loss, saved['smooth'])
     if 'text' in saved:
         if not cb.file.closed:
@@ -123,6 +124,10 @@ def put_callback_state(cb, saved:dict):
         else:
             with atomic_write(cb.path/cb.fname) as tmp: tmp.write_text(saved['text'])
 
+def is_given(cb, name:str, value)->bool:
+    "Whether an attribute is up to the script, and never to a file: names of files, folders and the like that it passes to the callback, and all that belongs to the learner."
+    return name not in vars(cb) and hasattr(cb.learn, name) or isinstance(value, (str,Path)) and any(name in inspect.signature(c.__init__).parameters for c in type(cb).__mro__ if c is not object)
+
 def has_state_dict(cb): return hasattr(type(cb), 'state_dict') and hasattr(type(cb), 'load_state_dict')      # the instance would find the model's
 
 def forgetful(learn)->list:
@@ -132,10 +137,25 @@ def forgetful(learn)->list:
     return [f"{type(cb).__name__} ({', '.join(names)})" for cb in learn.cbs if not known(cb) and (names := [k for k,v in vars(cb).items() if k != 'learn' and secret(v)])]
 
 # %% ../nbs/07_resume.ipynb #1c667d3a
+def loss_parts(f)->list:
+    "A loss function, the object that it belongs to, and what it wraps: each may have a state."
+    return [o for o in (f, getattr(f, '__self__', None), getattr(f, 'func', None)) if hasattr(o, '__dict__') and not isinstance(o, (type,type(noop)))]
+
+def part_state(o)->dict:
+    "Of a module weights and buffers, and numbers that it and its parts keep as attributes; of another object its attributes."
+    if not isinstance(o, nn.Module): return dict(attributes=attributes(o))
+    numbers = [{k: v for k,v in vars(m).items() if isinstance(v, (int,float)) and k != 'training' and not k.startswith('_')} for m in o.modules()]
+    return dict(model=model_state(o), numbers=numbers)
+
+def put_part_state(o, saved:dict):
+    if 'attributes' in saved: return put_attributes(o, saved['attributes'])
+    put_model_state(o, saved['model'])
+    for m,numbers in zip(o.modules(), saved['numbers']): vars(m).update(numbers)
+
 def run_state(learn:Learner)->dict:
     "All that influences how a fit goes on."
-    scaler = getattr(learn, 'scaler', None)
-    return dict(model=model_state(get_model(learn.model)), optimizers=[opt_state(o) for o in optimizers(learn.opt)], data=data_state(learn.dls), callbacks=[callback_state(cb) for cb in others(learn)],
+    scaler = vars(learn).get('scaler')      # `learn.scaler` could be the model's
+    return dict(model=part_state(get_model(learn.model)), loss=[part_state(o) for o in loss_parts(learn.loss_func)], optimizers=[opt_state(o) for o in optimizers(learn.opt)], data=data_state(learn.dls), callbacks=[callback_state(cb) for cb in others(learn)],
                 numbers={k: v for k,v in vars(learn).items() if isinstance(v, (int,float,str)) and k != 'create_mbar' or k == 'smooth_loss'}, record=list(getattr(learn, 'final_record', [])),
                 scaler=scaler.state_dict() if scaler is not None else {}, rng={name: get() for name,(get,_) in global_rngs().items()})
 
@@ -146,11 +166,13 @@ def others(learn)->list:
 def put_run_state(learn:Learner, saved:dict):
     "Put all back; Ctrl-C is held back meanwhile."
     with uninterrupted():
-        put_model_state(get_model(learn.model), saved['model'])
+        put_part_state(get_model(learn.model), saved['model'])
+        for o,state in zip(loss_parts(learn.loss_func), saved['loss']): put_part_state(o, state)
         for o,state in zip(optimizers(learn.opt), saved['optimizers']): put_opt_state(o, state)
         put_data_state(learn.dls, saved['data'])
         for cb,state in zip(others(learn), saved['callbacks']): put_callback_state(cb, state)
-        for k,v in saved['numbers'].items(): setattr(learn, k, v)
+        for k,v in saved['numbers'].items():
+            if not isinstance(v, str): setattr(learn, k, v)
         learn.final_record = L(saved['record'])
         if saved['scaler']: learn.scaler.load_state_dict(saved['scaler'])
         for name,(_,put) in global_rngs().items():
@@ -167,7 +189,7 @@ def description(learn:Learner)->dict:
     return dict(epochs=learn.n_epoch, model=f'{sum(t.numel() for _,t in tensors)} weights ({digest([[name, list(t.shape), str(t.dtype)] for name,t in tensors], without_addresses(model))})', groups=[len(ps) for ps in learn.opt.param_lists],
                 schedule={k: f'from {np.ravel(values(s))[0]:.3g}, up to {np.max(values(s)):.3g} ({digest(values(s))})' for k,s in schedules.items()},
                 optimizer=[type(o).__name__ for o in optimizers(learn.opt)], hypers=hypers, loss=f"{getattr(learn.loss_func, '__name__', type(learn.loss_func).__name__)} ({digest(without_addresses(loss), loss if isinstance(loss, nn.Module) else None)})",
-                data=[f"{len(dl)} batches of {getattr(dl, 'bs', None) or getattr(dl, 'batch_size', None)} ({digest(looked_at(getattr(dl.dataset, 'items', dl.dataset)))})" for dl in learn.dls.loaders],
+                data=[f"{length_of(learn.dls, i)} batches of {getattr(dl, 'bs', None) or getattr(dl, 'batch_size', None)} ({digest(looked_at(getattr(dl.dataset, 'items', dl.dataset)))})" for i,dl in enumerate(learn.dls.loaders)],
                 callbacks=[f"{type(cb).__name__}({', '.join(f'{k}={v}' for k,v in arguments(cb).items())})" for cb in others(learn)])
 
 def digest(*things)->str: return fingerprint(*things)[:8]
@@ -214,7 +236,7 @@ class Resume(Callback):
         keep_last:int=2, # checkpoints to keep of each fit
         restart:bool=False # forget what the folder has, and start over
     ):
-        self.folder,self.every,self.keep_last,self.restart = folder_of(name, 'name').absolute(),whole(every, 'every'),whole(keep_last, 'keep_last'),restart
+        self.folder,self.every,self.keep_last,self.restart = folder_of(name, 'name').absolute(),whole(every, 'every'),whole(keep_last, 'keep_last'),flag(restart, 'restart')
         self.n_fits = 0                                    # that have come to their end
 
     @property
@@ -303,7 +325,7 @@ def file(self:Resume, done:int, finished:bool):
 def checkpoints(self:Resume)->list:
     "Epochs that are done, and whether the fit is over, of every checkpoint of this fit, oldest first."
     pattern = re.compile(rf"fit{self.number:03}_epoch(\d+)(_end)?{f'_rank{rank_distrib()}' if rank_distrib() else ''}\.safetensors")
-    found = (pattern.fullmatch(p.name) for p in self.folder.glob('fit*'))
+    found = (pattern.fullmatch(p.name) for p in self.folder.glob('fit*') if p.is_file())
     return sorted((int(m[1]), bool(m[2])) for m in found if m)
 
 @patch
@@ -311,15 +333,17 @@ def write(self:Resume, done:int, finished:bool=False):
     "Write a checkpoint, then drop the oldest."
     try: save_state(self.file(done, finished), run_state(self.learn), what=self.what)
     except OSError as e: return warn(f"Resume({str(self.folder)!r}): the checkpoint after {done} epochs could not be written ({e}); {'the one before is kept' if self.checkpoints() else 'there is none yet'}")
-    for old in self.checkpoints()[:-self.keep_last]: self.file(*old).unlink(missing_ok=True)
+    for old in [o for o in self.checkpoints() if o <= (done, finished)][:-self.keep_last]: self.file(*old).unlink(missing_ok=True)
 
 @patch
 def find(self:Resume):
     "The newest checkpoint that is whole, in all processes; ValueError if it is of another fit."
     self.done,self.finished,self.saved = 0,False,None
     for done,finished in sorted(set.intersection(*map(set, everywhere(self.checkpoints()))), reverse=True):
-        try: saved,info = load_state(self.file(done, finished))
-        except ValueError as e:
+        try:
+            saved,info = load_state(path := self.file(done, finished))
+            if 'what' not in info: raise damaged(path, 'no state of a fit')
+        except (ValueError, OSError) as e:
             saved = None
             warn(f"Resume({str(self.folder)!r}): {e}")
         if not all(everywhere(saved is not None)): continue
@@ -333,7 +357,7 @@ def find(self:Resume):
 def forget(self:Resume):
     "Remove the checkpoints of all fits in the folder."
     for p in self.folder.glob('fit*.safetensors'):
-        if not rank_distrib(): p.unlink(missing_ok=True)
+        if not rank_distrib() and re.fullmatch(r'fit\d{3,}_epoch\d{5,}(_end)?(_rank\d+)?\.safetensors', p.name): p.unlink(missing_ok=True)
     distrib_barrier()
 
 @patch

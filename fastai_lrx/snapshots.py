@@ -7,12 +7,13 @@ __all__ = ['Snapshot', 'Snapshots', 'files_in', 'knowing', 'activation_of', 'inv
 
 # %% ../nbs/10_snapshots.ipynb #48d1a111
 from collections import deque
+import operator
 from dataclasses import dataclass, field
 
 from fastai.basics import *
 from .plots import new_axes
-from .scheduled import check_cycles, check_validation, ends_cycle, in_fit, measured, set_mark
-from .schedules import whole
+from .scheduled import as_callbacks, check_cycles, check_validation, ends_cycle, in_fit, measured, set_mark
+from .schedules import flag, shown, whole
 from .state import LearnerState
 from .storage import check_weights, folder_of, load_state, put_weights, save_state, state_info, weights_of
 
@@ -52,8 +53,7 @@ class Snapshots(Callback):
         best:bool=False # keep those with the lowest validation loss instead of the last ones
     ):
         self.folder = None if folder is None else folder_of(folder, 'folder').absolute()
-        self.every,self.keep,self.best = whole(every, 'every'),None if keep is None else whole(keep, 'keep'),best
-        if not isinstance(best, bool): raise TypeError(f"best={best!r}: pass True to keep those with the lowest validation loss, or False")
+        self.every,self.keep,self.best = whole(every, 'every'),None if keep is None else whole(keep, 'keep'),flag(best, 'best')
         if best and keep is None: raise ValueError("best=True: say how many to keep, such as keep=3")
         self.snapshots,self.mine,self.n_taken = [],set(),0
 
@@ -109,7 +109,8 @@ class Snapshots(Callback):
         "What `Resume` stores: the snapshots that are in memory, and the names of those in files."
         return dict(n_taken=self.n_taken, snapshots=[vars(s) for s in self.snapshots])
     def load_state_dict(self, saved:dict):
-        vars(self).update(n_taken=saved['n_taken'], snapshots=[Snapshot(**s) for s in saved['snapshots']])      # fastai would warn, as `learn.snapshots` is this callback
+        path = lambda s: s['path'] and self.folder/Path(s['path']).name          # of this folder, whatever the file says
+        vars(self).update(n_taken=saved['n_taken'], snapshots=[Snapshot(**s | dict(path=path(s))) for s in saved['snapshots']])      # fastai would warn, as `learn.snapshots` is this callback
         if self.folder: self.mine = set(files_in(self.folder))       # also what was written after that state
 
 def files_in(folder)->list:
@@ -167,12 +168,14 @@ class SnapshotEnsemble:
         last:int=None, # how many of the last ones to use; default: all
         act=None # what makes predictions of outputs, and what the mean is taken of; default: the loss function's activation
     ):
-        if not isinstance(learn, Learner): raise TypeError(f"learn={learn!r}: pass a Learner")
+        if not isinstance(learn, Learner): raise TypeError(f"learn={shown(learn)}: pass a Learner")
         snaps = snaps.snapshots if isinstance(snaps, Snapshots) else snaps
         if not isinstance(snaps, (list,tuple,L)) or not all(isinstance(s, Snapshot) for s in snaps): raise TypeError(f"snaps: is of type {type(snaps).__name__}; pass a Snapshots callback or a list of its snapshots, or use SnapshotEnsemble.load(folder, learn)")
         self.learn,self.snapshots,self.act = learn,list(snaps),act
         if not self.snapshots: raise ValueError("snaps: has no snapshot; give it to a fit with cycles first, as in learn.fit_sgdr(3, 1, cbs=snaps)")
-        if last is not None and whole(last, 'last') > len(self.snapshots): raise ValueError(f"last={last}: there are {len(self.snapshots)} snapshots")
+        last = None if last is None else whole(last, 'last')
+        if act is not None and not callable(act): raise TypeError(f"act={shown(act)}: pass a function, such as torch.sigmoid")
+        if last is not None and last > len(self.snapshots): raise ValueError(f"last={last}: there are {len(self.snapshots)} snapshots")
         self.snapshots = self.snapshots[-(last or 0):]
         check_weights(get_model(learn.model), self.snapshots[-1].load(), 'snaps')
 
@@ -202,14 +205,24 @@ class SnapshotEnsemble:
                 do()
         finally: state.restore()
 
+    def check(self, ds_idx, dl):
+        "Raise unless there is such a loader."
+        n = len(self.learn.dls.loaders)
+        try: ok = -n <= operator.index('' if isinstance(ds_idx, bool) else ds_idx) < n
+        except (TypeError, RuntimeError): ok = False
+        if dl is None and not ok: raise ValueError(f"ds_idx={shown(ds_idx)}: must be the number of a loader of dls, 0 to {n-1}; 1 is the validation set")
+        if not (dl is None or isinstance(dl, (list,tuple)) and all(isinstance(b, (list,tuple)) and any(isinstance(o, Tensor) for o in b) for b in dl) or isinstance(dl, torch.utils.data.DataLoader) or isinstance(dl, DataLoader)): raise TypeError(f"dl={shown(dl)}: pass a loader, such as learn.dls.test_dl(items)")
+        if dl is not None and not len(dl): raise ValueError("dl: is empty, so there is nothing to predict")
+
     def loader(self, ds_idx, dl):
         "The loader to predict for; torch's own cannot be made anew, as fastai would do where none is given."
+        self.check(ds_idx, dl)
         return self.learn.dls[ds_idx] if dl is None and not isinstance(self.learn.dls[ds_idx], DataLoader) else dl
 
     def means(self, method, dl=None, act=None, every=False):
         "What `method()` of the learner gives if it predicts with the mean of the snapshots; `every`: with the last one, the mean of the last two, and so on."
-        act = act or self.act or activation_of(self.learn.loss_func)
-        if not callable(act): raise TypeError(f"act={act!r}: pass a function, such as torch.sigmoid")
+        act = act if act is not None else self.act if self.act is not None else activation_of(self.learn.loss_func)
+        if not callable(act): raise TypeError(f"act={shown(act)}: pass a function, such as torch.sigmoid")
         mean,results = MeanPrediction(act),deque(maxlen=None if every else 1)
         def do():
             mean.next_model()
@@ -230,7 +243,7 @@ def get_preds(self:SnapshotEnsemble,
 )->tuple:
     "Mean predictions and targets, and what else was asked for, as `Learner.get_preds` gives them."
     dl = self.loader(ds_idx, dl)
-    act = act or self.act
+    act = self.act if act is None else act
     return self.means(lambda: self.learn.get_preds(ds_idx=ds_idx, dl=dl, with_input=with_input, with_decoded=with_decoded, with_loss=with_loss, act=act, **kwargs), dl, act)
 
 @patch
@@ -240,6 +253,8 @@ def validate(self:SnapshotEnsemble,
     cbs=None # callbacks
 ):
     "Loss and metrics of the mean predictions."
+    self.check(ds_idx, dl)
+    cbs = as_callbacks(cbs)
     return self.means(lambda: self.learn.validate(ds_idx, dl, cbs), dl)
 
 @patch
@@ -249,6 +264,7 @@ def tta(self:SnapshotEnsemble,
     **kwargs # of `Learner.tta`: `n`, `beta`, `use_max`, `item_tfms`, `batch_tfms`
 )->tuple:
     "Mean predictions with test-time augmentation, the same views for every snapshot, and targets."
+    self.check(ds_idx, dl)
     return self.means(lambda: self.learn.tta(ds_idx, dl, **kwargs), dl)
 
 @patch
@@ -259,6 +275,7 @@ def predict(self:SnapshotEnsemble, item, *args, **kwargs)->tuple:
 @patch
 def show_results(self:SnapshotEnsemble, ds_idx:int=1, dl=None, max_n:int=9, shuffle:bool=True, **kwargs):
     "Show items of a batch with their targets and mean predictions."
+    self.check(ds_idx, dl)
     if dl is None: dl = self.learn.dls[ds_idx].new(shuffle=shuffle)
     batch = dl.one_batch()
     dl.show_results(batch, self.get_preds(dl=[batch], with_decoded=True)[2], max_n=max_n, **kwargs)
@@ -270,6 +287,7 @@ def curve(self:SnapshotEnsemble,
     dl=None # loader to validate on, instead of `ds_idx`
 )->pd.DataFrame:
     "Loss and metrics of ensembles of the last snapshot, the last two, ...; one row for each number of members."
+    self.check(ds_idx, dl)
     results = self.means(lambda: self.learn.validate(ds_idx, dl), dl, every=True)
     return pd.DataFrame([list(r) for r in results], index=pd.RangeIndex(1, len(self)+1, name='members'), columns=['valid_loss', *self.learn.metrics.attrgot('name')])
 
@@ -283,7 +301,7 @@ def plot(self:SnapshotEnsemble,
     "Draw the error (or another metric) against the number of members. Returns `ax`, or the new figure."
     names = ['valid_loss', *self.learn.metrics.attrgot('name')]
     name = names[:2][-1] if metric is None else metric
-    if name not in names: raise ValueError(f"metric={metric!r}: the learner has {', '.join(names)}")
+    if not isinstance(name, str) or name not in names: raise ValueError(f"metric={shown(metric)}: the learner has {', '.join(names)}")
     as_error = (lambda v: 1-v) if name == 'accuracy' else noop
     values,alone = self.curve(ds_idx, dl)[name],[s.measured.get(name, s.measured.get(f'valid_{name}', np.nan)) for s in reversed(self.snapshots)]
     fig,axes = (None,ax) if ax is not None else new_axes()

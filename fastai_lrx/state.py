@@ -9,9 +9,9 @@ __all__ = ['Keeper', 'remember', 'generator_state', 'put_generator_state', 'reme
 # %% ../nbs/00_state.ipynb #b7f90982
 from collections import deque
 from contextlib import contextmanager
-from functools import cache, partial, singledispatch
+from functools import partial, singledispatch
 from types import MethodType
-import random, signal, sys, sysconfig, threading
+import operator, random, signal, sys, sysconfig, threading
 
 from fastai.basics import *
 from fastai.optimizer import _BaseOptimizer
@@ -74,12 +74,13 @@ def _(o:partial, keeper): keeper.keep([o.args, o.keywords])
 def _(o:Tensor, keeper):
     if torch.nn.parameter.is_lazy(o): return
     data = o.detach().clone() if keeper.device is None else o.detach().to(keeper.device, copy=True)
-    leaf,requires_grad = o.is_leaf,o.requires_grad
+    def strides(o): return o.stride() if o.layout==torch.strided else None      # another memory format, such as channels_last, has others
+    leaf,requires_grad,layout,before = o.is_leaf,o.requires_grad,o.layout,strides(o)
     grad = o.grad if leaf else None
     if grad is not None: keeper.keep(grad)
     overlaps = o.layout==torch.strided and any(st==0 and n > 1 for st,n in zip(o.stride(), o.shape))   # expanded: several items share memory
     def undo():
-        if o.shape==data.shape and o.dtype==data.dtype and not overlaps: o.data.copy_(data)
+        if o.shape==data.shape and o.dtype==data.dtype and o.layout==layout and strides(o)==before and not overlaps: o.data.copy_(data)
         else: o.data = data.to(o.device, copy=True)
         if leaf: o.requires_grad_(requires_grad).grad = grad
     return undo
@@ -146,7 +147,6 @@ def _(o:Datasets, keeper): keeper.keep(o.tls)
 # %% ../nbs/00_state.ipynb #01cf8018
 _installed = tuple(sysconfig.get_paths()[k] for k in ('stdlib','platstdlib','purelib','platlib'))
 
-@cache
 def is_yours(cls)->bool:
     "Whether a class is defined in a notebook, a script or a project, not in python itself or an installed library."
     if cls.__module__ in ('__main__', 'builtins'): return cls.__module__=='__main__'
@@ -214,6 +214,9 @@ class LearnerState:
         learn:Learner, # the learner to remember
         device=None # where the copy lives, e.g. 'cpu' to spare GPU memory; default: beside the originals
     ):
+        try: device = None if device is None else torch.device(device)
+        except (TypeError, RuntimeError, ValueError) as e: raise ValueError(f"device={device!r:.120}: is none of torch's; pass 'cpu', or None to keep the copy beside the originals") from e
+        if device is not None and (device.type=='meta' or device.type=='cuda' and (device.index or 0) >= torch.cuda.device_count()): raise ValueError(f"device={str(device)!r}: there is no such device here; pass 'cpu', or None to keep the copy beside the originals")
         self.keeper = keeper = Keeper(device)
         keep_rngs(keeper)
         keep_autocast(keeper)
@@ -223,7 +226,7 @@ class LearnerState:
             vars(learn).clear(); vars(learn).update(attributes)
             if learn.lock.locked() and not locked: learn.lock.release()      # fastai's, where a callback fails as `validate` or `get_preds` begins
         keeper.undos.append(undo)
-        keeper.keep([learn.dls, learn.model, learn.opt, learn.opt_func, learn.loss_func, learn.cbs, learn._metrics])
+        keeper.keep(list(attributes.values()))      # also a gradient scaler, and what callbacks keep there
 
     def restore(self):
         "Put everything back; Ctrl-C is held back meanwhile."
@@ -250,7 +253,8 @@ def reseed(self:LearnerState,
     seed:int # the same seed gives the same numbers
 ):
     "Other random numbers from here on: global generators and those of loaders, transforms and callbacks; until `restore()`."
-    seeds = random.Random(seed)
+    try: seeds = random.Random(operator.index(seed))
+    except (TypeError, RuntimeError): raise TypeError(f"seed={seed!r:.120}: pass a whole number") from None
     draw = lambda: seeds.randrange(2**32)
     random.seed(draw()); np.random.seed(draw()); torch.manual_seed(draw())
     for o in list(self.keeper.seen.values()):

@@ -15,7 +15,8 @@ except ImportError: fcntl,msvcrt = None,__import__('msvcrt')        # on Windows
 
 import numpy as np, torch
 from fastcore.foundation import L
-from safetensors import SafetensorError, safe_open
+from fastcore.basics import noop
+from safetensors import safe_open
 from safetensors.torch import save_file
 
 # %% ../nbs/03_storage.ipynb #95307b38
@@ -79,7 +80,7 @@ def unflatten(tree, tensors:dict):
         packed = unflatten(value, tensors)
         return packed.tolist() if isinstance(packed, np.ndarray) else list(packed.unbind())
     if kind in _containers: return dict(_containers, set=set)[kind](unflatten(v, tensors) for v in value)
-    return tensors[value] if kind=='tensor' else tensors[value].numpy()
+    return dict(tensor=noop, array=np.asarray)[kind](tensors[value])
 
 # %% ../nbs/03_storage.ipynb #1fb4d7f7
 def save_state(
@@ -101,24 +102,28 @@ def load_state(path:str|os.PathLike # the file
         with safe_open(path, 'pt') as f:
             meta,tensors = f.metadata() or {}, {k: f.get_tensor(k) for k in f.keys()}
         if checksum(meta['lrx'], tensors)!=meta['checksum']: raise ValueError('wrong checksum')
-    except (SafetensorError, KeyError, ValueError) as e: raise damaged(path, e) from None
-    saved = json.loads(meta['lrx'])
-    return unflatten(saved['tree'], tensors), saved['info']
+        saved = json.loads(meta['lrx'])
+        return unflatten(saved['tree'], tensors), dict(saved['info'])
+    except (OSError, MemoryError): raise
+    except Exception as e: raise damaged(path, e) from None             # whatever a file can hold that was made to do harm
 
 def state_info(path:str|os.PathLike # the file
 )->dict:
     "The info that `save_state` was given, without loading the rest."
     try:
-        with safe_open(path, 'pt') as f: return json.loads((f.metadata() or {})['lrx'])['info']
-    except (SafetensorError, KeyError) as e: raise damaged(path, e) from None
+        with safe_open(path, 'pt') as f: meta = f.metadata() or {}
+        if fingerprint(meta['lrx'])!=meta['checksum'][:32]: raise ValueError('wrong checksum')
+        return dict(json.loads(meta['lrx'])['info'])
+    except (OSError, MemoryError): raise
+    except Exception as e: raise damaged(path, e) from None
 
 def damaged(path, why):
     "The error for a file that is not as it was written."
     return ValueError(f"path={str(path)!r}: damaged, or not written by fastai_lrx ({why}); delete it or use an earlier one")
 
 def checksum(meta:str, tensors:dict)->str:
-    "Fingerprint of a file's content, whatever the order of its tensors."
-    return fingerprint(meta, dict(sorted(tensors.items())))
+    "Fingerprints of what a file says and of its tensors, whatever their order."
+    return fingerprint(meta) + fingerprint(dict(sorted(tensors.items())))
 
 # %% ../nbs/03_storage.ipynb #dbd07fee
 def fingerprint(*things # modules, tensors, arrays, containers, numbers, strings, None
@@ -179,7 +184,7 @@ def mapped_state(
 ):
     "A dict of tensors to fill, which is a state saved at `path` when the block is done; they stay usable after it."
     meta = json.dumps(dict(tree={'~': 'dict', 'v': [[name, {'~': 'tensor', 'v': name}] for name in specs]}, info=info))
-    header,end,places = {'__metadata__': dict(lrx=meta, checksum='0'*32)},0,{}
+    header,end,places = {'__metadata__': dict(lrx=meta, checksum='0'*64)},0,{}
     for name,(shape,dtype) in sorted(specs.items(), key=lambda o: -o[1][1].itemsize):     # so that each starts at a multiple of its item size
         start,end = end,end + math.prod(shape)*dtype.itemsize
         places[name] = start,end
@@ -205,8 +210,12 @@ def folder_of(
     argument:str # what the argument is called
 )->Path:
     "A folder by its name, which need not exist yet; TypeError or ValueError if it cannot be one."
-    if not isinstance(name, (str,Path)): raise TypeError(f"{argument}={name!r}: pass the name of a folder")
-    if not str(name) or Path(name).exists() and not Path(name).is_dir(): raise ValueError(f"{argument}={str(name)!r}: is not a folder; pass the name of one, or of a new one")
+    if not isinstance(name, (str,Path)): raise TypeError(f"{argument}={name!r:.120}: pass the name of a folder")
+    try:
+        os.fsencode(name)
+        usable = str(name) and '\0' not in str(name) and (not Path(name).exists() or Path(name).is_dir())
+    except (OSError, ValueError): usable = False
+    if not usable: raise ValueError(f"{argument}={str(name)!r:.120}: is not a folder; pass the name of one, or of a new one")
     return Path(name)
 
 # %% ../nbs/03_storage.ipynb #30198b60

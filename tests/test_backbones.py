@@ -3,8 +3,8 @@ import pytest
 from difflib import get_close_matches
 from fastai.basics import *
 from fastai_lrx.layer_groups import NormFreeze, timm_split
-from fastai_lrx.scheduled import n_batches
-from fastai_lrx.schedules import whole
+from fastai_lrx.scheduled import as_callbacks, n_batches
+from fastai_lrx.schedules import flag, shown, whole
 import warnings
 from fastcore.test import *
 from fastai.vision.all import *

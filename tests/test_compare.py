@@ -11,9 +11,10 @@ from fastprogress.fastprogress import progress_bar
 from matplotlib.ticker import LogLocator
 from scipy import stats
 from fastai_lrx.plots import new_axes
+from fastai_lrx.range_tests import as_metric
 from fastai_lrx.resume import Resume
 from fastai_lrx.scheduled import check_validation, in_fit, measured, recorded_names, team_of
-from fastai_lrx.schedules import number, whole
+from fastai_lrx.schedules import number, shown, whole
 from fastai_lrx.snapshots import Snapshots
 from fastai_lrx.state import LearnerState, new_seed
 from fastai_lrx.storage import put_weights, weights_of

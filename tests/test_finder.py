@@ -11,8 +11,8 @@ from fastai.callback.training import ShortEpochCallback
 from fastai_lrx.state import LearnerState
 from fastai_lrx.suggest import SweepCurve, halfway, reasons, second_look, trust, valley
 from fastai_lrx.plots import new_axes, plot_sweep
-from fastai_lrx.scheduled import group_rates, n_batches, n_groups
-from fastai_lrx.schedules import SlantedTriangular, as_rates, whole
+from fastai_lrx.scheduled import check_optimizer, group_rates, n_batches, n_groups
+from fastai_lrx.schedules import SlantedTriangular, as_rates, flag, one_of, shown, whole
 from fastcore.test import *
 from fastai.callback.all import *
 from fastai.test_utils import synth_learner

@@ -3,9 +3,10 @@ import pytest
 from fastai.basics import *
 from fastai_lrx.cycles import check_fit, check_schedule, fit_scheduled
 from fastai_lrx import finder, precompute, state
+from fastai_lrx.precompute import stages_of
 from fastai_lrx.layer_groups import NormFreeze, discriminative_lrs, timm_part
-from fastai_lrx.scheduled import group_rates, in_fit, n_groups as n_groups_of
-from fastai_lrx.schedules import CosineRestarts, OneCycle, Joined, SlantedTriangular, Triangular, as_rates, join, whole
+from fastai_lrx.scheduled import group_rates, in_fit, n_groups as n_groups_of, optimizer_of
+from fastai_lrx.schedules import CosineRestarts, OneCycle, Joined, SlantedTriangular, Triangular, as_rates, flag, join, one_of, whole
 import warnings, fastprogress.fastprogress as fp
 from fastcore.test import *
 from fastai.vision.all import *

@@ -5,7 +5,7 @@ from fastai.basics import *
 from matplotlib.ticker import EngFormatter
 from fastai_lrx.plots import group_colors, new_axes
 from fastai_lrx.scheduled import lists_of
-from fastai_lrx.schedules import number, whole
+from fastai_lrx.schedules import flag, number, one_of, shown, whole
 import warnings
 from fastcore.test import *
 from fastai.vision.all import *

@@ -10,7 +10,8 @@ from fastai.callback.tracker import EarlyStoppingCallback, ReduceLROnPlateau, Te
 from fastai.callback.training import BnFreeze, ShortEpochCallback
 from fastai_lrx.layer_groups import NormFreeze, frozen_params
 from fastai_lrx.plots import group_colors, new_axes, plot_groups
-from fastai_lrx.scheduled import Scheduled, n_batches
+from fastai_lrx.scheduled import check_optimizer, n_batches, n_valid, Scheduled
+from fastai_lrx.schedules import number
 from fastai_lrx.state import is_yours
 from fastcore.test import *
 from fastai.callback.all import *

@@ -2,11 +2,12 @@
 import pytest
 import warnings, fastprogress.fastprogress as fp
 from collections import deque
+import operator
 from dataclasses import dataclass, field
 from fastai.basics import *
 from fastai_lrx.plots import new_axes
-from fastai_lrx.scheduled import check_cycles, check_validation, ends_cycle, in_fit, measured, set_mark
-from fastai_lrx.schedules import whole
+from fastai_lrx.scheduled import as_callbacks, check_cycles, check_validation, ends_cycle, in_fit, measured, set_mark
+from fastai_lrx.schedules import flag, shown, whole
 from fastai_lrx.state import LearnerState
 from fastai_lrx.storage import check_weights, folder_of, load_state, put_weights, save_state, state_info, weights_of
 from fastcore.test import *

@@ -2,9 +2,9 @@
 import pytest
 from collections import deque
 from contextlib import contextmanager
-from functools import cache, partial, singledispatch
+from functools import partial, singledispatch
 from types import MethodType
-import random, signal, sys, sysconfig, threading
+import operator, random, signal, sys, sysconfig, threading
 from fastai.basics import *
 from fastai.optimizer import _BaseOptimizer
 from fastcore.test import *

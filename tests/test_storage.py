@@ -5,7 +5,8 @@ from pathlib import Path
 import hashlib, json, math, os, secrets
 import numpy as np, torch
 from fastcore.foundation import L
-from safetensors import SafetensorError, safe_open
+from fastcore.basics import noop
+from safetensors import safe_open
 from safetensors.torch import save_file
 from fastcore.test import *
 from torch import nn
