@@ -167,7 +167,7 @@ def fine_tune_discriminative(self:Learner,
     check_schedule(self, total, plan(), moms)           # what is wrong is said before anything changes
     cbs = cbs + ([] if train_bn else [NormFreeze()])
     precompute = precompute and start_epoch < freeze_epochs
-    if precompute:
+    if precompute and 'precomputed' not in vars(self):      # a dry run brings its own, and reads no data
         with self.preserved():
             if n != n_now: self.regroup(n)
             if self.opt is None or reset_opt: self.create_opt()

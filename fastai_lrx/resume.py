@@ -333,7 +333,9 @@ def write(self:Resume, done:int, finished:bool=False):
     "Write a checkpoint, then drop the oldest."
     try: save_state(self.file(done, finished), run_state(self.learn), what=self.what)
     except OSError as e: return warn(f"Resume({str(self.folder)!r}): the checkpoint after {done} epochs could not be written ({e}); {'the one before is kept' if self.checkpoints() else 'there is none yet'}")
-    for old in [o for o in self.checkpoints() if o <= (done, finished)][:-self.keep_last]: self.file(*old).unlink(missing_ok=True)
+    for old in [o for o in self.checkpoints() if o <= (done, finished)][:-self.keep_last]:
+        try: self.file(*old).unlink(missing_ok=True)
+        except OSError as e: warn(f"Resume({str(self.folder)!r}): an old checkpoint could not be removed ({e})")
 
 @patch
 def find(self:Resume):

@@ -88,7 +88,9 @@ class Snapshots(Callback):
         if self.keep is not None and len(self.snapshots) > self.keep:
             drop = max(self.snapshots, key=lambda s: s.loss) if self.best else self.snapshots[0]
             self.snapshots.remove(drop)
-            if drop.path and not rank_distrib(): drop.path.unlink(missing_ok=True)
+            try:
+                if drop.path and not rank_distrib(): drop.path.unlink(missing_ok=True)
+            except OSError as e: warn(f"folder={str(self.folder)!r}: {drop.path.name} could not be removed ({e})")
 
     def write(self, snap:Snapshot):
         "Move the weights of `snap` to a file; if that fails they stay in memory."

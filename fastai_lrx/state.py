@@ -179,10 +179,11 @@ def _autocast_depth():
         return torch.autocast_decrement_nesting()
 
 def keep_autocast(keeper):
-    "Remember whether autocast is on, for each kind of device, and how deep its contexts are nested."
+    "Remember whether autocast and autograd are on, and how deep contexts of autocast are nested."
     kinds = {kind: (torch.is_autocast_enabled(kind), torch.get_autocast_dtype(kind)) for kind in ('cpu','cuda')}
-    depth = _autocast_depth()
+    depth,grad = _autocast_depth(),torch.is_grad_enabled()
     def undo():
+        torch.set_grad_enabled(grad)
         for kind,(enabled,dtype) in kinds.items():
             torch.set_autocast_enabled(kind, enabled)
             torch.set_autocast_dtype(kind, dtype)

@@ -7,7 +7,7 @@ __all__ = ['atomic_write', 'pack', 'flatten', 'unflatten', 'save_state', 'load_s
            'fingerprint', 'weights_of', 'check_weights', 'put_weights', 'mapped_state', 'folder_of', 'try_lock']
 
 # %% ../nbs/03_storage.ipynb #801a88bb
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 import hashlib, json, math, os, secrets
 try: import fcntl
@@ -16,7 +16,7 @@ except ImportError: fcntl,msvcrt = None,__import__('msvcrt')        # on Windows
 import numpy as np, torch
 from fastcore.foundation import L
 from fastcore.basics import noop
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 # %% ../nbs/03_storage.ipynb #95307b38
@@ -32,7 +32,8 @@ def atomic_write(path:str|os.PathLike # the file to write
         _to_disk(tmp)
         os.replace(tmp, path)
         _to_disk(path.parent)
-    finally: tmp.unlink(missing_ok=True)
+    finally:
+        with suppress(OSError): tmp.unlink()        # what went wrong before is the error to see
 
 def _to_disk(path):
     "Wait until a file, or the entries of a folder, have reached the disk."

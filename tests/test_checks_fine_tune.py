@@ -438,7 +438,7 @@ def test_bad_input():
 
     # %% nbs/checks/fine_tune.ipynb #948c412a
     learn = deep()
-    for args,kwargs,words_ in (((3,), dict(unfreeze='slow'), "unfreeze='slow'"), ((3,), dict(schedule='cosine'), "schedule='cosine': must be one of 'one_cycle', 'sgdr', 'triangular', 'stlr'"),
+    for args,kwargs,words_ in (((3,), dict(unfreeze='slow'), "unfreeze='slow'"), ((3,), dict(schedule='cosine'), "schedule='cosine': must be 'one_cycle', 'sgdr', 'triangular' or 'stlr'"),
                               ((0,), {}, 'epochs=0'), ((1, 1e-2, -1), {}, 'freeze_epochs=-1'), ((3,), dict(div=0), 'div=0'), ((3,), dict(div=-2.6), 'div=-2.6'), ((3, [1e-3]*3), {}, '3 rates for a model of 4 layer groups'),
                               ((3, -1e-3), {}, 'must not be negative'), ((3, float('nan')), {}, 'must be finite'), ((3,), dict(n_groups=99), 'n_groups=99'), ((3,), dict(n_groups=1), 'n_groups=1: must be at least 2'),
                               ((3,), dict(moms=(1.5, 0.2)), 'moms=(1.5, 0.2)'), ((3, [1e-3]*4), dict(n_groups=3), '4 rates for a model of 3 layer groups'),

@@ -104,5 +104,5 @@ def test_the_whole():
     [f'{max(rates):.0e}' for rates in zip(*learn.recorder.group_hps['lr'])]    # the highest of each group
 
     # %% nbs/13_fine_tune.ipynb #636990c6
-    test_fail(lambda: learn.fine_tune_discriminative(3, unfreeze='slowly'), contains="unfreeze='slowly': must be one of 'gradual', 'all'", exc=ValueError)
+    test_fail(lambda: learn.fine_tune_discriminative(3, unfreeze='slowly'), contains="unfreeze='slowly': must be 'gradual' or 'all'", exc=ValueError)
     test_fail(lambda: learn.fine_tune_discriminative(3, [1e-4, 1e-3]), contains='base_lr=[0.0001, 0.001]: 2 rates for a model of 4 layer groups', exc=ValueError)
