@@ -46,7 +46,7 @@ test: install
 OLDEST := .venv-oldest
 test-oldest:
 	test -x $(OLDEST)/bin/python || $(PYTHON) -m venv $(OLDEST)
-	$(OLDEST)/bin/python -m pip install -q -r tools/oldest.txt
+	$(OLDEST)/bin/python -m pip install -q -c tools/oldest.txt fastai torch timm matplotlib accelerate pytest pytest-xdist hypothesis
 	PYTHONPATH=$(CURDIR) $(OLDEST)/bin/python -m pytest -q -n 2 --dist worksteal tests
 
 ## make docs     the documentation site, into _site/
