@@ -391,7 +391,7 @@ def first_batch(learn:Learner, dl, augmented:bool, n=4):
 def found(path:Path, specs:dict):
     "The tensors that a cache file holds; None, with a warning, if it is damaged."
     if not path.exists(): return None
-    try: tensors,_ = load_state(path)
+    try: tensors,_ = load_state(path, mapped=True)
     except ValueError as e: return warn(f'{e}; computed anew')
     return tensors if {name: (tuple(t.shape), t.dtype) for name,t in tensors.items()} == specs else None
 

@@ -359,7 +359,7 @@ def find(self:Resume):
 def forget(self:Resume):
     "Remove the checkpoints of all fits in the folder."
     for p in self.folder.glob('fit*.safetensors'):
-        if not rank_distrib() and re.fullmatch(r'fit\d{3,}_epoch\d{5,}(_end)?(_rank\d+)?\.safetensors', p.name): p.unlink(missing_ok=True)
+        if not rank_distrib() and re.fullmatch(r'fit\d{3,}_epoch\d{5,}(_end)?(_rank\d+)?\.safetensors', p.name) and p.is_file(): p.unlink(missing_ok=True)
     distrib_barrier()
 
 @patch

@@ -15,7 +15,7 @@ from .plots import new_axes
 from .scheduled import as_callbacks, check_cycles, check_validation, ends_cycle, in_fit, measured, set_mark
 from .schedules import flag, shown, whole
 from .state import LearnerState
-from .storage import check_weights, folder_of, load_state, put_weights, save_state, state_info, weights_of
+from .storage import check_weights, damaged, folder_of, load_state, put_weights, save_state, state_info, weights_of
 
 # %% ../nbs/10_snapshots.ipynb #119c934f
 @dataclass(eq=False)
@@ -191,7 +191,10 @@ class SnapshotEnsemble:
         "An ensemble of the snapshots in a folder, in another process say. Runs no code from the files."
         folder = folder_of(folder, 'folder').absolute()
         if not files_in(folder): raise ValueError(f"folder={str(folder)!r}: has no snapshots in it")
-        return cls(learn, [Snapshot(**state_info(path), path=path) for path in files_in(folder)], last, act)
+        def snapshot(path):
+            try: return Snapshot(**state_info(path), path=path)
+            except TypeError: raise damaged(path, 'no snapshot') from None
+        return cls(learn, [snapshot(path) for path in files_in(folder)], last, act)
 
     def __len__(self): return len(self.snapshots)
     def __repr__(self): return f'{type(self).__name__} of {len(self)} snapshots, cycles {", ".join(str(s.cycle) for s in self.snapshots)}'

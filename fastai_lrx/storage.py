@@ -96,12 +96,14 @@ def save_state(
         try: save_file(tensors, tmp, metadata=dict(lrx=meta, checksum=checksum(meta, tensors)))
         except SafetensorError as e: raise OSError(f"{path}: {e}") from None        # a full disk, say
 
-def load_state(path:str|os.PathLike # the file
+def load_state(
+    path:str|os.PathLike, # the file
+    mapped:bool=False # tensors that are parts of the file, which must stay as it is while they are used; default: copies
 )->tuple: # the tree as it was saved (tensors on the CPU), and the info
     "Load what `save_state` saved; runs no code. A damaged file raises a ValueError."
     try:
         with safe_open(path, 'pt') as f:
-            meta,tensors = f.metadata() or {}, {k: f.get_tensor(k) for k in f.keys()}
+            meta,tensors = f.metadata() or {}, {k: f.get_tensor(k) if mapped else f.get_tensor(k).clone() for k in f.keys()}
         if checksum(meta['lrx'], tensors)!=meta['checksum']: raise ValueError('wrong checksum')
         saved = json.loads(meta['lrx'])
         return unflatten(saved['tree'], tensors), dict(saved['info'])
@@ -213,8 +215,9 @@ def folder_of(
     "A folder by its name, which need not exist yet; TypeError or ValueError if it cannot be one."
     if not isinstance(name, (str,Path)): raise TypeError(f"{argument}={name!r:.120}: pass the name of a folder")
     try:
-        os.fsencode(name)
+        os.fsencode(Path(name).absolute()).decode()
         usable = str(name) and '\0' not in str(name) and (not Path(name).exists() or Path(name).is_dir())
+    except UnicodeDecodeError: raise ValueError(f"{argument}={str(name)!r:.120}: is not in UTF-8, which safetensors needs to read a file; choose another folder") from None
     except (OSError, ValueError): usable = False
     if not usable: raise ValueError(f"{argument}={str(name)!r:.120}: is not a folder; pass the name of one, or of a new one")
     return Path(name)
