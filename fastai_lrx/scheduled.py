@@ -177,13 +177,13 @@ class Scheduled(ParamScheduler):
         self.learn.cycle_end = any(start < end <= start+self.per_epoch for end in self.ends)
 
     def state_dict(self)->dict:
-        "What the fit has recorded; all else follows from the schedules."
-        return dict(hps=self.hps, group_hps=self.group_hps, reached=self.reached)
+        "What the fit has recorded, nothing if it was cancelled before it began; all else follows from the schedules."
+        return {k: v for k,v in vars(self).items() if k in ('hps', 'group_hps', 'reached')}
     def load_state_dict(self, saved:dict): vars(self).update(saved)
 
     def after_fit(self):
         super().after_fit()
-        if hasattr(self.learn, 'recorder') and hasattr(self, 'hps'):
+        if hasattr(self.learn, 'recorder') and 'hps' in vars(self):
             r = self.recorder
             r.group_hps = self.group_hps
             r.cycles = dict(rates=[rates[-1] for rates in self.group_hps.get('lr', [])], losses=list(r.losses), ends=self.reached, marks=r.marks, valid=valid_losses(r))

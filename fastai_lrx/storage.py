@@ -101,6 +101,8 @@ def load_state(
     mapped:bool=False # tensors that are parts of the file, which must stay as it is while they are used; default: copies
 )->tuple: # the tree as it was saved (tensors on the CPU), and the info
     "Load what `save_state` saved; runs no code. A damaged file raises a ValueError."
+    version = lambda: (os.stat(path).st_ino, os.stat(path).st_mtime_ns)
+    opened = version()
     try:
         with safe_open(path, 'pt') as f:
             meta,tensors = f.metadata() or {}, {k: f.get_tensor(k) if mapped else f.get_tensor(k).clone() for k in f.keys()}
@@ -108,7 +110,9 @@ def load_state(
         saved = json.loads(meta['lrx'])
         return unflatten(saved['tree'], tensors), dict(saved['info'])
     except (OSError, MemoryError): raise
-    except Exception as e: raise damaged(path, e) from None             # whatever a file can hold that was made to do harm
+    except Exception as e:                                              # whatever a file can hold that was made to do harm
+        if version()!=opened: return load_state(path, mapped)           # safetensors opens it twice, and it was replaced in between
+        raise damaged(path, e) from None
 
 def state_info(path:str|os.PathLike # the file
 )->dict:

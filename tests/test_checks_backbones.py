@@ -41,7 +41,7 @@ def test_a_training_step():
         return wrong + [f'moved: {name}' for name,t in learn.model[0].state_dict().items() if not t.equal(before[name])]
 
     for arch,n_in in (('test_mambaout',3), ('test_convnext',1), ('lcnet_035',4), ('resnet10t',1), ('test_vit_relpos',3), ('vit_tiny_patch16_224',2), ('test_nfnet',3), ('mobilevit_xxs',3)):
-        test_eq(check_steps(arch, n_in), [])
+        if timm.is_model(arch): test_eq(check_steps(arch, n_in), [])       # some are newer than the oldest timm
 
 @pytest.mark.slow
 def test_a_training_step_slow():
@@ -74,7 +74,7 @@ def test_a_training_step_slow():
         return wrong + [f'moved: {name}' for name,t in learn.model[0].state_dict().items() if not t.equal(before[name])]
 
     for arch,n_in in (('test_mambaout',3), ('test_convnext',1), ('lcnet_035',4), ('resnet10t',1), ('test_vit_relpos',3), ('vit_tiny_patch16_224',2), ('test_nfnet',3), ('mobilevit_xxs',3)):
-        test_eq(check_steps(arch, n_in), [])
+        if timm.is_model(arch): test_eq(check_steps(arch, n_in), [])       # some are newer than the oldest timm
 
     # %% nbs/checks/backbones.ipynb #d61567b8
     wrong = {arch: faults for arch,size in small.items() if (faults := check_steps(arch, size=size))}
@@ -98,7 +98,7 @@ def test_in_every_setting():
         learn.fit_one_cycle(1, slice(1e-4, 1e-3))
         assert all(p.isfinite().all() for p in learn.model.parameters())
         assert learn.lr_find(show_plot=False, num_it=12, extend=False) is not None
-    learn = timm_learner(digits_dls(range(3), augment=False), 'test_vit_relpos', pretrained=False)
+    learn = timm_learner(digits_dls(range(3), augment=False), 'test_vit2', pretrained=False)
     with tempfile.TemporaryDirectory() as d:
         learn.export(Path(d)/'it.pkl')
         again = load_learner(Path(d)/'it.pkl')
@@ -163,7 +163,7 @@ def test_weights_sizes_statistics():
         learn.fit_one_cycle(1, slice(1e-4, 1e-3))
         assert all(p.isfinite().all() for p in learn.model.parameters())
         assert learn.lr_find(show_plot=False, num_it=12, extend=False) is not None
-    learn = timm_learner(digits_dls(range(3), augment=False), 'test_vit_relpos', pretrained=False)
+    learn = timm_learner(digits_dls(range(3), augment=False), 'test_vit2', pretrained=False)
     with tempfile.TemporaryDirectory() as d:
         learn.export(Path(d)/'it.pkl')
         again = load_learner(Path(d)/'it.pkl')
@@ -220,6 +220,7 @@ def test_weights_sizes_statistics():
 
     # %% nbs/checks/backbones.ipynb #336d9b0c
     for arch,size,nf in (('qwen3_vit_88m_enc', 64, 1024), ('mobilenetv5_300m_enc', 128, 2048)):     # tokens, a map
+        if not timm.is_model(arch): continue    # newer than this timm
         with torch.device('meta'): test_eq(TimmBody(timm.create_model(arch, num_classes=0)).eval()(torch.empty(2, 3, size, size)).shape, [2, nf])
     for pool in ('avg', 'max', 'catavgmax', ''):    # timm's own choices; '' leaves a map, which is averaged
         learn = timm_on_noise('resnet10t', global_pool=pool)

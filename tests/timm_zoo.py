@@ -8,7 +8,7 @@ from fastai.vision.learner import create_timm_model
 from fastai_lrx.backbones import TimmBody
 from fastai_lrx.layer_groups import model_layers, timm_split
 
-# the smallest of each of timm's modules (as of 1.0.31), with the image size where 32 pixels are too few
+# the smallest of each of timm's modules (as of 1.0.31; an older one lacks a few), with the image size where 32 pixels are too few
 small_ones = """
 beit_base_patch16_224 halonet_h1:256 mobileone_s1 cait_xxs24_224 coat_tiny convit_tiny convmixer_768_32 test_convnext cpubone_nano
 crossvit_tiny_240:240 csatv2:64 cs3darknet_focus_s cspnext_tiny davit_tiny deepseek_vit_412m:224 deit_tiny_patch16_224 densenet121 dla46x_c dpn48b
@@ -22,7 +22,7 @@ skresnet18 starnet_s050 swiftformer_xs swin_tiny_patch4_window7_224 swinv2_tiny_
 tnt_s_legacy_patch16_224 tresnet_m twins_svt_small vgg11 visformer_tiny vit_tiny_patch16_224 vit_tiny_r_s16_p8_224 test_vit_relpos
 samvit_base_patch16_224 vitamin_small_224 volo_d1_224 ese_vovnet19b_slim_dw legacy_xception xception41p xcit_nano_12_p8_224
 """
-small = {arch: int(size or 32) for arch,_,size in (o.partition(':') for o in small_ones.split())}
+small = {arch: int(size or 32) for arch,_,size in (o.partition(':') for o in small_ones.split()) if timm.is_model(arch)}
 ways = [(n, by, coarse) for coarse in (False, True) for n in (None, 2, 3, 4, 5, 8) for by in ('depth', 'params')]
 
 class Uses(TorchFunctionMode):
