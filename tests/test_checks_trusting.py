@@ -127,9 +127,9 @@ def test_lr_find_as_a_whole():
         learn = learner(kind)
         learn.fit(1, 1e-3)
         before,rng_state = [p.detach().clone() for p in learn.model.parameters()],torch.get_rng_state()
-        res = learn.lr_find(show_plot=False, repeats=3, probe=20)
+        res = learn.lr_find(show_plot=False, num_it=40, repeats=3, probe=20)
         assert same(before, [p.detach() for p in learn.model.parameters()]) and torch.equal(rng_state, torch.get_rng_state())
-        test_eq(learn.lr_find(show_plot=False, repeats=3, probe=20), res)
+        test_eq(learn.lr_find(show_plot=False, num_it=40, repeats=3, probe=20), res)
         test_eq(len(res.looks), 3)
         test_eq([float(o) for o in learn.recorder.losses], list(res.looks[0][0].smooth_losses))   # the recorder shows the first sweep, as stock's
         assert len({tuple(curves[0].losses) for curves in res.looks})==3, 'repetitions see other batches'
@@ -317,7 +317,7 @@ def test_engines_and_ranks():
         before,rng_state = weights(learn)[:-1],torch.get_rng_state()
         with warnings.catch_warnings():
             warnings.simplefilter('ignore')
-            one,two = (( learn.lr_find(show_plot=False, repeats=2, probe=20), learn.lr_range_test(num_it=30, show_plot=False), learn.lr_find_groups(num_it=30, show_plot=False)) for _ in range(2))
+            one,two = (( learn.lr_find(show_plot=False, num_it=40, repeats=2, probe=20), learn.lr_range_test(num_it=30, show_plot=False), learn.lr_find_groups(num_it=30, show_plot=False)) for _ in range(2))
         test_eq(one, two)
         assert same(before, weights(learn)[:-1]) and torch.equal(rng_state, torch.get_rng_state())
 
@@ -330,7 +330,7 @@ def test_engines_and_ranks():
         with learn.distrib_ctx(sync_bn=False):
             learn.fit(1, 1e-3)
             state = [p.detach().clone() for p in learn.model.parameters()]
-            res = learn.lr_find(show_plot=False, repeats=2, probe=20)
+            res = learn.lr_find(show_plot=False, num_it=40, repeats=2, probe=20)
             bounds = learn.lr_range_test(num_it=30, show_plot=False)
             groups = learn.lr_find_groups(num_it=30, show_plot=False)
             learn.loss_func = Noise()
