@@ -68,6 +68,7 @@ def timm_layers(model:nn.Module, coarse:bool=False, matcher=None)->tuple:
     if matcher is None and hasattr(model, 'group_matcher'):
         try: matcher = model.group_matcher(coarse=coarse)
         except AssertionError: matcher = model.group_matcher(coarse=False)
+        if isinstance(matcher, dict) and not any(is_matched(name, matcher) for name in body): matcher = None      # levit's in older versions of timm
     return (layers_by_name(body) if matcher is None else matched_layers(model, body, matcher)),head
 
 # %% ../nbs/06_layer_groups.ipynb #b6f3e37e

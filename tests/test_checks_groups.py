@@ -24,6 +24,9 @@ def test_every_family_of_timm():
     for arch,early in (('vit_small_patch16_rope_mixed_224', 'rope.freqs'), ('vit_srelpos_small_patch16_224', 'shared_rel_pos.mlp.fc1.weight')):
         with torch.device('meta'): layers,_ = model_layers(timm.create_model(arch, num_classes=0))
         assert early in layers[0], arch      # timm's matcher leaves some of these out; they are used from the first block on
+    model,_ = on_meta('levit_128s')
+    model.group_matcher = lambda coarse: dict(stem='^no_such_name')      # as in older versions of timm
+    assert len(model_layers(model)[0]) > 8                               # the names of its modules tell, too
 
 def test_other_models():
     # %% nbs/checks/groups.ipynb #c747b454

@@ -23,6 +23,8 @@ tnt_s_legacy_patch16_224 tresnet_m twins_svt_small vgg11 visformer_tiny vit_tiny
 samvit_base_patch16_224 vitamin_small_224 volo_d1_224 ese_vovnet19b_slim_dw legacy_xception xception41p xcit_nano_12_p8_224
 """
 small = {arch: int(size or 32) for arch,_,size in (o.partition(':') for o in small_ones.split()) if timm.is_model(arch)}
+if torch.__version__ < '2.5':                # these use functions that have no meta version there
+    for arch in ('efficientvit_b0', 'regnetx_002'): small.pop(arch)
 ways = [(n, by, coarse) for coarse in (False, True) for n in (None, 2, 3, 4, 5, 8) for by in ('depth', 'params')]
 
 class Uses(TorchFunctionMode):
