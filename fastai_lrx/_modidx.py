@@ -653,6 +653,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                     'fastai_lrx.storage.check_weights': ('storage.html#check_weights', 'fastai_lrx/storage.py'),
                                     'fastai_lrx.storage.checksum': ('storage.html#checksum', 'fastai_lrx/storage.py'),
                                     'fastai_lrx.storage.damaged': ('storage.html#damaged', 'fastai_lrx/storage.py'),
+                                    'fastai_lrx.storage.discard': ('storage.html#discard', 'fastai_lrx/storage.py'),
                                     'fastai_lrx.storage.fingerprint': ('storage.html#fingerprint', 'fastai_lrx/storage.py'),
                                     'fastai_lrx.storage.flatten': ('storage.html#flatten', 'fastai_lrx/storage.py'),
                                     'fastai_lrx.storage.folder_of': ('storage.html#folder_of', 'fastai_lrx/storage.py'),

@@ -19,7 +19,7 @@ from fastai.callback.tracker import TrackerCallback
 from .scheduled import everywhere, in_fit, length_of, n_batches
 from .schedules import Schedule, flag, whole
 from .state import generator_state, global_rngs, put_generator_state, uninterrupted
-from .storage import atomic_write, damaged, fingerprint, folder_of, load_state, put_weights, save_state, try_lock, weights_of
+from .storage import atomic_write, damaged, discard, fingerprint, folder_of, load_state, put_weights, save_state, try_lock, weights_of
 
 # %% ../nbs/07_resume.ipynb #7e11adc2
 def generator_states(o)->dict:
@@ -334,8 +334,7 @@ def write(self:Resume, done:int, finished:bool=False):
     try: save_state(self.file(done, finished), run_state(self.learn), what=self.what)
     except OSError as e: return warn(f"Resume({str(self.folder)!r}): the checkpoint after {done} epochs could not be written ({e}); {'the one before is kept' if self.checkpoints() else 'there is none yet'}")
     for old in [o for o in self.checkpoints() if o <= (done, finished)][:-self.keep_last]:
-        try: self.file(*old).unlink(missing_ok=True)
-        except OSError as e: warn(f"Resume({str(self.folder)!r}): an old checkpoint could not be removed ({e})")
+        discard(self.file(*old), f"Resume({str(self.folder)!r}): an old checkpoint")
 
 @patch
 def find(self:Resume):

@@ -15,7 +15,7 @@ from .plots import new_axes
 from .scheduled import as_callbacks, check_cycles, check_validation, ends_cycle, in_fit, measured, set_mark
 from .schedules import flag, shown, whole
 from .state import LearnerState
-from .storage import check_weights, damaged, folder_of, load_state, put_weights, save_state, state_info, weights_of
+from .storage import check_weights, damaged, discard, folder_of, load_state, put_weights, save_state, state_info, weights_of
 
 # %% ../nbs/10_snapshots.ipynb #119c934f
 @dataclass(eq=False)
@@ -88,9 +88,7 @@ class Snapshots(Callback):
         if self.keep is not None and len(self.snapshots) > self.keep:
             drop = max(self.snapshots, key=lambda s: s.loss) if self.best else self.snapshots[0]
             self.snapshots.remove(drop)
-            try:
-                if drop.path and not rank_distrib(): drop.path.unlink(missing_ok=True)
-            except OSError as e: warn(f"folder={str(self.folder)!r}: {drop.path.name} could not be removed ({e})")
+            if drop.path and not rank_distrib(): discard(drop.path, f"folder={str(self.folder)!r}: {drop.path.name}")
 
     def write(self, snap:Snapshot):
         "Move the weights of `snap` to a file; if that fails they stay in memory."

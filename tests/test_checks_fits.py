@@ -19,11 +19,6 @@ def test_every_method_learner_and_engine():
         def after_batch(self):
             if self.training and self.learn.cycle_end: self.ends.append(self.epoch*self.n_iter + self.iter + 1)
 
-    def quietly(f, *args, **kwargs):
-        with warnings.catch_warnings():
-            warnings.simplefilter('ignore')
-            return f(*args, **kwargs)
-
     def runs(learn, schedule, fit, n_epoch, first=0, moms=None):
         "Whether `fit` used the values of `schedule` over `n_epoch` epochs, from epoch `first` on"
         spy = Spy()
@@ -67,11 +62,6 @@ def test_start_in_the_middle():
         def after_batch(self):
             if self.training and self.learn.cycle_end: self.ends.append(self.epoch*self.n_iter + self.iter + 1)
 
-    def quietly(f, *args, **kwargs):
-        with warnings.catch_warnings():
-            warnings.simplefilter('ignore')
-            return f(*args, **kwargs)
-
     def runs(learn, schedule, fit, n_epoch, first=0, moms=None):
         "Whether `fit` used the values of `schedule` over `n_epoch` epochs, from epoch `first` on"
         spy = Spy()
@@ -102,11 +92,6 @@ def test_rates_of_every_type():
         def after_batch(self):
             if self.training and self.learn.cycle_end: self.ends.append(self.epoch*self.n_iter + self.iter + 1)
 
-    def quietly(f, *args, **kwargs):
-        with warnings.catch_warnings():
-            warnings.simplefilter('ignore')
-            return f(*args, **kwargs)
-
     def runs(learn, schedule, fit, n_epoch, first=0, moms=None):
         "Whether `fit` used the values of `schedule` over `n_epoch` epochs, from epoch `first` on"
         spy = Spy()
@@ -133,35 +118,6 @@ def test_rates_of_every_type():
     assert all(type(h['lr']) is float for h in learn.opt.hypers)
 
 def test_cycle_signals_with_a_cycle_that_ends_in_mid_epoch():
-    # %% nbs/checks/fits.ipynb #5bf588eb
-    class Spy(Callback):
-        "Notes what the optimizer really used, and where cycles ended."
-        order = 1000
-        def before_fit(self): self.lrs,self.moms,self.ends = [],[],[]
-        def before_backward(self):
-            self.lrs.append([h['lr'] for h in self.opt.hypers])
-            self.moms.append([h['mom'] for h in self.opt.hypers])
-        def after_batch(self):
-            if self.training and self.learn.cycle_end: self.ends.append(self.epoch*self.n_iter + self.iter + 1)
-
-    def quietly(f, *args, **kwargs):
-        with warnings.catch_warnings():
-            warnings.simplefilter('ignore')
-            return f(*args, **kwargs)
-
-    def runs(learn, schedule, fit, n_epoch, first=0, moms=None):
-        "Whether `fit` used the values of `schedule` over `n_epoch` epochs, from epoch `first` on"
-        spy = Spy()
-        quietly(fit, cbs=spy)
-        n = len(learn.dls.train)
-        steps = np.arange(first*n, n_epoch*n)
-        values = schedule.at(steps, n*n_epoch)
-        np.testing.assert_array_equal(spy.lrs, values)
-        test_eq(spy.ends, [e for e in schedule.cycle_ends(n*n_epoch) if e > first*n])
-        if moms: np.testing.assert_array_equal(np.array(spy.moms)[:,-1], schedule.mirrored(*moms).at(steps, n*n_epoch))
-        test_eq([g for g in learn.recorder.group_hps['lr']], spy.lrs)
-        test_eq(learn.recorder.hps['lr'], [l[-1] for l in spy.lrs])
-
     # %% nbs/checks/fits.ipynb #52af067e
     class Epochs(Callback):
         def before_fit(self): self.ended = []

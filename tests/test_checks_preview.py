@@ -21,11 +21,6 @@ def test_the_plan_equals_reality():
             frozen = frozen_params(self.opt)
             self.rows.append(([{k: float(v) for k,v in h.items() if isinstance(v, (int,float,np.generic))} for h in self.opt.hypers], self.epoch, self.iter, [all(p in frozen for p in ps) for ps in self.opt.param_lists]))
 
-    def quietly(f):
-        with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings():
-            warnings.simplefilter('ignore')
-            return f()
-
     def same_as_planned(make, fit):
         "Whether the plan of a fit is what then runs"
         learn,seen = make(),Reality()
@@ -34,7 +29,7 @@ def test_the_plan_equals_reality():
             return plan
         plan = quietly(plan_it)
         learn.add_cb(seen)
-        quietly(lambda: fit(learn))
+        quietly(fit, learn)
         frame = plan.to_frame()
         n_groups = len(learn.opt.param_lists)
         test_eq(len(frame), len(seen.rows)*n_groups)
@@ -93,11 +88,6 @@ def test_no_trace_little_cost():
             frozen = frozen_params(self.opt)
             self.rows.append(([{k: float(v) for k,v in h.items() if isinstance(v, (int,float,np.generic))} for h in self.opt.hypers], self.epoch, self.iter, [all(p in frozen for p in ps) for ps in self.opt.param_lists]))
 
-    def quietly(f):
-        with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings():
-            warnings.simplefilter('ignore')
-            return f()
-
     def same_as_planned(make, fit):
         "Whether the plan of a fit is what then runs"
         learn,seen = make(),Reality()
@@ -106,7 +96,7 @@ def test_no_trace_little_cost():
             return plan
         plan = quietly(plan_it)
         learn.add_cb(seen)
-        quietly(lambda: fit(learn))
+        quietly(fit, learn)
         frame = plan.to_frame()
         n_groups = len(learn.opt.param_lists)
         test_eq(len(frame), len(seen.rows)*n_groups)

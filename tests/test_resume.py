@@ -9,7 +9,7 @@ from fastai.callback.tracker import TrackerCallback
 from fastai_lrx.scheduled import everywhere, in_fit, length_of, n_batches
 from fastai_lrx.schedules import Schedule, flag, whole
 from fastai_lrx.state import generator_state, global_rngs, put_generator_state, uninterrupted
-from fastai_lrx.storage import atomic_write, damaged, fingerprint, folder_of, load_state, put_weights, save_state, try_lock, weights_of
+from fastai_lrx.storage import atomic_write, damaged, discard, fingerprint, folder_of, load_state, put_weights, save_state, try_lock, weights_of
 from fastcore.test import *
 from fastai.callback.all import *
 from fastai_lrx.cycles import *

@@ -9,7 +9,7 @@ from fastai_lrx.plots import new_axes
 from fastai_lrx.scheduled import as_callbacks, check_cycles, check_validation, ends_cycle, in_fit, measured, set_mark
 from fastai_lrx.schedules import flag, shown, whole
 from fastai_lrx.state import LearnerState
-from fastai_lrx.storage import check_weights, damaged, folder_of, load_state, put_weights, save_state, state_info, weights_of
+from fastai_lrx.storage import check_weights, damaged, discard, folder_of, load_state, put_weights, save_state, state_info, weights_of
 from fastcore.test import *
 from sklearn.datasets import load_digits
 import fastai_lrx.cycles, tempfile

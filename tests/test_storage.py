@@ -2,6 +2,7 @@
 import pytest
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from warnings import warn
 import hashlib, json, math, os, secrets
 import numpy as np, torch
 from fastcore.foundation import L

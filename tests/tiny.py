@@ -14,10 +14,7 @@ kinds = 'vision', 'tensors', 'text', 'tabular'
 def learner(kind:str, num_workers=0, seed=0, **kwargs):
     "A tiny learner of one of the `kinds`: shuffling, dropout, random transforms, BatchNorm, several layer groups."
     set_seed(seed)
-    with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings():
-        warnings.simplefilter('ignore')
-        learn = globals()[f'{kind}_learner_'](num_workers, path=kwargs.pop('path', Path(tempfile.gettempdir())/'lrx_never_written'), **kwargs)
-    return quiet(learn)
+    return quiet(quietly(globals()[f'{kind}_learner_'], num_workers, path=kwargs.pop('path', Path(tempfile.gettempdir())/'lrx_never_written'), **kwargs))
 
 def quiet(learn):
     "The same learner without progress bars and tables."
@@ -81,6 +78,12 @@ def weights(learn):
     "All that was trained: parameters, all buffers, and the recorded losses."
     losses = [float(o) for o in learn.recorder.losses]
     return [p.detach().clone() for p in learn.model.parameters()] + [b.clone() for b in learn.model.buffers()] + [torch.tensor(losses)]
+
+def quietly(f, *args, **kwargs):
+    "What a function gives, without what it prints and warns of."
+    with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings():
+        warnings.simplefilter('ignore')
+        return f(*args, **kwargs)
 
 def same(a, b):
     "Whether two lists of tensors are equal, to the bit."
