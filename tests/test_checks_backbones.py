@@ -198,7 +198,7 @@ def test_weights_sizes_statistics():
 
     # %% nbs/checks/backbones.ipynb #1b5d1ef2
     with tempfile.TemporaryDirectory() as d:
-        for arch in ('test_convnext', 'vit_tiny_patch16_224'): torch.save(timm.create_model(arch).state_dict(), Path(d)/f'{arch}.pth')
+        for arch in ('test_convnext', 'test_vit'): torch.save(timm.create_model(arch).state_dict(), Path(d)/f'{arch}.pth')
         pretrained = lambda arch, **kwargs: timm_on_noise(arch, pretrained=True, pretrained_cfg_overlay=dict(file=f'{d}/{arch}.pth'), **kwargs)
         saved = torch.load(Path(d)/'test_convnext.pth')
         learn = pretrained('test_convnext')
@@ -213,8 +213,8 @@ def test_weights_sizes_statistics():
         dls.add_tfms([Normalize.from_stats([0.]*3, [1.]*3)], 'after_batch')
         timm_learner(dls, 'test_convnext', pretrained_cfg_overlay=dict(file=f'{d}/test_convnext.pth'), n_out=3, loss_func=CrossEntropyLossFlat())
         test_eq(len(dls.after_batch.fs), 1)
-        learn = pretrained('vit_tiny_patch16_224', size=64)
-        test_eq(learn.model[0].model.pos_embed.shape, [1, 17, 192])
+        learn = pretrained('test_vit', size=64)
+        test_eq(learn.model[0].model.pos_embed.shape, [1, 17, 64])
         learn.fit(1, 1e-3)
     assert not timm_on_noise('test_convnext').dls.after_batch.fs
 

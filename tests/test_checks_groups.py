@@ -12,11 +12,13 @@ from fastai_lrx.layer_groups import model_layers
 
 def test_every_family_of_timm():
     # %% nbs/checks/groups.ipynb #8177d973
+    late = {'efficientvim_m1'}
+    if isinstance(timm.create_model('hgnetv2_b0', num_classes=0).group_matcher()['blocks'], str): late.add('hgnetv2_b0')    # the matcher of older versions of timm puts its downsampling last
     wrong = {}
     for arch in small:
         model,order = on_meta(arch)
         found = {way: faults(model, order, *way) for way in ways}
-        wrong |= {(arch, *way): what for way,what in found.items() if what and (arch, what) != ('efficientvim_m1', ['order'])}
+        wrong |= {(arch, *way): what for way,what in found.items() if what and not (arch in late and what == ['order'])}
         if len(model_layers(model)[0]) < 4: wrong[arch] = 'fewer than 4 layers'
     assert not wrong, wrong
 

@@ -36,6 +36,7 @@ img { background: white; border-radius: 4px; max-width: min(100%, 42rem); }
   table.docutils td { padding: .25em .4em; }
   table.docutils td code, table.docutils td code .pre { white-space: normal; overflow-wrap: anywhere; }
 }
+mjx-assistive-mml { max-width: 1px; }    /* what screen readers read of a formula: clipped from sight, yet as wide as its source would be */
 table.dataframe { display: block; overflow-x: auto; max-width: 100%; width: max-content; border: 0; border-collapse: collapse; font-size: .85em; margin: .5em 0 1em; }
 table.dataframe td, table.dataframe th { padding: .2em .8em; text-align: right; border: 0; border-bottom: 1px solid var(--color-background-border); }
 """
