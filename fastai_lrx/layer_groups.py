@@ -262,7 +262,7 @@ def fix_statistics(module:nn.Module, frozen:set):
     ps = set(module.parameters())
     if not ps <= frozen: return [fix_statistics(m, frozen) for m in module.children()]
     for m in module.modules() if ps else []:
-        if any(name.startswith('running_') for name,_ in m.named_buffers(recurse=False)): m.eval()
+        if any(name.startswith('running_') and b is not None for name,b in m._buffers.items()): m.eval()
 
 # %% ../nbs/06_layer_groups.ipynb #0831598b
 @patch

@@ -69,6 +69,17 @@ def test_equal_to_the_frozen_body_in_evaluation_mode():
     for dl_type,kwargs in ((WeightedDL, dict(dl_kwargs=({'wgts': wgts}, {}))), (PartialDL, dict(dl_kwargs=({'partial_n': 20}, {})))):
         test_eq(difference(lambda: convnet(partial(images, dl_type=dl_type, **kwargs)), train), 0)
 
+    # %% nbs/checks/precompute.ipynb #fc90b738
+    class Again(Callback):
+        "The model once more in each event that follows a forward pass"
+        def after_pred(self): self.learn.pred = self.pred + self.model(*self.xb)
+        def after_loss(self):
+            if self.training: self.learn.loss_grad = self.loss_grad + self.loss_func(self.model(*self.xb), *self.yb) + 0*self.xb[0].mean()*TensorBase(torch.ones(()))
+        def before_step(self): self.loss_func(self.model(*self.xb), *self.yb).backward()
+        def after_batch(self): assert type(self.xb[0]) is Tensor
+    test_eq(difference(convnet, lambda l: l.fit(2, 1e-2, cbs=Again())), 0)
+    for opt_func in (ranger, partial(OptimWrapper, opt=torch.optim.Adagrad)): test_eq(difference(partial(convnet, opt_func=opt_func), train), 0)
+
     # %% nbs/checks/precompute.ipynb #bed1e3d8
     def frozen(learn, n=-1):
         learn.freeze_to(n)
@@ -298,7 +309,7 @@ def test_on_leaving():
 
     # %% nbs/checks/precompute.ipynb #6f055523
     def facts(learn): return [learn.model, learn.dls, learn.opt, learn.recorder, *learn.cbs, *learn.dls.loaders]
-    def clean(learn): return not any('forward' in vars(m) for m in learn.model.modules()) and not any(isinstance(cb, (FixedBody,MarkActivations)) for cb in learn.cbs)
+    def clean(learn): return not any('forward' in vars(m) for m in learn.model.modules()) and not any(isinstance(cb, (FixedBody,MarkActivations)) for cb in learn.cbs) and (learn.opt is None or 'all_params' not in vars(learn.opt))
     def unchanged(before, after): return len(before)==len(after) and all(a is b for a,b in zip(before, after))
 
     learn = convnet()
@@ -433,7 +444,7 @@ def test_misuse():
 
     # %% nbs/checks/precompute.ipynb #6f055523
     def facts(learn): return [learn.model, learn.dls, learn.opt, learn.recorder, *learn.cbs, *learn.dls.loaders]
-    def clean(learn): return not any('forward' in vars(m) for m in learn.model.modules()) and not any(isinstance(cb, (FixedBody,MarkActivations)) for cb in learn.cbs)
+    def clean(learn): return not any('forward' in vars(m) for m in learn.model.modules()) and not any(isinstance(cb, (FixedBody,MarkActivations)) for cb in learn.cbs) and (learn.opt is None or 'all_params' not in vars(learn.opt))
     def unchanged(before, after): return len(before)==len(after) and all(a is b for a,b in zip(before, after))
 
     learn = convnet()
@@ -916,7 +927,7 @@ def test_odd_users():
 
     # %% nbs/checks/precompute.ipynb #6f055523
     def facts(learn): return [learn.model, learn.dls, learn.opt, learn.recorder, *learn.cbs, *learn.dls.loaders]
-    def clean(learn): return not any('forward' in vars(m) for m in learn.model.modules()) and not any(isinstance(cb, (FixedBody,MarkActivations)) for cb in learn.cbs)
+    def clean(learn): return not any('forward' in vars(m) for m in learn.model.modules()) and not any(isinstance(cb, (FixedBody,MarkActivations)) for cb in learn.cbs) and (learn.opt is None or 'all_params' not in vars(learn.opt))
     def unchanged(before, after): return len(before)==len(after) and all(a is b for a,b in zip(before, after))
 
     learn = convnet()

@@ -19,7 +19,7 @@ from fastai_lrx.all import *
 from fastai_lrx.demo import digits_dls, pretrained_learner
 from fastai_lrx.plots import new_axes
 from fastai_lrx.precompute import *
-from fastai_lrx.precompute import cut, described, fixed_stages
+from fastai_lrx.precompute import LetThrough, cut, described, fixed_stages, mark, with_state
 
 def test_in_short():
     # %% nbs/11_precompute.ipynb #fca61002
@@ -56,9 +56,28 @@ def test_where_to_cut():
     test_fail(lambda: cut(nn.Sequential(body, head), torch.randn(2, 1, 8, 8), set()), contains='0.0 (Conv2d) comes first and is not frozen', exc=ValueError)
     test_fail(lambda: cut(nn.Sequential(nn.Dropout(0.1), body, head), torch.randn(2, 1, 8, 8), set(body.parameters())), contains='0 (Dropout) comes first and is random', exc=ValueError)
 
+def test_batches_of_activations():
+    # %% nbs/11_precompute.ipynb #b3433ea5
+    fixed = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU())
+    for m in fixed: m.forward = LetThrough(m, n=2)
+    acts,image = torch.tensor([[-1.,2.]]),torch.randn(1, 3, 8, 8)
+    out = fixed(mark(acts))
+    test_eq(out, acts)                                   # let through as they are, not even rectified
+    test_eq(type(out), Tensor)                           # and what trains on them sees plain tensors
+    test_eq(fixed(image).shape, (1,4,6,6))
+
 def test_kept_between_processes():
     # %% nbs/11_precompute.ipynb #8ea90245
     def scaled(k): return lambda x: x*k
     test_eq(fingerprint(described(scaled(2))), fingerprint(described(scaled(2))))
     test_ne(fingerprint(described(scaled(2))), fingerprint(described(scaled(3))))
     test_ne(fingerprint(described(Resize(32))), fingerprint(described(Resize(64))))
+
+def test_the_block():
+    # %% nbs/11_precompute.ipynb #9d09eec8
+    model = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 1))
+    opt = SGD([params(m) for m in model], lr=0.1)
+    model[0].requires_grad_(False)
+    model(torch.ones(1, 2)).backward()
+    for asked in (False, True): test_eq(with_state(opt, with_grad=asked), opt.all_params(with_grad=asked))
+    len(with_state(opt)), len(with_state(opt, with_grad=True))
