@@ -177,7 +177,7 @@ class MarkActivations(OnWatch):
     "Marks activations anew after all other callbacks have had the batch, as many of these see to it that tensors are plain."
     order = 1000
     def before_batch(self):
-        if self.fixed_body.has_activations: self.learn.xb = (mark(self.xb[0]),)
+        if self.learn.fixed_body.has_activations: self.learn.xb = (mark(self.learn.xb[0]),)
 
 # %% ../nbs/11_precompute.ipynb #c12d336b
 @contextmanager
@@ -425,13 +425,13 @@ class FixedBody(OnWatch):
     def before_validate(self):
         if not in_fit(self.learn): self.check_weights()
     def before_batch(self):
-        self.has_activations = is_marked(self.xb[0])
+        self.has_activations = is_marked(self.learn.xb[0])
         self.show_plain()
     def after_batch(self): self.show_plain()
 
     def show_plain(self):
         "Let other callbacks see tensors of no special kind."
-        if self.has_activations: self.learn.xb = (plain(self.xb[0]),)
+        if self.has_activations: self.learn.xb = (plain(self.learn.xb[0]),)
 
     def hold(self):
         "Raise if the fixed part is open, or if a callback needs images; keep all that is frozen out of autograd."
