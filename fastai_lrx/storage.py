@@ -11,7 +11,7 @@ __all__ = ['atomic_write', 'discard', 'pack', 'flatten', 'unflatten', 'save_stat
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from warnings import warn
-import hashlib, json, math, os, secrets
+import glob, hashlib, json, math, os, secrets
 try: import fcntl
 except ImportError: fcntl,msvcrt = None,__import__('msvcrt')        # on Windows
 
@@ -21,6 +21,42 @@ from fastcore.basics import noop
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
+# %% ../nbs/03_storage.ipynb #85ec3d3a
+@contextmanager
+def _workplace(path:Path):
+    "A folder of one's own beside `path`, locked; those that killed processes have left are removed."
+    for folder in path.parent.glob(f'.{glob.escape(path.name)}.{"[0-9a-f]"*16}'):
+        if not folder.is_symlink() and (handle := _lock(folder, wait=False)) is not None: _remove(folder, handle)
+    folder,handle = path.with_name(f'.{path.name}.{secrets.token_hex(8)}'),None
+    try:
+        handle = _claim(folder)
+        yield folder
+    finally: _remove(folder, handle)
+
+def _claim(folder:Path):
+    "Make a folder and lock it; once more, if somebody has taken it for left behind in between."
+    while True:
+        folder.mkdir()
+        handle = _lock(folder, wait=True)
+        if folder.exists(): return handle
+        if handle is not None: os.close(handle)
+
+def _lock(folder:Path, wait:bool):
+    "What keeps a folder locked until it is closed; None if another has locked it, or nothing can be locked here."
+    with suppress(OSError):
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+            return handle
+        except OSError: os.close(handle)
+
+def _remove(folder:Path, handle):
+    "Remove a folder of files, where that can be done, and its lock; what went wrong before is the error to see."
+    with suppress(OSError):
+        for file in folder.iterdir(): file.unlink()
+        folder.rmdir()
+    if handle is not None: os.close(handle)
+
 # %% ../nbs/03_storage.ipynb #95307b38
 @contextmanager
 def atomic_write(path:str|os.PathLike # the file to write
@@ -28,14 +64,12 @@ def atomic_write(path:str|os.PathLike # the file to write
     "A temporary path to write to, which becomes `path` when the block is done; if it fails, `path` stays as it was and nothing is left."
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    tmp = path.with_name(f'.{path.name}.{secrets.token_hex(8)}')
-    try:
+    with _workplace(path) as folder:
+        tmp = folder/'unfinished'
         yield tmp
         _to_disk(tmp)
         os.replace(tmp, path)
         _to_disk(path.parent)
-    finally:
-        with suppress(OSError): tmp.unlink()        # what went wrong before is the error to see
 
 def discard(path:Path, # a file that is no longer wanted
             what:str # what to call it in a warning

@@ -2754,6 +2754,7 @@ def test_killed_in_the_middle_of_a_write():
         learn = learner('tensors')
         test_eq(raised(writers[name], learn, folder), None)
         assert same(weights(learn), weights(oracle)), name
+        test_eq([p.name for p in folder.rglob('.*') if p.name != '.lock'], [])
 
     survives_kills('snapshots', ('replace', 2), ('fsync', 4))
     survives_kills('checkpoints', ('replace', 1), ('fsync', 3), ('unlink', 1))
@@ -2764,6 +2765,22 @@ def test_killed_in_the_middle_of_a_write():
     raised(writers['snapshots'], learner('tensors'), folder)
     for name in ('.snapshot_0001.safetensors.0123456789abcdef', '.tmpAbCdEf'): (folder/'s'/name).write_bytes(b'half')
     test_eq(len(SnapshotEnsemble.load(folder/'s', learner('tensors'))), 1)
+
+    elsewhere = Path(tempfile.mkdtemp())                   # what looks like left behind, and leads elsewhere
+    (elsewhere/'mine').write_text('kept')
+    (folder/'.x.0123456789abcdef').symlink_to(elsewhere, target_is_directory=True)
+    save_state(folder/'x', dict(a=torch.ones(3)))
+    test_eq((elsewhere/'mine').read_text(), 'kept')
+
+    lock,taken = storage._lock,[]
+    def too_late(folder, wait):
+        "Somebody tidies up between the making of a folder and its lock"
+        if wait and not taken: folder.rmdir(); taken.append(folder)
+        return lock(folder, wait)
+    storage._lock = too_late
+    try: save_state(folder/'y', dict(a=torch.ones(3)))
+    finally: storage._lock = lock
+    assert taken and is_whole(folder/'y')
 
 @pytest.mark.slow
 def test_killed_in_the_middle_of_a_write_slow():
@@ -3122,6 +3139,7 @@ def test_killed_in_the_middle_of_a_write_slow():
         learn = learner('tensors')
         test_eq(raised(writers[name], learn, folder), None)
         assert same(weights(learn), weights(oracle)), name
+        test_eq([p.name for p in folder.rglob('.*') if p.name != '.lock'], [])
 
     survives_kills('snapshots', ('replace', 2), ('fsync', 4))
     survives_kills('checkpoints', ('replace', 1), ('fsync', 3), ('unlink', 1))

@@ -3,7 +3,7 @@ import pytest
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from warnings import warn
-import hashlib, json, math, os, secrets
+import glob, hashlib, json, math, os, secrets
 import numpy as np, torch
 from fastcore.foundation import L
 from fastcore.basics import noop
@@ -25,6 +25,16 @@ def test_all_or_nothing():
             raise OSError('disk full')
     except OSError: pass
     test_eq((folder/'a.txt').read_text(), 'first')
+    test_eq([p.name for p in folder.iterdir()], ['a.txt'])
+
+    # %% nbs/03_storage.ipynb #21c18dd9
+    (folder/'.a.txt.0123456789abcdef').mkdir()
+    (folder/'.a.txt.0123456789abcdef'/'unfinished').write_text('half of the th')
+    with atomic_write(folder/'a.txt') as first:
+        first.write_text('first of two')
+        with atomic_write(folder/'a.txt') as second: second.write_text('second of two')
+        test_eq((folder/'a.txt').read_text(), 'second of two')
+    test_eq((folder/'a.txt').read_text(), 'first of two')
     test_eq([p.name for p in folder.iterdir()], ['a.txt'])
 
 def test_state_without_pickle():
