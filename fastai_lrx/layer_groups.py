@@ -8,7 +8,7 @@ __all__ = ['timm_part', 'layers_by_name', 'is_matched', 'body_and_head', 'matche
            'NormFreeze', 'is_frozen', 'frozen_params', 'fix_statistics']
 
 # %% ../nbs/06_layer_groups.ipynb #002b2225
-import operator, re
+import contextlib, operator, re
 
 from fastai.basics import *
 from matplotlib.ticker import EngFormatter
@@ -65,11 +65,14 @@ def timm_layers(model:nn.Module, coarse:bool=False, matcher=None)->tuple:
     except AttributeError: classifier = None     # a few look into the classifier, and with `num_classes=0` there is none
     in_head = {id(p) for m in L(classifier) if isinstance(m, nn.Module) for p in m.parameters()}
     body,head = body_and_head(model, in_head)
-    if matcher is None and hasattr(model, 'group_matcher'):
+    if matcher is not None: return matched_layers(model, body, matcher),head
+    if hasattr(model, 'group_matcher'):
         try: matcher = model.group_matcher(coarse=coarse)
         except AssertionError: matcher = model.group_matcher(coarse=False)
-        if isinstance(matcher, dict) and not any(is_matched(name, matcher) for name in body): matcher = None      # levit's in older versions of timm
-    return (layers_by_name(body) if matcher is None else matched_layers(model, body, matcher)),head
+        with contextlib.suppress(ValueError):        # in older versions of timm levit's matches nothing, and repvit's only the stem
+            layers = matched_layers(model, body, matcher)
+            if len(layers) > 1: return layers,head
+    return layers_by_name(body),head
 
 # %% ../nbs/06_layer_groups.ipynb #b6f3e37e
 def outer_blocks(model:nn.Module)->tuple:

@@ -27,7 +27,9 @@ def test_no_trace():
         def after_fit(self): self.autocast = None
     def fp16(cls=FP16): return cls(amp_mode=AMPMode.FP16, init_scale=2.**24, growth_interval=2)
 
-    torch._dynamo.config.recompile_limit,torch._dynamo.config.suppress_errors = 64,False
+    dynamo = torch._dynamo.config
+    setattr(dynamo, 'recompile_limit' if hasattr(dynamo, 'recompile_limit') else 'cache_size_limit', 64)       # as older versions of torch call it
+    dynamo.suppress_errors = False
     logging.getLogger('torch._dynamo').setLevel(logging.ERROR)
     def children(m): return [params(o) for o in getattr(m, '_orig_mod', m)]
     def whole_model(learn): learn.model = torch.compile(learn.model, backend='eager')
@@ -129,7 +131,9 @@ def test_the_plan_is_what_runs():
         def after_fit(self): self.autocast = None
     def fp16(cls=FP16): return cls(amp_mode=AMPMode.FP16, init_scale=2.**24, growth_interval=2)
 
-    torch._dynamo.config.recompile_limit,torch._dynamo.config.suppress_errors = 64,False
+    dynamo = torch._dynamo.config
+    setattr(dynamo, 'recompile_limit' if hasattr(dynamo, 'recompile_limit') else 'cache_size_limit', 64)       # as older versions of torch call it
+    dynamo.suppress_errors = False
     logging.getLogger('torch._dynamo').setLevel(logging.ERROR)
     def children(m): return [params(o) for o in getattr(m, '_orig_mod', m)]
     def whole_model(learn): learn.model = torch.compile(learn.model, backend='eager')
@@ -253,7 +257,9 @@ def test_killed_and_run_again():
         def after_fit(self): self.autocast = None
     def fp16(cls=FP16): return cls(amp_mode=AMPMode.FP16, init_scale=2.**24, growth_interval=2)
 
-    torch._dynamo.config.recompile_limit,torch._dynamo.config.suppress_errors = 64,False
+    dynamo = torch._dynamo.config
+    setattr(dynamo, 'recompile_limit' if hasattr(dynamo, 'recompile_limit') else 'cache_size_limit', 64)       # as older versions of torch call it
+    dynamo.suppress_errors = False
     logging.getLogger('torch._dynamo').setLevel(logging.ERROR)
     def children(m): return [params(o) for o in getattr(m, '_orig_mod', m)]
     def whole_model(learn): learn.model = torch.compile(learn.model, backend='eager')
@@ -388,7 +394,9 @@ def test_a_frozen_body_computed_once():
         def after_fit(self): self.autocast = None
     def fp16(cls=FP16): return cls(amp_mode=AMPMode.FP16, init_scale=2.**24, growth_interval=2)
 
-    torch._dynamo.config.recompile_limit,torch._dynamo.config.suppress_errors = 64,False
+    dynamo = torch._dynamo.config
+    setattr(dynamo, 'recompile_limit' if hasattr(dynamo, 'recompile_limit') else 'cache_size_limit', 64)       # as older versions of torch call it
+    dynamo.suppress_errors = False
     logging.getLogger('torch._dynamo').setLevel(logging.ERROR)
     def children(m): return [params(o) for o in getattr(m, '_orig_mod', m)]
     def whole_model(learn): learn.model = torch.compile(learn.model, backend='eager')
@@ -569,7 +577,9 @@ def test_refused_before_training():
         def after_fit(self): self.autocast = None
     def fp16(cls=FP16): return cls(amp_mode=AMPMode.FP16, init_scale=2.**24, growth_interval=2)
 
-    torch._dynamo.config.recompile_limit,torch._dynamo.config.suppress_errors = 64,False
+    dynamo = torch._dynamo.config
+    setattr(dynamo, 'recompile_limit' if hasattr(dynamo, 'recompile_limit') else 'cache_size_limit', 64)       # as older versions of torch call it
+    dynamo.suppress_errors = False
     logging.getLogger('torch._dynamo').setLevel(logging.ERROR)
     def children(m): return [params(o) for o in getattr(m, '_orig_mod', m)]
     def whole_model(learn): learn.model = torch.compile(learn.model, backend='eager')

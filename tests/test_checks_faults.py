@@ -2748,6 +2748,7 @@ def test_killed_in_the_middle_of_a_write():
         oracle,folder = learner('tensors'),Path(tempfile.mkdtemp())
         raised(writers[name], oracle, Path(tempfile.mkdtemp()))
         for call,n in places:
+            if call == 'unlink' and sys.version_info < (3,11): continue      # `pathlib` has its own reference to it there
             test_eq(killed_at(call, n, writers[name], folder), signal.SIGKILL)
             assert all(is_whole(p) for p in folder.rglob('*.safetensors') if not p.name.startswith('.')), (name, call, n)
             if name == 'snapshots': shutil.rmtree(folder)             # the snapshots of a run are not those of the next
@@ -3133,6 +3134,7 @@ def test_killed_in_the_middle_of_a_write_slow():
         oracle,folder = learner('tensors'),Path(tempfile.mkdtemp())
         raised(writers[name], oracle, Path(tempfile.mkdtemp()))
         for call,n in places:
+            if call == 'unlink' and sys.version_info < (3,11): continue      # `pathlib` has its own reference to it there
             test_eq(killed_at(call, n, writers[name], folder), signal.SIGKILL)
             assert all(is_whole(p) for p in folder.rglob('*.safetensors') if not p.name.startswith('.')), (name, call, n)
             if name == 'snapshots': shutil.rmtree(folder)             # the snapshots of a run are not those of the next

@@ -7,7 +7,7 @@ from fastai_lrx.demo import digits_dls, pretrained_learner
 
 def test_the_task():
     # %% nbs/tutorials/recipe.ipynb #77cbd1aa
-    set_seed(0)
+    set_seed(1)
     dls = digits_dls(range(5, 10), valid_pct=0.8)
     print(f'{len(dls.train_ds)} images to learn from, {len(dls.valid_ds)} to validate with')
     dls.show_batch(max_n=8, nrows=1, figsize=(7, 1.3), cmap='gray_r')
@@ -23,7 +23,7 @@ def test_the_task():
 
 def test_steps_1_to_4_the_head():
     # %% nbs/tutorials/recipe.ipynb #77cbd1aa
-    set_seed(0)
+    set_seed(1)
     dls = digits_dls(range(5, 10), valid_pct=0.8)
     print(f'{len(dls.train_ds)} images to learn from, {len(dls.valid_ds)} to validate with')
     dls.show_batch(max_n=8, nrows=1, figsize=(7, 1.3), cmap='gray_r')
@@ -62,7 +62,7 @@ def test_steps_1_to_4_the_head():
 
 def test_steps_5_to_8_the_whole_network():
     # %% nbs/tutorials/recipe.ipynb #77cbd1aa
-    set_seed(0)
+    set_seed(1)
     dls = digits_dls(range(5, 10), valid_pct=0.8)
     print(f'{len(dls.train_ds)} images to learn from, {len(dls.valid_ds)} to validate with')
     dls.show_batch(max_n=8, nrows=1, figsize=(7, 1.3), cmap='gray_r')
@@ -123,7 +123,7 @@ def test_steps_5_to_8_the_whole_network():
 
 def test_the_same_in_two_lines():
     # %% nbs/tutorials/recipe.ipynb #77cbd1aa
-    set_seed(0)
+    set_seed(1)
     dls = digits_dls(range(5, 10), valid_pct=0.8)
     print(f'{len(dls.train_ds)} images to learn from, {len(dls.valid_ds)} to validate with')
     dls.show_batch(max_n=8, nrows=1, figsize=(7, 1.3), cmap='gray_r')
