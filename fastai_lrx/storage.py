@@ -11,7 +11,7 @@ __all__ = ['atomic_write', 'discard', 'pack', 'flatten', 'unflatten', 'save_stat
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from warnings import warn
-import glob, hashlib, json, math, os, secrets
+import hashlib, json, math, os, secrets, string
 try: import fcntl
 except ImportError: fcntl,msvcrt = None,__import__('msvcrt')        # on Windows
 
@@ -25,9 +25,12 @@ from safetensors.torch import save_file
 @contextmanager
 def _workplace(path:Path):
     "A folder of one's own beside `path`, locked; those that killed processes have left are removed."
-    for folder in path.parent.glob(f'.{glob.escape(path.name)}.{"[0-9a-f]"*16}'):
-        if not folder.is_symlink() and (handle := _lock(folder, wait=False)) is not None: _remove(folder, handle)
-    folder,handle = path.with_name(f'.{path.name}.{secrets.token_hex(8)}'),None
+    begin = f'.{path.name}.'
+    def is_ours(name): return name.startswith(begin) and len(name) == len(begin)+16 and set(name[-16:]) <= set(string.hexdigits)
+    with suppress(OSError):                          # one may write to some folders, but not list them
+        for folder in map(path.with_name, filter(is_ours, os.listdir(path.parent))):
+            if not folder.is_symlink() and (handle := _lock(folder, wait=False)) is not None: _remove(folder, handle)
+    folder,handle = path.with_name(begin + secrets.token_hex(8)),None
     try:
         handle = _claim(folder)
         yield folder

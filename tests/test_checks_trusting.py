@@ -318,7 +318,7 @@ def test_engines_and_ranks():
         with warnings.catch_warnings():
             warnings.simplefilter('ignore')
             one,two = (( learn.lr_find(show_plot=False, num_it=40, repeats=2, probe=20), learn.lr_range_test(num_it=30, show_plot=False), learn.lr_find_groups(num_it=30, show_plot=False)) for _ in range(2))
-        test_eq(one, two)
+        np.testing.assert_equal(one, two)                    # bounds may be NaN, depending on the processor: both times, then
         assert same(before, weights(learn)[:-1]) and torch.equal(rng_state, torch.get_rng_state())
 
     # %% nbs/checks/trusting.ipynb #26a2cbac
@@ -339,5 +339,5 @@ def test_engines_and_ranks():
         return [float(o) for o in res],res.trust,tuple(bounds),list(groups),len(twice.looks[0]),float(twice.lr),restored
 
     a,b = on_ranks(ranks_trust)
-    test_eq(a, b)
+    np.testing.assert_equal(a, b)
     assert a[-1] and a[4]==2

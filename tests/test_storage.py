@@ -3,7 +3,7 @@ import pytest
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from warnings import warn
-import glob, hashlib, json, math, os, secrets
+import hashlib, json, math, os, secrets, string
 import numpy as np, torch
 from fastcore.foundation import L
 from fastcore.basics import noop
