@@ -367,7 +367,7 @@ def rows_of(learn:Learner, stages:list, n_aug:int, cache, max_memory:float)->tup
         trials.append([inputs_and_targets(learn, batch)[0], *parts])
         forms.append((len(dl.dataset), n_aug if augmented else 1, form))
         specs |= {f'{i}.{k}': ((math.prod(forms[i][:2]), *part.shape[1:]), part.dtype) for k,part in enumerate(parts)}
-    if len(set(together(learn, lambda: fingerprint({name: [*shape, str(dtype)] for name,(shape,dtype) in specs.items()}, *map(fingerprint, stages))))) > 1: raise ValueError("dls or the frozen layers differ between processes; give all the same data and weights")
+    if team_of(learn)[1] > 1 and len(set(together(learn, lambda: fingerprint({name: [*shape, str(dtype)] for name,(shape,dtype) in specs.items()}, *map(fingerprint, stages))))) > 1: raise ValueError("dls or the frozen layers differ between processes; give all the same data and weights")
     def rows(tensors): return [Rows(*form, [t for name,t in tensors.items() if name.startswith(f'{i}.')]) for i,form in enumerate(forms)]
     def fill_all(tensors):
         batches = range(sum(form[1]*len(in_order(dl)) for form,(dl,_) in zip(forms, loaders)))

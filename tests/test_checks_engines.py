@@ -58,6 +58,16 @@ def test_no_trace():
                  mixup=dict(cbs=MixUp), cutmix=dict(cbs=CutMix), smoothing=dict(loss=LabelSmoothingCrossEntropyFlat), channels=dict(cbs=ChannelsLast))
     optimizers = dict(adamw=dict(opt_func=wrapped(torch.optim.AdamW, fused=True)), sgd=dict(opt_func=wrapped(torch.optim.SGD, momentum=0.9, foreach=True)), fused=dict(opt_func=wrapped(torch.optim.SGD, fused=True)), prebuilt=dict(change=prebuilt),
                       adagrad=dict(opt_func=wrapped(torch.optim.Adagrad)), lookahead=dict(opt_func=lambda ps, lr: Lookahead(SGD(ps, lr=lr, mom=0.9), k=4)), ranger=dict(opt_func=ranger))
+    def does_without_state(cls):
+        "Whether a torch optimizer makes its state anew: fastai's `freeze` clears it, and Adagrad of older versions makes it only once"
+        p = nn.Parameter(torch.zeros(1))
+        opt = cls([p])
+        p.grad = torch.zeros(1)
+        opt.state.clear()
+        try: opt.step()
+        except KeyError: return False
+        return True
+    if not does_without_state(torch.optim.Adagrad): optimizers['adagrad'] = dict(opt_func=wrapped(torch.optim.Adadelta))
     compiled = {f.__name__: dict(change=f) for f in (whole_model, in_place, body_only, body_in_place, late)}
     engines = {k: partial(make, **v) for k,v in (steps|optimizers|compiled).items()}
 
@@ -162,6 +172,16 @@ def test_the_plan_is_what_runs():
                  mixup=dict(cbs=MixUp), cutmix=dict(cbs=CutMix), smoothing=dict(loss=LabelSmoothingCrossEntropyFlat), channels=dict(cbs=ChannelsLast))
     optimizers = dict(adamw=dict(opt_func=wrapped(torch.optim.AdamW, fused=True)), sgd=dict(opt_func=wrapped(torch.optim.SGD, momentum=0.9, foreach=True)), fused=dict(opt_func=wrapped(torch.optim.SGD, fused=True)), prebuilt=dict(change=prebuilt),
                       adagrad=dict(opt_func=wrapped(torch.optim.Adagrad)), lookahead=dict(opt_func=lambda ps, lr: Lookahead(SGD(ps, lr=lr, mom=0.9), k=4)), ranger=dict(opt_func=ranger))
+    def does_without_state(cls):
+        "Whether a torch optimizer makes its state anew: fastai's `freeze` clears it, and Adagrad of older versions makes it only once"
+        p = nn.Parameter(torch.zeros(1))
+        opt = cls([p])
+        p.grad = torch.zeros(1)
+        opt.state.clear()
+        try: opt.step()
+        except KeyError: return False
+        return True
+    if not does_without_state(torch.optim.Adagrad): optimizers['adagrad'] = dict(opt_func=wrapped(torch.optim.Adadelta))
     compiled = {f.__name__: dict(change=f) for f in (whole_model, in_place, body_only, body_in_place, late)}
     engines = {k: partial(make, **v) for k,v in (steps|optimizers|compiled).items()}
 
@@ -288,6 +308,16 @@ def test_killed_and_run_again():
                  mixup=dict(cbs=MixUp), cutmix=dict(cbs=CutMix), smoothing=dict(loss=LabelSmoothingCrossEntropyFlat), channels=dict(cbs=ChannelsLast))
     optimizers = dict(adamw=dict(opt_func=wrapped(torch.optim.AdamW, fused=True)), sgd=dict(opt_func=wrapped(torch.optim.SGD, momentum=0.9, foreach=True)), fused=dict(opt_func=wrapped(torch.optim.SGD, fused=True)), prebuilt=dict(change=prebuilt),
                       adagrad=dict(opt_func=wrapped(torch.optim.Adagrad)), lookahead=dict(opt_func=lambda ps, lr: Lookahead(SGD(ps, lr=lr, mom=0.9), k=4)), ranger=dict(opt_func=ranger))
+    def does_without_state(cls):
+        "Whether a torch optimizer makes its state anew: fastai's `freeze` clears it, and Adagrad of older versions makes it only once"
+        p = nn.Parameter(torch.zeros(1))
+        opt = cls([p])
+        p.grad = torch.zeros(1)
+        opt.state.clear()
+        try: opt.step()
+        except KeyError: return False
+        return True
+    if not does_without_state(torch.optim.Adagrad): optimizers['adagrad'] = dict(opt_func=wrapped(torch.optim.Adadelta))
     compiled = {f.__name__: dict(change=f) for f in (whole_model, in_place, body_only, body_in_place, late)}
     engines = {k: partial(make, **v) for k,v in (steps|optimizers|compiled).items()}
 
@@ -425,6 +455,16 @@ def test_a_frozen_body_computed_once():
                  mixup=dict(cbs=MixUp), cutmix=dict(cbs=CutMix), smoothing=dict(loss=LabelSmoothingCrossEntropyFlat), channels=dict(cbs=ChannelsLast))
     optimizers = dict(adamw=dict(opt_func=wrapped(torch.optim.AdamW, fused=True)), sgd=dict(opt_func=wrapped(torch.optim.SGD, momentum=0.9, foreach=True)), fused=dict(opt_func=wrapped(torch.optim.SGD, fused=True)), prebuilt=dict(change=prebuilt),
                       adagrad=dict(opt_func=wrapped(torch.optim.Adagrad)), lookahead=dict(opt_func=lambda ps, lr: Lookahead(SGD(ps, lr=lr, mom=0.9), k=4)), ranger=dict(opt_func=ranger))
+    def does_without_state(cls):
+        "Whether a torch optimizer makes its state anew: fastai's `freeze` clears it, and Adagrad of older versions makes it only once"
+        p = nn.Parameter(torch.zeros(1))
+        opt = cls([p])
+        p.grad = torch.zeros(1)
+        opt.state.clear()
+        try: opt.step()
+        except KeyError: return False
+        return True
+    if not does_without_state(torch.optim.Adagrad): optimizers['adagrad'] = dict(opt_func=wrapped(torch.optim.Adadelta))
     compiled = {f.__name__: dict(change=f) for f in (whole_model, in_place, body_only, body_in_place, late)}
     engines = {k: partial(make, **v) for k,v in (steps|optimizers|compiled).items()}
 
@@ -608,6 +648,16 @@ def test_refused_before_training():
                  mixup=dict(cbs=MixUp), cutmix=dict(cbs=CutMix), smoothing=dict(loss=LabelSmoothingCrossEntropyFlat), channels=dict(cbs=ChannelsLast))
     optimizers = dict(adamw=dict(opt_func=wrapped(torch.optim.AdamW, fused=True)), sgd=dict(opt_func=wrapped(torch.optim.SGD, momentum=0.9, foreach=True)), fused=dict(opt_func=wrapped(torch.optim.SGD, fused=True)), prebuilt=dict(change=prebuilt),
                       adagrad=dict(opt_func=wrapped(torch.optim.Adagrad)), lookahead=dict(opt_func=lambda ps, lr: Lookahead(SGD(ps, lr=lr, mom=0.9), k=4)), ranger=dict(opt_func=ranger))
+    def does_without_state(cls):
+        "Whether a torch optimizer makes its state anew: fastai's `freeze` clears it, and Adagrad of older versions makes it only once"
+        p = nn.Parameter(torch.zeros(1))
+        opt = cls([p])
+        p.grad = torch.zeros(1)
+        opt.state.clear()
+        try: opt.step()
+        except KeyError: return False
+        return True
+    if not does_without_state(torch.optim.Adagrad): optimizers['adagrad'] = dict(opt_func=wrapped(torch.optim.Adadelta))
     compiled = {f.__name__: dict(change=f) for f in (whole_model, in_place, body_only, body_in_place, late)}
     engines = {k: partial(make, **v) for k,v in (steps|optimizers|compiled).items()}
 

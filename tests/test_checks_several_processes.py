@@ -264,6 +264,7 @@ with learn.distrib_ctx(sync_bn=False):
     learn.fine_tune_discriminative(2, 1e-2, cbs=[again, Die()])
     values = list(SnapshotEnsemble(learn, snaps).validate())
 (folder/f'{rank_distrib()}.json').write_text(json.dumps([found.lr, values, [p.tolist() for p in learn.model.parameters()]]))
+if dist.is_initialized(): dist.destroy_process_group()
 """
     with tempfile.TemporaryDirectory() as d:
         results = []
