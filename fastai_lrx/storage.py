@@ -70,9 +70,9 @@ def atomic_write(path:str|os.PathLike # the file to write
     with _workplace(path) as folder:
         tmp = folder/'unfinished'
         yield tmp
-        _to_disk(tmp)
+        _to_disk(tmp, os.O_RDWR)
         os.replace(tmp, path)
-        _to_disk(path.parent)
+        with suppress(PermissionError): _to_disk(path.parent, os.O_RDONLY)     # one may not read every folder, and on Windows open none
 
 def discard(path:Path, # a file that is no longer wanted
             what:str # what to call it in a warning
@@ -81,9 +81,9 @@ def discard(path:Path, # a file that is no longer wanted
     try: path.unlink(missing_ok=True)
     except OSError as e: warn(f"{what} could not be removed ({e})")
 
-def _to_disk(path):
+def _to_disk(path, mode):
     "Wait until a file, or the entries of a folder, have reached the disk."
-    handle = os.open(path, os.O_RDONLY)
+    handle = os.open(path, mode)
     try: os.fsync(handle)
     finally: os.close(handle)
 

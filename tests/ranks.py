@@ -1,5 +1,6 @@
 """Run a function in several gloo processes on the CPU, with a hard time limit."""
-import inspect, os, pickle, signal, socket, subprocess, sys, tempfile, textwrap, threading, time
+import inspect, os, pickle, psutil, signal, socket, subprocess, sys, tempfile, textwrap, threading, time
+from contextlib import suppress
 from pathlib import Path
 
 here = Path(__file__).parent
@@ -43,9 +44,7 @@ def on_ranks(func, n:int=2, limit:float=120):
                 procs.append(subprocess.Popen([sys.executable, str(script)], env={**env, 'RANK': str(rank), 'LOCAL_RANK': str(rank)}, cwd=d,
                                               stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True))
             outs = _wait(procs, limit)
-        finally:
-            for p in procs:
-                if p.poll() is None: os.killpg(p.pid, signal.SIGKILL); p.wait()
+        finally: _kill(procs)
         failed = [f'rank {i}:\n{out}' for i,(p,out) in enumerate(zip(procs, outs)) if p.returncode]
         if failed: raise RuntimeError('\n'.join(failed))
         return [pickle.loads((Path(d)/f'{i}.pkl').read_bytes()) for i in range(n)]
@@ -60,10 +59,19 @@ def launch(script:str, *args, n:int=2, limit:float=200):
         env = {**os.environ, 'ACCELERATE_USE_CPU': 'true', 'OMP_NUM_THREADS': '1', 'PYTHONPATH': os.pathsep.join([str(here), os.environ.get('PYTHONPATH', '')])}
         accelerate = [sys.executable, '-m', 'accelerate.commands.launch', '--multi_gpu', f'--num_processes={n}', '--num_machines=1', '--mixed_precision=no', '--dynamo_backend=no', f'--main_process_port={port}']
         p = subprocess.Popen([*accelerate, 'train.py', *map(str, args)], cwd=d, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True)
-        try: out = p.communicate(timeout=limit)[0]
-        finally:
-            if p.poll() is None: os.killpg(p.pid, signal.SIGKILL); p.wait()
+        try: out, = _wait([p], limit)
+        finally: _kill([p])
         return p.returncode,out
+
+def _kill(procs):
+    "End processes and all that they have started: those of a launcher are in sessions of their own."
+    for p in procs:
+        if p.poll() is not None: continue
+        started = psutil.Process(p.pid).children(recursive=True)
+        os.killpg(p.pid, signal.SIGKILL)
+        for child in started:
+            with suppress(psutil.NoSuchProcess): child.kill()
+        p.wait()
 
 def _wait(procs, limit):
     "Outputs of all processes; the first that fails, or the time limit, ends the others."
@@ -76,8 +84,7 @@ def _wait(procs, limit):
         late = time.monotonic() > end
         if late or any(p.poll() for p in procs):
             time.sleep(0.5)   # let the others say what they know
-            for p in procs:
-                if p.poll() is None: os.killpg(p.pid, signal.SIGKILL)
+            _kill(procs)
             for t in threads: t.join()
             if late: raise TimeoutError(f'no result within {limit} s\n' + '\n'.join(outs))
         time.sleep(0.05)

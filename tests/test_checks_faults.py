@@ -13,6 +13,8 @@ from fastai.optimizer import Optimizer
 from fastai_lrx import storage
 from fastai_lrx.state import _autocast_depth, generator_state, global_rngs
 from fastai_lrx.storage import fingerprint, load_state, mapped_state, save_state
+import fcntl
+from unittest.mock import patch
 
 def test_looks_leave_no_trace():
     # %% nbs/checks/faults.ipynb #1a04d109
@@ -2055,6 +2057,22 @@ def test_full_disks_files_that_cannot_be_read_or_removed():
         test_eq([p.name for p in folder.rglob('*') if p.is_file() and p.name != '.lock' and not is_whole(p)], [])
     with small_files(): assert isinstance(raised(save_state, folder/'x', torch.zeros(10000)), OSError)
     assert not (folder/'x').exists()
+
+    # %% nbs/checks/faults.ipynb #b3d92f16
+    os_open,fsync = os.open,os.fsync
+    def open_no_folder(path, *args, **kwargs):
+        if os.path.isdir(path): raise PermissionError(errno.EACCES, 'Permission denied')
+        return os_open(path, *args, **kwargs)
+    def fsync_to_write(handle):
+        if fcntl.fcntl(handle, fcntl.F_GETFL) & os.O_ACCMODE == os.O_RDONLY: raise OSError(errno.EBADF, 'Bad file descriptor')
+        fsync(handle)
+
+    with patch('os.open', open_no_folder), patch('os.fsync', fsync_to_write), patch.object(storage, 'fcntl', None):
+        for write in (overwrite, fill_mapped):
+            folder = Path(tempfile.mkdtemp())
+            test_eq(raised(write, None, folder), None)
+            assert is_whole(folder/'x')
+            test_eq([p.name for p in folder.iterdir()], ['x'])
 
     # %% nbs/checks/faults.ipynb #a0ef23ec
     (folder/'file').write_text('mine')
