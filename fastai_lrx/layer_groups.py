@@ -233,7 +233,7 @@ class NormFreeze(Callback):
     """Frozen groups do not move at all: neither the parameters of their norm layers nor running statistics. Opening a group opens its norms.
 
     As a callback of one fit it puts fastai's setting back at the end; where a fit is interrupted, the next `freeze_to` does."""
-    run_after = TrainEvalCallback
+    run_after,switched_off = TrainEvalCallback,()
     def before_fit(self):
         self.switched_off = []
         self.freeze_norms()
@@ -241,6 +241,7 @@ class NormFreeze(Callback):
     def before_train(self): self.freeze_norms()
     def after_fit(self):
         for p in self.switched_off: p.requires_grad_(True)
+        self.switched_off = ()
 
     def freeze_norms(self):
         "Take the frozen groups out of autograd, and put layers with running statistics among them in eval mode."

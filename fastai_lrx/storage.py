@@ -11,7 +11,7 @@ __all__ = ['atomic_write', 'discard', 'pack', 'flatten', 'unflatten', 'save_stat
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from warnings import warn
-import hashlib, json, math, os, secrets, string
+import hashlib, json, math, os, secrets
 try: import fcntl
 except ImportError: fcntl,msvcrt = None,__import__('msvcrt')        # on Windows
 
@@ -25,12 +25,11 @@ from safetensors.torch import save_file
 @contextmanager
 def _workplace(path:Path):
     "A folder of one's own beside `path`, locked; those that killed processes have left are removed."
-    begin = f'.{path.name}.'
-    def is_ours(name): return name.startswith(begin) and len(name) == len(begin)+16 and set(name[-16:]) <= set(string.hexdigits)
+    ending = '.lrx_unfinished'
     with suppress(OSError):                          # one may write to some folders, but not list them
-        for folder in map(path.with_name, filter(is_ours, os.listdir(path.parent))):
+        for folder in (path.parent/name for name in os.listdir(path.parent) if name.endswith(ending)):
             if not folder.is_symlink() and (handle := _lock(folder, wait=False)) is not None: _remove(folder, handle)
-    folder,handle = path.with_name(begin + secrets.token_hex(8)),None
+    folder,handle = path.with_name(f'.{path.name}.{secrets.token_hex(8)}{ending}'),None
     try:
         handle = _claim(folder)
         yield folder
@@ -72,7 +71,7 @@ def atomic_write(path:str|os.PathLike # the file to write
         yield tmp
         _to_disk(tmp, os.O_RDWR)
         os.replace(tmp, path)
-        with suppress(PermissionError): _to_disk(path.parent, os.O_RDONLY)     # one may not read every folder, and on Windows open none
+    with suppress(PermissionError): _to_disk(path.parent, os.O_RDONLY)     # one may not read every folder, and on Windows open none
 
 def discard(path:Path, # a file that is no longer wanted
             what:str # what to call it in a warning

@@ -3,7 +3,7 @@ import pytest
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from warnings import warn
-import hashlib, json, math, os, secrets, string
+import hashlib, json, math, os, secrets
 import numpy as np, torch
 from fastcore.foundation import L
 from fastcore.basics import noop
@@ -28,8 +28,9 @@ def test_all_or_nothing():
     test_eq([p.name for p in folder.iterdir()], ['a.txt'])
 
     # %% nbs/03_storage.ipynb #21c18dd9
-    (folder/'.a.txt.0123456789abcdef').mkdir()
-    (folder/'.a.txt.0123456789abcdef'/'unfinished').write_text('half of the th')
+    left = folder/'.b.txt.0123456789abcdef.lrx_unfinished'
+    left.mkdir()
+    (left/'unfinished').write_text('half of another')
     with atomic_write(folder/'a.txt') as first:
         first.write_text('first of two')
         with atomic_write(folder/'a.txt') as second: second.write_text('second of two')
