@@ -656,6 +656,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                   'fastai_lrx.state.uninterrupted': ('state.html#uninterrupted', 'fastai_lrx/state.py')},
             'fastai_lrx.storage': { 'fastai_lrx.storage._claim': ('storage.html#_claim', 'fastai_lrx/storage.py'),
                                     'fastai_lrx.storage._digest': ('storage.html#_digest', 'fastai_lrx/storage.py'),
+                                    'fastai_lrx.storage._is_old': ('storage.html#_is_old', 'fastai_lrx/storage.py'),
                                     'fastai_lrx.storage._lock': ('storage.html#_lock', 'fastai_lrx/storage.py'),
                                     'fastai_lrx.storage._remove': ('storage.html#_remove', 'fastai_lrx/storage.py'),
                                     'fastai_lrx.storage._to_disk': ('storage.html#_to_disk', 'fastai_lrx/storage.py'),

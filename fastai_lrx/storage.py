@@ -11,7 +11,7 @@ __all__ = ['atomic_write', 'discard', 'pack', 'flatten', 'unflatten', 'save_stat
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from warnings import warn
-import hashlib, json, math, os, secrets
+import hashlib, json, math, os, platform, secrets, time
 try: import fcntl
 except ImportError: fcntl,msvcrt = None,__import__('msvcrt')        # on Windows
 
@@ -25,15 +25,20 @@ from safetensors.torch import save_file
 @contextmanager
 def _workplace(path:Path):
     "A folder of one's own beside `path`, locked; those that killed processes have left are removed."
-    ending = '.lrx_unfinished'
+    here = f'.{platform.node()}.lrx_unfinished'
     with suppress(OSError):                          # one may write to some folders, but not list them
-        for folder in (path.parent/name for name in os.listdir(path.parent) if name.endswith(ending)):
-            if not folder.is_symlink() and (handle := _lock(folder, wait=False)) is not None: _remove(folder, handle)
-    folder,handle = path.with_name(f'.{path.name}.{secrets.token_hex(8)}{ending}'),None
+        for folder in (path.parent/name for name in os.listdir(path.parent) if name.endswith('.lrx_unfinished')):
+            if (folder.name.endswith(here) or _is_old(folder)) and not folder.is_symlink() and (handle := _lock(folder, wait=False)) is not None: _remove(folder, handle)
+    folder,handle = path.with_name(f'.{secrets.token_hex(8)}{here}'),None
     try:
         handle = _claim(folder)
         yield folder
     finally: _remove(folder, handle)
+
+def _is_old(folder:Path)->bool:
+    "Whether nothing in a folder has changed for a day."
+    with suppress(OSError): return time.time() - max(p.stat().st_mtime for p in (folder, *folder.iterdir())) > 24*60*60
+    return False
 
 def _claim(folder:Path):
     "Make a folder and lock it; once more, if somebody has taken it for left behind in between."

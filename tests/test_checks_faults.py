@@ -4,7 +4,7 @@ import sys
 from tiny import *
 from fastcore.test import *
 from fastai_lrx.all import *
-import builtins, errno, itertools, linecache, random, resource, shutil, signal, threading, time
+import builtins, errno, itertools, linecache, platform, random, resource, shutil, signal, threading, time
 from safetensors import SafetensorError
 from torch.utils.data._utils.fetch import _MapDatasetFetcher
 from fastai.callback.core import _events
@@ -2785,12 +2785,12 @@ def test_killed_in_the_middle_of_a_write():
     # %% nbs/checks/faults.ipynb #4f93a2bd
     folder = Path(tempfile.mkdtemp())
     raised(writers['snapshots'], learner('tensors'), folder)
-    for name in ('.snapshot_0001.safetensors.0123456789abcdef.lrx_unfinished', '.tmpAbCdEf'): (folder/'s'/name).write_bytes(b'half')
+    for name in (f'.0123456789abcdef.{platform.node()}.lrx_unfinished', '.tmpAbCdEf'): (folder/'s'/name).write_bytes(b'half')
     test_eq(len(SnapshotEnsemble.load(folder/'s', learner('tensors'))), 1)
 
     elsewhere = Path(tempfile.mkdtemp())                   # what looks like left behind, and leads elsewhere
     (elsewhere/'mine').write_text('kept')
-    (folder/'.x.0123456789abcdef.lrx_unfinished').symlink_to(elsewhere, target_is_directory=True)
+    (folder/f'.0123456789abcdef.{platform.node()}.lrx_unfinished').symlink_to(elsewhere, target_is_directory=True)
     save_state(folder/'x', dict(a=torch.ones(3)))
     test_eq((elsewhere/'mine').read_text(), 'kept')
 

@@ -3,7 +3,7 @@ import pytest
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from warnings import warn
-import hashlib, json, math, os, secrets
+import hashlib, json, math, os, platform, secrets, time
 import numpy as np, torch
 from fastcore.foundation import L
 from fastcore.basics import noop
@@ -28,15 +28,21 @@ def test_all_or_nothing():
     test_eq([p.name for p in folder.iterdir()], ['a.txt'])
 
     # %% nbs/03_storage.ipynb #21c18dd9
-    left = folder/'.b.txt.0123456789abcdef.lrx_unfinished'
-    left.mkdir()
-    (left/'unfinished').write_text('half of another')
+    def left_by(machine, hours=0):
+        left = folder/f'.0123456789abcdef.{machine}.lrx_unfinished'
+        left.mkdir()
+        (left/'unfinished').write_text('half of another')
+        for p,h in ((left/'unfinished', hours), (left, 30)): os.utime(p, (time.time() - h*3600,)*2)
+        return left
+    left_by(platform.node())
+    left_by('long_gone', hours=25)
+    elsewhere = left_by('elsewhere', hours=23)
     with atomic_write(folder/'a.txt') as first:
         first.write_text('first of two')
         with atomic_write(folder/'a.txt') as second: second.write_text('second of two')
         test_eq((folder/'a.txt').read_text(), 'second of two')
     test_eq((folder/'a.txt').read_text(), 'first of two')
-    test_eq([p.name for p in folder.iterdir()], ['a.txt'])
+    test_eq({p.name for p in folder.iterdir()}, {'a.txt', elsewhere.name})
 
 def test_state_without_pickle():
     # %% nbs/03_storage.ipynb #81686384
