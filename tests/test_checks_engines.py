@@ -57,17 +57,7 @@ def test_no_trace():
     steps = dict(plain=dict(), bf16=dict(cbs=bf16), fp16=dict(cbs=fp16), one_scaler=dict(cbs=partial(fp16, OneScaler)), accumulation=dict(cbs=partial(GradientAccumulation, 40)), both=dict(cbs=lambda: [GradientAccumulation(20), fp16(), GradientClip(0.1)]),
                  mixup=dict(cbs=MixUp), cutmix=dict(cbs=CutMix), smoothing=dict(loss=LabelSmoothingCrossEntropyFlat), channels=dict(cbs=ChannelsLast))
     optimizers = dict(adamw=dict(opt_func=wrapped(torch.optim.AdamW, fused=True)), sgd=dict(opt_func=wrapped(torch.optim.SGD, momentum=0.9, foreach=True)), fused=dict(opt_func=wrapped(torch.optim.SGD, fused=True)), prebuilt=dict(change=prebuilt),
-                      adagrad=dict(opt_func=wrapped(torch.optim.Adagrad)), lookahead=dict(opt_func=lambda ps, lr: Lookahead(SGD(ps, lr=lr, mom=0.9), k=4)), ranger=dict(opt_func=ranger))
-    def does_without_state(cls):
-        "Whether a torch optimizer makes its state anew: fastai's `freeze` clears it, and Adagrad of older versions makes it only once"
-        p = nn.Parameter(torch.zeros(1))
-        opt = cls([p])
-        p.grad = torch.zeros(1)
-        opt.state.clear()
-        try: opt.step()
-        except KeyError: return False
-        return True
-    if not does_without_state(torch.optim.Adagrad): optimizers['adagrad'] = dict(opt_func=wrapped(torch.optim.Adadelta))
+                      summing=dict(opt_func=wrapped(Summing)), lookahead=dict(opt_func=lambda ps, lr: Lookahead(SGD(ps, lr=lr, mom=0.9), k=4)), ranger=dict(opt_func=ranger))
     compiled = {f.__name__: dict(change=f) for f in (whole_model, in_place, body_only, body_in_place, late)}
     engines = {k: partial(make, **v) for k,v in (steps|optimizers|compiled).items()}
 
@@ -171,17 +161,7 @@ def test_the_plan_is_what_runs():
     steps = dict(plain=dict(), bf16=dict(cbs=bf16), fp16=dict(cbs=fp16), one_scaler=dict(cbs=partial(fp16, OneScaler)), accumulation=dict(cbs=partial(GradientAccumulation, 40)), both=dict(cbs=lambda: [GradientAccumulation(20), fp16(), GradientClip(0.1)]),
                  mixup=dict(cbs=MixUp), cutmix=dict(cbs=CutMix), smoothing=dict(loss=LabelSmoothingCrossEntropyFlat), channels=dict(cbs=ChannelsLast))
     optimizers = dict(adamw=dict(opt_func=wrapped(torch.optim.AdamW, fused=True)), sgd=dict(opt_func=wrapped(torch.optim.SGD, momentum=0.9, foreach=True)), fused=dict(opt_func=wrapped(torch.optim.SGD, fused=True)), prebuilt=dict(change=prebuilt),
-                      adagrad=dict(opt_func=wrapped(torch.optim.Adagrad)), lookahead=dict(opt_func=lambda ps, lr: Lookahead(SGD(ps, lr=lr, mom=0.9), k=4)), ranger=dict(opt_func=ranger))
-    def does_without_state(cls):
-        "Whether a torch optimizer makes its state anew: fastai's `freeze` clears it, and Adagrad of older versions makes it only once"
-        p = nn.Parameter(torch.zeros(1))
-        opt = cls([p])
-        p.grad = torch.zeros(1)
-        opt.state.clear()
-        try: opt.step()
-        except KeyError: return False
-        return True
-    if not does_without_state(torch.optim.Adagrad): optimizers['adagrad'] = dict(opt_func=wrapped(torch.optim.Adadelta))
+                      summing=dict(opt_func=wrapped(Summing)), lookahead=dict(opt_func=lambda ps, lr: Lookahead(SGD(ps, lr=lr, mom=0.9), k=4)), ranger=dict(opt_func=ranger))
     compiled = {f.__name__: dict(change=f) for f in (whole_model, in_place, body_only, body_in_place, late)}
     engines = {k: partial(make, **v) for k,v in (steps|optimizers|compiled).items()}
 
@@ -223,7 +203,7 @@ def test_the_plan_is_what_runs():
         learn,seen = check_plan(engine, fits['sgdr'])
         test_eq([[h['lr'] for h in hypers] for hypers in seen.hypers], CosineRestarts(2, even_mults(1e-3, 1e-2, 3)).at(np.arange(18), 18).tolist())
         test_eq(learn.recorder.cycles['ends'], [6, 18])
-    for name in ('both','fused','adagrad','prebuilt','lookahead','late'): check_plan(engines[name], fits['gradual'])
+    for name in ('both','fused','summing','prebuilt','lookahead','late'): check_plan(engines[name], fits['gradual'])
 
     # %% nbs/checks/engines.ipynb #172c9862
     class Steps(Callback):
@@ -307,17 +287,7 @@ def test_killed_and_run_again():
     steps = dict(plain=dict(), bf16=dict(cbs=bf16), fp16=dict(cbs=fp16), one_scaler=dict(cbs=partial(fp16, OneScaler)), accumulation=dict(cbs=partial(GradientAccumulation, 40)), both=dict(cbs=lambda: [GradientAccumulation(20), fp16(), GradientClip(0.1)]),
                  mixup=dict(cbs=MixUp), cutmix=dict(cbs=CutMix), smoothing=dict(loss=LabelSmoothingCrossEntropyFlat), channels=dict(cbs=ChannelsLast))
     optimizers = dict(adamw=dict(opt_func=wrapped(torch.optim.AdamW, fused=True)), sgd=dict(opt_func=wrapped(torch.optim.SGD, momentum=0.9, foreach=True)), fused=dict(opt_func=wrapped(torch.optim.SGD, fused=True)), prebuilt=dict(change=prebuilt),
-                      adagrad=dict(opt_func=wrapped(torch.optim.Adagrad)), lookahead=dict(opt_func=lambda ps, lr: Lookahead(SGD(ps, lr=lr, mom=0.9), k=4)), ranger=dict(opt_func=ranger))
-    def does_without_state(cls):
-        "Whether a torch optimizer makes its state anew: fastai's `freeze` clears it, and Adagrad of older versions makes it only once"
-        p = nn.Parameter(torch.zeros(1))
-        opt = cls([p])
-        p.grad = torch.zeros(1)
-        opt.state.clear()
-        try: opt.step()
-        except KeyError: return False
-        return True
-    if not does_without_state(torch.optim.Adagrad): optimizers['adagrad'] = dict(opt_func=wrapped(torch.optim.Adadelta))
+                      summing=dict(opt_func=wrapped(Summing)), lookahead=dict(opt_func=lambda ps, lr: Lookahead(SGD(ps, lr=lr, mom=0.9), k=4)), ranger=dict(opt_func=ranger))
     compiled = {f.__name__: dict(change=f) for f in (whole_model, in_place, body_only, body_in_place, late)}
     engines = {k: partial(make, **v) for k,v in (steps|optimizers|compiled).items()}
 
@@ -376,7 +346,7 @@ def test_killed_and_run_again():
     def gradual(learn, cbs): learn.fine_tune_discriminative(2, 1e-2, cbs=cbs, train_bn=False)
     several = 'one_scaler','both','ranger'
     ends = {name: survives(engine, sgdr, (0, 1, 2), *[(0, 2, 1)]*(name in several)) for name,engine in engines.items()}
-    for name in ('both','fused','adagrad','lookahead','in_place'): survives(engines[name], gradual, (0, 2, 1))
+    for name in ('both','fused','summing','lookahead','in_place'): survives(engines[name], gradual, (0, 2, 1))
     for name in ('fp16','one_scaler','both'): assert len({s[0] for s in ends[name]['scales']}) > 3          # the scaler has come down, and gone up
     assert any(g is not None and g != fingerprint(torch.zeros_like(p)) for g,p in zip(ends['accumulation']['grads'], make().model.parameters()))       # a sum that was half full
 
@@ -454,17 +424,7 @@ def test_a_frozen_body_computed_once():
     steps = dict(plain=dict(), bf16=dict(cbs=bf16), fp16=dict(cbs=fp16), one_scaler=dict(cbs=partial(fp16, OneScaler)), accumulation=dict(cbs=partial(GradientAccumulation, 40)), both=dict(cbs=lambda: [GradientAccumulation(20), fp16(), GradientClip(0.1)]),
                  mixup=dict(cbs=MixUp), cutmix=dict(cbs=CutMix), smoothing=dict(loss=LabelSmoothingCrossEntropyFlat), channels=dict(cbs=ChannelsLast))
     optimizers = dict(adamw=dict(opt_func=wrapped(torch.optim.AdamW, fused=True)), sgd=dict(opt_func=wrapped(torch.optim.SGD, momentum=0.9, foreach=True)), fused=dict(opt_func=wrapped(torch.optim.SGD, fused=True)), prebuilt=dict(change=prebuilt),
-                      adagrad=dict(opt_func=wrapped(torch.optim.Adagrad)), lookahead=dict(opt_func=lambda ps, lr: Lookahead(SGD(ps, lr=lr, mom=0.9), k=4)), ranger=dict(opt_func=ranger))
-    def does_without_state(cls):
-        "Whether a torch optimizer makes its state anew: fastai's `freeze` clears it, and Adagrad of older versions makes it only once"
-        p = nn.Parameter(torch.zeros(1))
-        opt = cls([p])
-        p.grad = torch.zeros(1)
-        opt.state.clear()
-        try: opt.step()
-        except KeyError: return False
-        return True
-    if not does_without_state(torch.optim.Adagrad): optimizers['adagrad'] = dict(opt_func=wrapped(torch.optim.Adadelta))
+                      summing=dict(opt_func=wrapped(Summing)), lookahead=dict(opt_func=lambda ps, lr: Lookahead(SGD(ps, lr=lr, mom=0.9), k=4)), ranger=dict(opt_func=ranger))
     compiled = {f.__name__: dict(change=f) for f in (whole_model, in_place, body_only, body_in_place, late)}
     engines = {k: partial(make, **v) for k,v in (steps|optimizers|compiled).items()}
 
@@ -499,7 +459,7 @@ def test_a_frozen_body_computed_once():
         learn.fit(1, 1e-2, cbs=NormFreeze())
         return [*weights(learn), tensor(losses), tensor(learn.validate())]
     for name,engine in engines.items():
-        if name in ('mixup','cutmix','smoothing','whole_model','late','adamw','sgd','adagrad','lookahead'): continue
+        if name in ('mixup','cutmix','smoothing','whole_model','late','adamw','sgd','summing','lookahead'): continue
         for a,b in zip(quietly(head_only, engine, True), quietly(head_only, engine, False)): test_close(a.float(), b.float(), eps=1e-3 if name in ('bf16','fp16','one_scaler','both') else 1e-5)
     for name in ('both','body_only'):
         learn = engines[name]()
@@ -647,17 +607,7 @@ def test_refused_before_training():
     steps = dict(plain=dict(), bf16=dict(cbs=bf16), fp16=dict(cbs=fp16), one_scaler=dict(cbs=partial(fp16, OneScaler)), accumulation=dict(cbs=partial(GradientAccumulation, 40)), both=dict(cbs=lambda: [GradientAccumulation(20), fp16(), GradientClip(0.1)]),
                  mixup=dict(cbs=MixUp), cutmix=dict(cbs=CutMix), smoothing=dict(loss=LabelSmoothingCrossEntropyFlat), channels=dict(cbs=ChannelsLast))
     optimizers = dict(adamw=dict(opt_func=wrapped(torch.optim.AdamW, fused=True)), sgd=dict(opt_func=wrapped(torch.optim.SGD, momentum=0.9, foreach=True)), fused=dict(opt_func=wrapped(torch.optim.SGD, fused=True)), prebuilt=dict(change=prebuilt),
-                      adagrad=dict(opt_func=wrapped(torch.optim.Adagrad)), lookahead=dict(opt_func=lambda ps, lr: Lookahead(SGD(ps, lr=lr, mom=0.9), k=4)), ranger=dict(opt_func=ranger))
-    def does_without_state(cls):
-        "Whether a torch optimizer makes its state anew: fastai's `freeze` clears it, and Adagrad of older versions makes it only once"
-        p = nn.Parameter(torch.zeros(1))
-        opt = cls([p])
-        p.grad = torch.zeros(1)
-        opt.state.clear()
-        try: opt.step()
-        except KeyError: return False
-        return True
-    if not does_without_state(torch.optim.Adagrad): optimizers['adagrad'] = dict(opt_func=wrapped(torch.optim.Adadelta))
+                      summing=dict(opt_func=wrapped(Summing)), lookahead=dict(opt_func=lambda ps, lr: Lookahead(SGD(ps, lr=lr, mom=0.9), k=4)), ranger=dict(opt_func=ranger))
     compiled = {f.__name__: dict(change=f) for f in (whole_model, in_place, body_only, body_in_place, late)}
     engines = {k: partial(make, **v) for k,v in (steps|optimizers|compiled).items()}
 

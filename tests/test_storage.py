@@ -67,6 +67,13 @@ def test_state_without_pickle():
     test_eq(back[3], [np.arange(2)])
     test_fail(lambda: flatten({'f': print}, {}), contains='cannot be stored without pickle')
 
+    # %% nbs/03_storage.ipynb #7f37155f
+    others = dict(rates=[i/7 for i in range(40)], groups=[[i/7, i/3] for i in range(40)], losses=[torch.tensor(i/7) for i in range(40)], mixed=[1, 2.5]*20, of=(set('ab'), Path('a/b'), L(1, 2)))
+    tensors = {}
+    flat = json.loads(json.dumps(flatten(others, tensors)))
+    test_eq(len(tensors), 3)
+    test_eq(unflatten(flat, tensors), others)
+
     # %% nbs/03_storage.ipynb #acc7b295
     fingerprint('a few things', 1, [2., None], np.arange(3), torch.ones(2))
 
@@ -78,13 +85,6 @@ def test_state_without_pickle():
     test_ne(fingerprint(m), before)
     test_ne(fingerprint('1'), fingerprint(1))
     test_ne(fingerprint(np.zeros((2,3))), fingerprint(np.zeros((3,2))))
-
-    # %% nbs/03_storage.ipynb #7f37155f
-    others = dict(rates=[i/7 for i in range(40)], groups=[[i/7, i/3] for i in range(40)], losses=[torch.tensor(i/7) for i in range(40)], mixed=[1, 2.5]*20, of=(set('ab'), Path('a/b'), L(1, 2)))
-    tensors = {}
-    flat = json.loads(json.dumps(flatten(others, tensors)))
-    test_eq(len(tensors), 3)
-    test_eq(unflatten(flat, tensors), others)
 
     # %% nbs/03_storage.ipynb #73311bea
     path = folder/'state.safetensors'

@@ -16,6 +16,17 @@ def learner(kind:str, num_workers=0, seed=0, **kwargs):
     set_seed(seed)
     return quiet(quietly(globals()[f'{kind}_learner_'], num_workers, path=kwargs.pop('path', Path(tempfile.gettempdir())/'lrx_never_written'), **kwargs))
 
+def outlives_freeze(cls):
+    "Whether a torch optimizer makes its state anew where fastai's `freeze` has cleared it: Adagrad of older versions makes it only once."
+    p = nn.Parameter(torch.zeros(1))
+    opt = cls([p])
+    p.grad = torch.zeros(1)
+    opt.state.clear()
+    try: opt.step()
+    except KeyError: return False
+    return True
+Summing = torch.optim.Adagrad if outlives_freeze(torch.optim.Adagrad) else torch.optim.Adadelta
+
 def quiet(learn):
     "The same learner without progress bars and tables."
     learn.remove_cbs(ProgressCallback)
