@@ -5,7 +5,7 @@ PY := $(VENV)/bin/python
 QUIET := -W ignore::FutureWarning
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 
-.PHONY: demo test test-oldest docs docs-serve bench install export run clean help
+.PHONY: demo test test-oldest test-cuda cuda-wheels docs docs-serve bench install export run clean help
 
 help: ; @sed -n 's/^## //p' $(MAKEFILE_LIST)
 
@@ -48,6 +48,14 @@ test-oldest:
 	test -x $(OLDEST)/bin/python || $(PYTHON) -m venv $(OLDEST)
 	$(OLDEST)/bin/python -m pip install -q -c tools/oldest.txt fastai torch timm matplotlib accelerate pytest pytest-xdist hypothesis
 	PYTHONPATH=$(CURDIR) $(OLDEST)/bin/python -m pytest -q -n 2 --dist worksteal tests
+
+## make test-cuda   the promises on a GPU, a few minutes; without one, what a CPU can stand in for
+test-cuda: install
+	$(PY) -m pytest -q -rs -m cuda tests
+
+## make cuda-wheels   what a GPU machine without a package index needs, into .whl/: `pip install --no-index --no-deps --target DIR .whl/*.whl`
+cuda-wheels: install
+	$(PY) -m pip download -q --no-deps --only-binary=:all: --python-version 3.12 --platform any -d .whl -r tools/cuda_wheels.txt
 
 ## make docs     the documentation site, into _site/
 docs: install

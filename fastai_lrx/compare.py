@@ -24,7 +24,7 @@ from .resume import Resume
 from .scheduled import check_validation, in_fit, measured, recorded_names, team_of
 from .schedules import number, shown, whole
 from .snapshots import Snapshots
-from .state import LearnerState, new_seed
+from .state import LearnerState, new_seed, read_scalars
 from .storage import put_weights, weights_of
 
 # %% ../nbs/14_compare.ipynb #ebeaf6ac
@@ -72,7 +72,7 @@ class Watch(Callback):
     after_cancel_train = after_cancel_epoch = after_cancel_fit = after_batch        # another callback has ended it before this one was told
 
     def after_train(self):
-        if not all(p.isfinite().all() for p in self.model.parameters()): raise Diverged('weights are no numbers any more')
+        if not all(read_scalars([p.detach().isfinite().all() for p in self.model.parameters()])): raise Diverged('weights are no numbers any more')
 
     def after_epoch(self):
         if not in_fit(self.learn) or not self.has_trained: return

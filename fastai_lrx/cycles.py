@@ -12,6 +12,7 @@ from fractions import Fraction
 from fastai.basics import *
 from .schedules import CosineRestarts, SlantedTriangular, Triangular, as_rates, exact, number, shown, whole
 from .scheduled import as_callbacks, check_cycles, check_optimizer, check_validation, group_rates, in_fit, measured, n_batches, n_valid, Scheduled, set_mark
+from .state import autocast_kept
 from .storage import put_weights, weights_of
 
 # %% ../nbs/09_cycles.ipynb #4d75291d
@@ -65,7 +66,7 @@ def fit_scheduled(learn, n_epoch, schedule, moms=None, cbs=None, reset_opt=False
     schedules,cbs = check_schedule(learn, n_epoch, schedule, moms),check_fit(learn, n_epoch, cbs, wd, start_epoch)
     if wd is not None: wd = group_rates(learn, wd, 'wd').tolist()
     if learn.opt is None: learn.create_opt()
-    learn.fit(n_epoch, cbs=[Scheduled(**schedules)]+cbs, reset_opt=reset_opt, wd=wd, start_epoch=start_epoch)
+    with autocast_kept(): learn.fit(n_epoch, cbs=[Scheduled(**schedules)]+cbs, reset_opt=reset_opt, wd=wd, start_epoch=start_epoch)
 
 # %% ../nbs/09_cycles.ipynb #449c684e
 @patch

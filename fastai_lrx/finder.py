@@ -16,7 +16,7 @@ from fastai.basics import *
 from fastai.callback.schedule import LRFinder, ParamScheduler, slide, minimum, steep
 from fastai.callback.progress import CSVLogger, ProgressCallback, ShowGraphCallback
 from fastai.callback.training import ShortEpochCallback
-from .state import LearnerState
+from .state import LearnerState, read_scalars
 from .suggest import SweepCurve, halfway, reasons, second_look, trust, valley
 from .plots import new_axes, plot_sweep
 from .scheduled import check_optimizer, group_rates, n_batches, n_groups
@@ -60,7 +60,7 @@ class LRSweep(ParamScheduler):
 
     def before_fit(self):
         super().before_fit()
-        self.lrs,self.losses,self.smooth_losses,self.best = [],[],[],float('inf')
+        self.lrs,self.losses,self.smooth_losses,self.best,self.start = [],[],[],float('inf'),None
         if self.bar:
             self.pbar = progress_bar(range(len(self.rates)), leave=False)
             self.pbar.update(0)
@@ -76,7 +76,7 @@ class LRSweep(ParamScheduler):
         super().after_batch()
         smooth = self.learn.smooth_loss
         self.lrs.append(self.hps['lr'][-1])
-        self.losses.append(self.learn.loss.detach().mean().item())
+        self.losses.append(self.learn.loss.detach().mean())
         self.smooth_losses.append(smooth)
         self.best = min(self.best, float(smooth))
         if self.pbar:
@@ -86,11 +86,14 @@ class LRSweep(ParamScheduler):
 
     def diverged(self, smooth:float)->bool:
         "No number, or four times the best loss and above all losses of the first tenth; for losses below zero as far above the best."
-        start = max(self.losses[:max(1, len(self.rates)//10)])
-        return not (smooth <= self.best + 3*abs(self.best) or smooth <= start)
+        if smooth <= self.best + 3*abs(self.best): return False
+        n = max(1, len(self.rates)//10)
+        if self.start is None or len(self.losses) <= n: self.start = max(read_scalars(self.losses[:n]))
+        return not smooth <= self.start
 
     def after_fit(self):
         super().after_fit()
+        self.losses = read_scalars(self.losses)      # at the end, as a GPU waits each time
         self.close()
 
     def close(self):
@@ -99,13 +102,13 @@ class LRSweep(ParamScheduler):
         self.pbar = None
 
 # %% ../nbs/05_finder.ipynb #b8c3907f
-def run_sweep(learn:Learner, sweep:LRSweep, seed:int=None)->LRSweep:
-    "Let `sweep` train `learn`, one batch for each of its rates, and put the learner back as it was."
+def run_sweep(learn:Learner, sweep:LRSweep, seed:int=None, device=None)->LRSweep:
+    "Let `sweep` train `learn`, one batch for each of its rates, and put the learner back as it was, from a copy on `device`."
     per_epoch = max(1, n_batches(learn.dls)//max(1, num_distrib()))
     check_optimizer(learn)
     if not hasattr(learn, 'recorder'): raise ValueError("learn has no Recorder: lr_find reads the smoothed loss from it; make the learner with default_cbs=True, or add one")
     sweep.bar = hasattr(learn, 'progress')
-    state = LearnerState(learn)
+    state = LearnerState(learn, device)
     try:
         if seed is not None: state.reseed(seed)
         learn.remove_cbs([cb for cb in learn.cbs if isinstance(cb, ProgressCallback) or not runs_in_sweep(cb)])
@@ -175,16 +178,16 @@ def sweep_curve(done:LRSweep, sweep:str='exp', group:int=-1)->SweepCurve:
     "The curve a finished sweep has seen, over the rates of a layer group."
     return SweepCurve([rates[group] for rates in done.rates[:len(done.losses)]], done.losses, [float(o) for o in done.smooth_losses], len(done.rates), sweep, done.stop_div)
 
-def look(learn, rates, sweep:str, stop_div:bool, num_it:int, extend:bool, seed:int=None, group:int=-1, leave:bool=False, who:str='lr_find')->list:
+def look(learn, rates, sweep:str, stop_div:bool, num_it:int, extend:bool, seed:int=None, group:int=-1, leave:bool=False, who:str='lr_find', device=None)->list:
     "The curve of a sweep through `rates(num_it)` and, where it is inconclusive and `extend`, of a longer second one."
-    done = run_sweep(learn, LRSweep(rates(num_it), stop_div), seed)
+    done = run_sweep(learn, LRSweep(rates(num_it), stop_div), seed, device)
     if leave: leave_curve(learn, done)
     first = sweep_curve(done, sweep, group)
     why,(lo,hi) = trust(first),second_look(first)
     if not extend or why in ('ok','too few batches','no number') or (sweep=='lin' and lo < 0): return [first]
     second = rates(3*num_it, span=(lo,hi))
     if not rank_distrib(): learn.logger(f"{who}: {why}, {reasons[why]}; sweeping again, {3*num_it} batches from {second[0][group]:.1e} to {second[-1][group]:.1e}")
-    return [first, sweep_curve(run_sweep(learn, LRSweep(second, stop_div), seed), sweep, group)]
+    return [first, sweep_curve(run_sweep(learn, LRSweep(second, stop_div), seed, device), sweep, group)]
 
 def other_seeds(n:int)->list:
     "`n` seeds that follow from the present state of torch's generator."
@@ -253,10 +256,10 @@ def suggested_lrs(fields, lrs, looks:list, answers:dict=None)->tuple:
 # %% ../nbs/05_finder.ipynb #9e67cd37
 probe_factors = 1/2, 1, 2
 
-def probe_rates(learn, rates:list, num_it:int)->list:
+def probe_rates(learn, rates:list, num_it:int, device=None)->list:
     "For each of `rates` (one per layer group) the loss that `num_it` short steps lead to: the mean of the last quarter, infinite if it diverged."
     shape = SlantedTriangular(1., cut_frac=0.25).at(np.arange(num_it), num_it)
-    losses = [run_sweep(learn, LRSweep([list(rate*s) for s in shape])).losses for rate in rates]
+    losses = [run_sweep(learn, LRSweep([list(rate*s) for s in shape]), device=device).losses for rate in rates]
     ends = [np.mean(o[-max(1, num_it//4):]) if len(o)==num_it else np.inf for o in losses]
     return [end if np.isfinite(end) else np.inf for end in ends]
 
@@ -286,7 +289,8 @@ def lr_find(self:Learner,
     sweep:str='exp', # 'exp' or 'lin': how the rate grows
     repeats:int=1, # sweeps with different batches; suggestions are medians, with a spread
     extend:bool=True, # where the curve is inconclusive, sweep again with 3 times as many batches
-    probe:int=0 # steps to train at half, all and twice of `lr`, to keep the best; 0: do not
+    probe:int=0, # steps to train at half, all and twice of `lr`, to keep the best; 0: do not
+    device=None # where the copy of the learner lives meanwhile, e.g. 'cpu' to spare GPU memory; default: beside it
 ):
     """Sweep the learning rate from `start_lr` to `end_lr` over `num_it` training batches (Smith, arXiv 1506.01186) and suggest rates.
 
@@ -307,14 +311,14 @@ def lr_find(self:Learner,
     if probe and 'lr' not in funcs: raise ValueError(f"probe={probe}: tries rates around 'lr', which is not among suggest_funcs")
     rates = partial(sweep_rates, self, start_lr, end_lr, sweep=sweep)
     extend = extend and any(takes_curve(f) for f in rules)   # what stock's functions get does not depend on it
-    looks = [look(self, rates, sweep, stop_div, num_it, extend, seed, leave=seed is None) for seed in [None, *other_seeds(repeats-1)]]
+    looks = [look(self, rates, sweep, stop_div, num_it, extend, seed, leave=seed is None, device=device) for seed in [None, *other_seeds(repeats-1)]]
     answers = {name: [_answer(name, rule, curves, isinstance(f, str)) for curves in looks] for name,rule,f in zip(names, rules, funcs)}
     numbers = {name: [float(lr) for lr in o if not np.isnan(float(lr))] for name,o in answers.items()}
     lrs = {name: o[0] if repeats==1 else float(np.median(numbers[name])) if numbers[name] else np.nan for name,o in answers.items()}
     if probe:
         first = np.array(rates(1)[0])
         around = [lrs['lr']*factor for factor in probe_factors]
-        lrs['lr'] = around[int(np.argmin(probe_rates(self, [lr*first/first[-1] for lr in around], probe)))]
+        lrs['lr'] = around[int(np.argmin(probe_rates(self, [lr*first/first[-1] for lr in around], probe, device)))]
     res = suggested_lrs(names, lrs.values(), looks, answers)
     if funcs and res.trust!='ok': warn(f"lr_find: {res.trust}, {reasons[res.trust]}: do not trust these rates")
     if show_plot and not rank_distrib(): res.plot(new_axes(shown=True)[1])

@@ -4,11 +4,11 @@
 
 # %% auto #0
 __all__ = ['is_chain', 'is_fixed', 'alike', 'fixed_stages', 'through', 'cut', 'Activations', 'mark', 'plain', 'is_marked',
-           'LetThrough', 'Rows', 'CachedDL', 'CachedTorchDL', 'is_torchs', 'cached', 'OnWatch', 'MarkActivations',
-           'unnoticed', 'norms_synced_once', 'transformed', 'in_order', 'size_of_batch', 'check_loader', 'autocast_of',
-           'inputs_and_targets', 'parts_of', 'computed', 'together', 'fill', 'described', 'read_by', 'transforms_of',
-           'items_of', 'cache_key', 'rows_of', 'first_batch', 'found', 'FixedBody', 'with_state', 'stages_of',
-           'no_transforms']
+           'LetThrough', 'Rows', 'take_rows', 'CachedDL', 'CachedTorchDL', 'is_torchs', 'cached', 'OnWatch',
+           'MarkActivations', 'unnoticed', 'norms_synced_once', 'transformed', 'in_order', 'size_of_batch',
+           'check_loader', 'autocast_of', 'inputs_and_targets', 'parts_of', 'computed', 'together', 'fill', 'described',
+           'read_by', 'transforms_of', 'items_of', 'cache_key', 'rows_of', 'first_batch', 'found', 'device_of',
+           'room_on', 'FixedBody', 'with_state', 'stages_of', 'no_transforms']
 
 # %% ../nbs/11_precompute.ipynb #20c32786
 from collections import deque
@@ -22,7 +22,7 @@ from fastprogress.fastprogress import progress_bar
 from .layer_groups import NormFreeze, fix_statistics, frozen_params
 from .scheduled import everywhere, in_fit, team_of
 from .schedules import number, whole
-from .state import Keeper, is_yours, keep_autocast, keep_rngs, remember, uninterrupted
+from .state import Keeper, as_device, is_yours, keep_autocast, keep_rngs, read_scalars, remember, uninterrupted
 from .storage import fingerprint, folder_of, load_state, mapped_state
 
 # %% ../nbs/11_precompute.ipynb #4887ce95
@@ -110,20 +110,37 @@ class LetThrough:
 # %% ../nbs/11_precompute.ipynb #1ffa4c72
 class Rows:
     "Activations and targets of all items of a data set, for each of several views of it."
-    def __init__(self, n:int, n_views:int, form:list, tensors:list):
-        self.n,self.n_views,self.form,self.tensors,self.view,self.split_idx = n,n_views,form,tensors,0,None
+    def __init__(self, n:int, n_views:int, form:list, tensors:list, device:torch.device):
+        self.n,self.n_views,self.form,self.tensors,self.device = n,n_views,form,tensors,device
+        self.view,self.split_idx = 0,None
     def serve(self, dataset)->bool:
         "Whether they stand for the items of `dataset` as it is: the block is open, and nobody (test-time augmentation) asks for other transforms."
         return self.tensors is not None and getattr(dataset, 'split_idx', None) == self.split_idx
     def __len__(self): return self.n
-    def __getitems__(self, idxs): return self.batch(idxs, self.view)
+    def __getitems__(self, idxs): return self.batch(self.numbers(idxs, self.view))
 
-    def batch(self, idxs:list, view:int):
-        "Activations and targets of some items, as a batch."
+    def batches(self, idxs, bs:int, drop_last:bool, view:int):
+        "Batches of activations and targets of these items, whose numbers go to the device many at a time."
+        for some in chunked(idxs, bs*256, drop_last=False):
+            for at in self.numbers(some, view).split(bs):
+                if len(at) == bs or not drop_last: yield self.batch(at)
+
+    def numbers(self, idxs:list, view:int)->Tensor:
+        "The rows of some items, where the tensors are."
         at = torch.as_tensor(idxs) + self.n*(view % self.n_views)
+        return at.to(self.tensors[0].device, non_blocking=True)
+
+    def batch(self, at:Tensor):
+        "Activations and targets of some rows."
         n_acts,types = self.form
-        parts = [t.index_select(0, at) for t in self.tensors]
+        parts = [take_rows(t, at, self.device) for t in self.tensors]
         return mark(parts[0] if n_acts is None else parts[:n_acts]),*(y.as_subclass(cls) for y,cls in zip(parts[n_acts or 1:], types))
+
+def take_rows(t:Tensor, at:Tensor, device:torch.device)->Tensor:
+    "Some rows of a tensor, on `device`; for a GPU they are gathered in pinned memory, so that nobody waits until they are there."
+    if t.device == device or device.type != 'cuda': return t.index_select(0, at).to(device)
+    rows = torch.empty((len(at), *t.shape[1:]), dtype=t.dtype, pin_memory=True)
+    return torch.index_select(t, 0, at, out=rows).to(device, non_blocking=True)
 
 @remember.register
 def _(o:Rows, keeper): "Never changed, and large."
@@ -143,7 +160,7 @@ class CachedDL(DataLoader):
     def randomize(self): self.source.randomize()
     def before_iter(self, *args): self.epoch += 1
     def get_idxs(self): return self.source.get_idxs()
-    def create_batches(self, samps): return (self.rows.batch(idxs, self.epoch) for idxs in chunked(samps, self.source.bs, self.source.drop_last))
+    def create_batches(self, samps): return self.rows.batches(samps, self.source.bs, self.source.drop_last, self.epoch)
     def one_batch(self): return self.source.one_batch()
     def new(self, dataset=None, cls=None, **kwargs):
         source = self.source.new(dataset, cls, **kwargs)
@@ -289,11 +306,14 @@ def fill(learn:Learner, stages:list, dl, augmented:bool, mixed, tensors:list, st
     at,team = start,team_of(learn)
     with transformed(dl.dataset, augmented):
         batches = iter(in_order(dl, *team))
-        def next_parts(): return None if (batch := next(batches, None)) is None else [t.cpu() for t in computed(learn, stages, batch, mixed)[1]]
+        def next_parts():
+            if (batch := next(batches, None)) is None: return
+            parts = computed(learn, stages, batch, mixed)[1]
+            return parts if team[1] == 1 else [t.cpu() for t in parts]       # to be sent to the others
         for parts in (parts for _ in range(0, len(in_order(dl)), team[1]) for parts in together(learn, next_parts) if parts is not None):
             for t,part in zip(tensors, parts):
                 if part.shape[1:] != t.shape[1:]: raise ValueError(f"activations or targets differ in shape, {list(part.shape[1:])} here and {list(t.shape[1:])} before, so they cannot be kept; bring all items to one size")
-                t[at:at+len(part)] = part
+                t[at:at+len(part)].copy_(part, non_blocking=True)
             at += len(parts[0])
             next(bar)
     if at-start != len(dl.dataset): raise ValueError(f"dls: {at-start} of {len(dl.dataset)} items came out of the loader; remove the others from the dataset")
@@ -350,25 +370,31 @@ def items_of(dataset):
     named = f is not None and not isinstance(dataset.items[0], (str,Path)) and isinstance(name := f(dataset.items[0]), (str,Path)) and os.path.isfile(name)
     return [dataset.items, [f(o) for o in dataset.items] if named else None]
 
-def cache_key(learn:Learner, stages:list, n_aug:int, trials:list)->str:
-    "A fingerprint of all that activations depend on; `trials` are first batches of each loader, drawn with a seed."
+def cache_key(learn:Learner, stages:list, n_aug:int, trials:list, mixed)->str:
+    "A fingerprint of all that activations depend on; `trials` are inputs and targets of the first items of each loader, drawn with a seed; `mixed` is the precision."
     loaders = [[described(items_of(dl.dataset)), described(transforms_of(dl, n_aug > 0 and i == 0))] for i,dl in enumerate(learn.dls.loaders)]
     classes = [described(c) for c in dict.fromkeys(type(m) for stage in stages for m in stage.modules()) if is_yours(c)]
-    return fingerprint(1, torch.__version__, n_aug, repr(stages), classes, [fingerprint(m) for m in stages], loaders, trials)
+    return fingerprint(2, torch.__version__, str(getattr(mixed, 'fast_dtype', None)), n_aug, repr(stages), classes, [fingerprint(m) for m in stages], loaders, trials)
 
 # %% ../nbs/11_precompute.ipynb #f2267d67
-def rows_of(learn:Learner, stages:list, n_aug:int, cache, max_memory:float)->tuple:
+def rows_of(learn:Learner, stages:list, n_aug:int, cache, max_memory:float, device=None)->tuple:
     "Rows for each loader of `learn`, from the cache or computed; and the folder they are in, if that is to be removed."
     loaders = [(dl, n_aug > 0 and i == 0) for i,dl in enumerate(learn.dls.loaders)]
-    trials,forms,specs,folder,mixed = [],[],{},None,autocast_of(learn)
+    trials,first_rows,forms,specs,folder,mixed = [],{},[],{},None,autocast_of(learn)
     for i,(dl,augmented) in enumerate(loaders):
         batch = first_batch(learn, dl, augmented)
         form,parts = computed(learn, stages, batch, mixed)
-        trials.append([inputs_and_targets(learn, batch)[0], *parts])
+        n_acts = form[0] or 1
+        trials.append([inputs_and_targets(learn, batch)[0], *parts[n_acts:]])
+        first_rows |= {f'{i}.{k}': part for k,part in enumerate(parts[:n_acts]) if not augmented}
         forms.append((len(dl.dataset), n_aug if augmented else 1, form))
         specs |= {f'{i}.{k}': ((math.prod(forms[i][:2]), *part.shape[1:]), part.dtype) for k,part in enumerate(parts)}
     if team_of(learn)[1] > 1 and len(set(together(learn, lambda: fingerprint({name: [*shape, str(dtype)] for name,(shape,dtype) in specs.items()}, *map(fingerprint, stages))))) > 1: raise ValueError("dls or the frozen layers differ between processes; give all the same data and weights")
-    def rows(tensors): return [Rows(*form, [t for name,t in tensors.items() if name.startswith(f'{i}.')]) for i,form in enumerate(forms)]
+    n_bytes,own = sum(math.prod(shape)*dtype.itemsize for shape,dtype in specs.values()),device_of(learn)
+    if device is None: device = own if n_bytes < room_on(own)/2 else torch.device('cpu')
+    def rows(tensors):
+        return [Rows(*form, [t for name,t in tensors.items() if name.startswith(f'{i}.')], own) for i,form in enumerate(forms)]
+    def placed(tensors): return rows({name: t.to(device) for name,t in tensors.items()})
     def fill_all(tensors):
         batches = range(sum(form[1]*len(in_order(dl)) for form,(dl,_) in zip(forms, loaders)))
         bar = iter(progress_bar(batches, leave=False) if hasattr(learn, 'progress') else batches)
@@ -376,11 +402,11 @@ def rows_of(learn:Learner, stages:list, n_aug:int, cache, max_memory:float)->tup
             for view in range(r.n_views): fill(learn, stages, dl, augmented, mixed, r.tensors, view*r.n, bar)
         next(bar, None)
     if cache is not None:
-        path = Path(cache)/f'{cache_key(learn, stages, n_aug, trials)}.safetensors'
-        tensors = found(path, specs)
-        if all(together(learn, lambda: tensors is not None)): return rows(tensors),None
-    elif sum(math.prod(shape)*dtype.itemsize for shape,dtype in specs.values()) <= max_memory*1e9:
-        fill_all(tensors := {name: torch.empty(shape, dtype=dtype) for name,(shape,dtype) in specs.items()})
+        path = Path(cache)/f'{cache_key(learn, stages, n_aug, trials, mixed)}.safetensors'
+        tensors = found(path, specs, first_rows)
+        if all(together(learn, lambda: tensors is not None)): return placed(tensors),None
+    elif device.type != 'cpu' or n_bytes <= max_memory*1e9:
+        fill_all(tensors := {name: torch.empty(shape, dtype=dtype, device=device) for name,(shape,dtype) in specs.items()})
         return rows(tensors),None
     else:
         folder = tempfile.TemporaryDirectory()
@@ -388,8 +414,8 @@ def rows_of(learn:Learner, stages:list, n_aug:int, cache, max_memory:float)->tup
     reads = cache is not None and team_of(learn)[1] > 1 and int(os.environ.get('LOCAL_RANK', rank_distrib())) > 0
     with nullcontext({}) if reads else mapped_state(path, specs) as tensors: fill_all(tensors)
     together(learn, noop)                                # the first process of each machine has written it now
-    if reads and (tensors := found(path, specs)) is None: raise ValueError(f"cache={str(cache)!r}: process {rank_distrib()} does not find what the first process of its machine has written; name a folder that all of them see")
-    return rows(tensors),folder
+    if reads and (tensors := found(path, specs, first_rows)) is None: raise ValueError(f"cache={str(cache)!r}: process {rank_distrib()} does not find what the first process of its machine has written; name a folder that all of them see")
+    return placed(tensors),folder
 
 def first_batch(learn:Learner, dl, augmented:bool, n=4):
     "The first few items of a loader as a batch, random transforms drawn with a seed of its own."
@@ -397,12 +423,23 @@ def first_batch(learn:Learner, dl, augmented:bool, n=4):
         set_seed(0)
         return first(in_order(dl, batch_size=min(n, len(dl.dataset), size_of_batch(dl)), num_workers=0))
 
-def found(path:Path, specs:dict):
-    "The tensors that a cache file holds; None, with a warning, if it is damaged."
+def found(path:Path, specs:dict, first_rows:dict):
+    "The tensors that a cache file holds; None if they are not those of `specs` and `first_rows`, up to rounding, or the file is damaged, with a warning."
     if not path.exists(): return None
     try: tensors,_ = load_state(path, mapped=True)
     except ValueError as e: return warn(f'{e}; computed anew')
-    return tensors if {name: (tuple(t.shape), t.dtype) for name,t in tensors.items()} == specs else None
+    if {name: (tuple(t.shape), t.dtype) for name,t in tensors.items()} != specs: return None
+    return tensors if all(alike(tensors[name][:len(rows)], rows.cpu()) for name,rows in first_rows.items()) else None
+
+def device_of(learn:Learner)->torch.device:
+    "Where a fit trains, as a tensor there has it."
+    device = getattr(learn.dls, 'device', default_device())
+    return next(learn.model.parameters()).device if device is None else torch.empty(0, device=device).device
+
+def room_on(device:torch.device)->int:
+    "Free memory of a GPU in bytes, with what torch holds and does not use; 0 for other devices."
+    if device.type != 'cuda': return 0
+    return torch.cuda.mem_get_info(device)[0] + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
 
 # %% ../nbs/11_precompute.ipynb #5f886a56
 class FixedBody(OnWatch):
@@ -447,7 +484,9 @@ class FixedBody(OnWatch):
         if self.changes() != self.versions and self.weights() != self.state: raise ValueError("layers whose activations were computed beforehand have other weights now; leave learn.precomputed() before you load some")
         self.versions = self.changes()
     def weights(self): return [fingerprint(m) for m in self.stages]
-    def changes(self): return [(t._version, float(t.detach().sum())) for m in self.stages for t in (*m.parameters(), *m.buffers())]
+    def changes(self):
+        tensors = [t for m in self.stages for t in (*m.parameters(), *m.buffers())]
+        return [(t._version, total) for t,total in zip(tensors, read_scalars([t.detach().sum() for t in tensors]))]
 
 # %% ../nbs/11_precompute.ipynb #b20d3ee3
 def with_state(opt:Optimizer, n=slice(None), with_grad:bool=False)->L:
@@ -471,7 +510,8 @@ def precomputed(self:Learner,
     n_aug:int=0, # views of the training data with augmentation, one for each epoch in turn; 0: one view, without it
     cache=None, # folder to keep activations in, for other runs too; by default they are gone after the block
     *,
-    max_memory:float=1. # gigabytes of activations to keep in memory; more are written to a temporary file
+    max_memory:float=1., # gigabytes of activations to keep in main memory; more are written to a temporary file
+    device=None # where to keep them; default: on the learner's GPU if they take less than half of its free memory, else in main memory
 ):
     """Within the block, fits, `lr_find`, `validate` and `get_preds` work on activations of the frozen layers, computed once on entering.
 
@@ -480,12 +520,14 @@ def precomputed(self:Learner,
     max_memory = math.inf if isinstance(max_memory, float) and max_memory==math.inf else number(max_memory, 'max_memory')
     if max_memory < 0: raise ValueError(f"max_memory={max_memory}: pass gigabytes, 0 or more")
     if cache is not None: cache = folder_of(cache, 'cache')
+    device = as_device(device, 'keep activations where there is room')
     if any(isinstance(cb, FixedBody) for cb in self.cbs): raise ValueError("learn.precomputed() is open already; it cannot be nested")
     with norms_synced_once(self):
         with unnoticed(self):
+            self.model.to(device_of(self))           # where a fit would put it
             stages = stages_of(self)
             self.model.eval()
-            rows,folder = rows_of(self, stages, n_aug, cache, max_memory)
+            rows,folder = rows_of(self, stages, n_aug, cache, max_memory, device)
             inside = copy(self.dls)
             for dl,r in zip(self.dls.loaders, rows): r.split_idx = getattr(dl.dataset, 'split_idx', None)
             inside.loaders = [cached(self, dl, r) for dl,r in zip(self.dls.loaders, rows)]

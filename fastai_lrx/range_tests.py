@@ -119,7 +119,8 @@ def lr_range_test(self:Learner,
     show_plot:bool=True, # draw the metric with the cycle's range
     *,
     sweep:str='lin', # 'lin' or 'exp': how the rate grows
-    stop_div:bool=True # stop when the training loss diverges
+    stop_div:bool=True, # stop when the training loss diverges
+    device=None # where the copy of the learner lives meanwhile, e.g. 'cpu' to spare GPU memory; default: beside it
 )->Bounds:
     """Smith's range test (arXiv 1506.01186, section 3.3): the bounds for cyclical training, as `Bounds(lr_min, lr_max)` of the last layer group.
 
@@ -131,12 +132,12 @@ def lr_range_test(self:Learner,
     metric = deepcopy(metric if metric is not None else self.metrics[0] if self.metrics else AvgLoss())
     sweep_rates(self, start_lr, 1e9 if end_lr is None else end_lr, num_it, sweep)   # raises before anything is trained
     if end_lr is None:
-        quick = look(self, partial(sweep_rates, self, 1e-7, 10., sweep='exp'), 'exp', True, 100, extend=False)[0]
+        quick = look(self, partial(sweep_rates, self, 1e-7, 10., sweep='exp'), 'exp', True, 100, extend=False, device=device)[0]
         if trust(quick)=='no number': raise ValueError(f"dls.train or loss_func: {reasons['no number']}")
         end_lr = 4*lowest(quick)
     rates = sweep_rates(self, start_lr, end_lr, num_it, sweep)
-    with self.preserved(): batches = list(islice(self.dls.valid, valid_batches))
-    done = run_sweep(self, RangeSweep(rates, stop_div, batches, metric))
+    with self.preserved(device): batches = list(islice(self.dls.valid, valid_batches))
+    done = run_sweep(self, RangeSweep(rates, stop_div, batches, metric), device=device)
     up = rises(metric.name, done.values, done.valid_losses)
     curve = SweepCurve(done.lrs, np.negative(done.values) if up else done.values, num_it=num_it, sweep=sweep, stop_div=stop_div)
     why = trust(curve)
@@ -181,7 +182,8 @@ def lr_find_groups(self:Learner,
     stop_div:bool=True, # stop a sweep when the loss diverges
     show_plot:bool=True, # draw the curves of all groups
     *,
-    extend:bool=True # where a group's curve is inconclusive, sweep it again with 3 times as many batches
+    extend:bool=True, # where a group's curve is inconclusive, sweep it again with 3 times as many batches
+    device=None # where the copy of the learner lives meanwhile, e.g. 'cpu' to spare GPU memory; default: beside it
 )->GroupRates:
     """Sweep the layer groups one by one, the others held still, and return a rate for each.
 
@@ -193,7 +195,7 @@ def lr_find_groups(self:Learner,
     first = self.opt.frozen_idx if self.opt is not None else 0
     def alone(group, *args, **kwargs):
         return [[lr if g==group else 0. for g,lr in enumerate(row)] for row in sweep_rates(self, start_lr, end_lr, *args, sweep='exp', **kwargs)]
-    curves = [look(self, partial(alone, g), 'exp', stop_div, num_it, extend, group=g, who=f'lr_find_groups, group {g}')[-1] if g >= first else None for g in range(n)]
+    curves = [look(self, partial(alone, g), 'exp', stop_div, num_it, extend, group=g, who=f'lr_find_groups, group {g}', device=device)[-1] if g >= first else None for g in range(n)]
     whys = [None if c is None else trust(c) for c in curves]
     good = [w in ('ok','still falling') for w in whys]
     if not any(good):

@@ -7,9 +7,10 @@ __all__ = ['generator_states', 'is_plain', 'attributes', 'put_attributes', 'mode
            'opt_state', 'put_opt_state', 'sources', 'data_state', 'is_text', 'put_data_state', 'callback_state',
            'put_callback_state', 'is_given', 'has_state_dict', 'forgetful', 'loss_parts', 'part_state',
            'put_part_state', 'run_state', 'others', 'put_run_state', 'description', 'digest', 'without_addresses',
-           'looked_at', 'plain_part', 'arguments', 'difference', 'Resume']
+           'looked_at', 'plain_part', 'arguments', 'difference', 'Resume', 'written_by_thread']
 
 # %% ../nbs/07_resume.ipynb #b9a2cd74
+from concurrent.futures import ThreadPoolExecutor
 import inspect
 
 from fastai.basics import *
@@ -18,8 +19,8 @@ from fastai.callback.schedule import ParamScheduler
 from fastai.callback.tracker import TrackerCallback
 from .scheduled import everywhere, in_fit, length_of, n_batches
 from .schedules import Schedule, flag, whole
-from .state import generator_state, global_rngs, put_generator_state, uninterrupted
-from .storage import atomic_write, damaged, discard, fingerprint, folder_of, load_state, put_weights, save_state, try_lock, weights_of
+from .state import generator_state, global_rngs, put_generator_state, read_scalars, uninterrupted
+from .storage import atomic_write, damaged, discard, fingerprint, folder_of, file_content, load_state, put_weights, try_lock, write_state
 
 # %% ../nbs/07_resume.ipynb #7e11adc2
 def generator_states(o)->dict:
@@ -48,8 +49,9 @@ def put_attributes(o, saved:dict):
 def model_state(model:nn.Module)->dict:
     "Weights and buffers, which parameters train, and gradients; those that are zero, as `zero_grad` leaves them, by name only."
     grads = {name: p.grad for name,p in model.named_parameters() if p.grad is not None}
-    zero = [name for name,g in grads.items() if not g.any()]
-    return dict(weights=weights_of(model), open=[name for name,p in model.named_parameters() if p.requires_grad], zero=zero, grads={name: g for name,g in grads.items() if name not in zero})
+    some = read_scalars([g.any() for g in grads.values()])
+    zero = [name for name,full in zip(grads, some) if not full]
+    return dict(weights=dict((*model.named_parameters(), *model.named_buffers())), open=[name for name,p in model.named_parameters() if p.requires_grad], zero=zero, grads={name: g for name,g in grads.items() if name not in zero})
 
 def put_model_state(model:nn.Module, saved:dict):
     put_weights(model, saved['weights'])
@@ -237,7 +239,7 @@ class Resume(Callback):
         restart:bool=False # forget what the folder has, and start over
     ):
         self.folder,self.every,self.keep_last,self.restart = folder_of(name, 'name').absolute(),whole(every, 'every'),whole(keep_last, 'keep_last'),flag(restart, 'restart')
-        self.n_fits = 0                                    # that have come to their end
+        self.n_fits,self.writing = 0,None                  # how many have come to their end; what is on its way to the disk
 
     @property
     def learn(self): return vars(self).get('learner')
@@ -250,9 +252,11 @@ class Resume(Callback):
 
     def close(self):
         "Let other processes in, and come first again."
-        self.order = -100
-        file = _locks.pop(self.folder.resolve(), None)
-        if file is not None: file.close()
+        try: self.settle()
+        finally:
+            self.order = -100
+            file = _locks.pop(self.folder.resolve(), None)
+            if file is not None: file.close()
 
     def before_fit(self):
         if not in_fit(self.learn): return
@@ -314,7 +318,20 @@ class Resume(Callback):
         self.close()
 
 # %% ../nbs/07_resume.ipynb #175ea800
-_locks = {}
+_locks,_writer = {},ThreadPoolExecutor(1)
+
+def written_by_thread(path, state, info:dict):
+    "Copy a state on its GPU and have a thread write it; gives the function that waits until it is written."
+    try: meta,tensors = file_content(state, info, device=None)
+    except torch.cuda.OutOfMemoryError: meta,tensors = file_content(state, info)      # no room for a copy
+    copied,stream = torch.cuda.current_stream().record_event(),torch.cuda.Stream()
+    def write():
+        with torch.cuda.stream(stream):                                 # beside the training
+            copied.wait()
+            host = {name: t.cpu() for name,t in tensors.items()}
+        tensors.clear()
+        write_state(path, meta, host)
+    return _writer.submit(write).result
 
 @patch
 def file(self:Resume, done:int, finished:bool):
@@ -330,9 +347,21 @@ def checkpoints(self:Resume)->list:
 
 @patch
 def write(self:Resume, done:int, finished:bool=False):
-    "Write a checkpoint, then drop the oldest."
-    try: save_state(self.file(done, finished), run_state(self.learn), what=self.what)
+    "Write a checkpoint; one of a GPU is written by a thread while training goes on."
+    self.settle()
+    path,state,info = self.file(done, finished),run_state(self.learn),dict(what=self.what)
+    on_cuda = next(get_model(self.learn.model).parameters()).device.type == 'cuda'
+    self.writing = (done, finished),written_by_thread(path, state, info) if on_cuda else partial(write_state, path, *file_content(state, info))
+    if finished or not on_cuda: self.settle()
+
+@patch
+def settle(self:Resume):
+    "See to it that the last checkpoint is on the disk, and drop the oldest; a warning where it could not be written."
+    if self.writing is None: return
+    (done,finished),finish = self.writing
+    try: finish()
     except OSError as e: return warn(f"Resume({str(self.folder)!r}): the checkpoint after {done} epochs could not be written ({e}); {'the one before is kept' if self.checkpoints() else 'there is none yet'}")
+    finally: self.writing = None
     for old in [o for o in self.checkpoints() if o <= (done, finished)][:-self.keep_last]:
         discard(self.file(*old), f"Resume({str(self.folder)!r}): an old checkpoint")
 

@@ -4,14 +4,15 @@
 
 # %% auto #0
 __all__ = ['Keeper', 'remember', 'generator_state', 'put_generator_state', 'remember_generator', 'remember_attributes',
-           'is_yours', 'global_rngs', 'keep_rngs', 'keep_autocast', 'uninterrupted', 'LearnerState', 'new_seed']
+           'is_yours', 'global_rngs', 'keep_rngs', 'keep_autocast', 'read_scalars', 'uninterrupted', 'autocast_kept',
+           'as_device', 'LearnerState', 'new_seed']
 
 # %% ../nbs/00_state.ipynb #b7f90982
 from collections import deque
 from contextlib import contextmanager
 from functools import partial, singledispatch
 from types import MethodType
-import operator, random, signal, sys, sysconfig, threading
+import operator, os, random, signal, sys, sysconfig, threading
 
 from fastai.basics import *
 from fastai.optimizer import _BaseOptimizer
@@ -77,12 +78,14 @@ def _(o:Tensor, keeper):
     def strides(o): return o.stride() if o.layout==torch.strided else None      # another memory format, such as channels_last, has others
     leaf,requires_grad,layout,before = o.is_leaf,o.requires_grad,o.layout,strides(o)
     grad = o.grad if leaf else None
-    if grad is not None: keeper.keep(grad)
+    zeros = grad is not None and grad.layout==torch.strided and not grad.any()
+    if grad is not None and not zeros: keeper.keep(grad)
     overlaps = o.layout==torch.strided and any(st==0 and n > 1 for st,n in zip(o.stride(), o.shape))   # expanded: several items share memory
     def undo():
         if o.shape==data.shape and o.dtype==data.dtype and o.layout==layout and strides(o)==before and not overlaps: o.data.copy_(data)
         else: o.data = data.to(o.device, copy=True)
         if leaf: o.requires_grad_(requires_grad).grad = grad
+        if zeros: grad.zero_()
     return undo
 
 @remember.register
@@ -145,13 +148,22 @@ def _(o:TfmdLists, keeper): keeper.keep(o.tfms)
 def _(o:Datasets, keeper): keeper.keep(o.tls)
 
 # %% ../nbs/00_state.ipynb #01cf8018
-_installed = tuple(sysconfig.get_paths()[k] for k in ('stdlib','platstdlib','purelib','platlib'))
+def _library_folders()->tuple:
+    "Where libraries lie: python's own folders, and wherever the ones that we build on were installed."
+    folders = [sysconfig.get_paths()[k] for k in ('stdlib','platstdlib','purelib','platlib')]
+    for name in ('fastai','fastcore','torch'):
+        folder = Path(sys.modules[name].__file__).parents[1]
+        if any(folder.glob(f'{name}-*.dist-info')): folders.append(str(folder))
+    return tuple(os.path.join(folder, '') for folder in folders)
+
+_installed = _library_folders()
 
 def is_yours(cls)->bool:
     "Whether a class is defined in a notebook, a script or a project, not in python itself or an installed library."
     if cls.__module__ in ('__main__', 'builtins'): return cls.__module__=='__main__'
     file = getattr(sys.modules.get(cls.__module__), '__file__', None)
-    return file is not None and not file.startswith(_installed)
+    if file is None or file.startswith(_installed): return False
+    return not {'site-packages', 'dist-packages'} & set(file.split(os.sep))
 
 @remember.register(object)
 def _(o, keeper):
@@ -165,9 +177,12 @@ def _(o:MethodType, keeper): keeper.keep(o.__self__)
 
 # %% ../nbs/00_state.ipynb #65b0df0c
 def global_rngs()->dict:
-    "How to get and put the state of each global random generator: of python, numpy, torch and every CUDA device."
-    res = dict(python=(random.getstate, random.setstate), numpy=(np.random.get_state, np.random.set_state), torch=(torch.get_rng_state, torch.set_rng_state))
-    return res | (dict(cuda=(torch.cuda.get_rng_state_all, torch.cuda.set_rng_state_all)) if torch.cuda.is_available() else {})
+    "How to get and put the state of each global random generator: of python, numpy, torch, every CUDA device, and Apple's GPU."
+    res = dict(python=(random.getstate, random.setstate), numpy=(np.random.get_state, np.random.set_state),
+               torch=(torch.get_rng_state, torch.set_rng_state))
+    if torch.cuda.is_available(): res['cuda'] = torch.cuda.get_rng_state_all,torch.cuda.set_rng_state_all
+    if torch.backends.mps.is_available(): res['mps'] = torch.mps.get_rng_state,torch.mps.set_rng_state
+    return res
 
 def keep_rngs(keeper):
     "Remember the global random generators."
@@ -180,7 +195,8 @@ def _autocast_depth():
 
 def keep_autocast(keeper):
     "Remember whether autocast and autograd are on, and how deep contexts of autocast are nested."
-    kinds = {kind: (torch.is_autocast_enabled(kind), torch.get_autocast_dtype(kind)) for kind in ('cpu','cuda')}
+    available = filter(torch.amp.is_autocast_available, ('cpu','cuda','mps'))
+    kinds = {kind: (torch.is_autocast_enabled(kind), torch.get_autocast_dtype(kind)) for kind in available}
     depth,grad = _autocast_depth(),torch.is_grad_enabled()
     def undo():
         torch.set_grad_enabled(grad)
@@ -190,6 +206,15 @@ def keep_autocast(keeper):
         while _autocast_depth() > depth: torch.autocast_decrement_nesting()
         if depth==0: torch.clear_autocast_cache()
     keeper.undos.append(undo)
+
+# %% ../nbs/00_state.ipynb #9ef0f2c7
+def read_scalars(scalars:list)->list:
+    "The values of tensors with one item each, in one transfer for each device and type."
+    kinds,res = {},[None]*len(scalars)
+    for i,t in enumerate(scalars): kinds.setdefault((t.device, t.dtype), []).append(i)
+    for idxs in kinds.values():
+        for i,value in zip(idxs, torch.stack([scalars[i] for i in idxs]).tolist()): res[i] = value
+    return res
 
 # %% ../nbs/00_state.ipynb #5afb53b9
 @contextmanager
@@ -204,21 +229,44 @@ def uninterrupted():
     finally: signal.signal(signal.SIGINT, old)
     if pressed: signal.raise_signal(signal.SIGINT)
 
+# %% ../nbs/00_state.ipynb #f733774d
+@contextmanager
+def autocast_kept():
+    "Put autocast and autograd back after the block, however it ends."
+    keeper = Keeper()
+    keep_autocast(keeper)
+    try: yield
+    finally:
+        with uninterrupted(): keeper.restore()
+
+# %% ../nbs/00_state.ipynb #907ea684
+def as_device(
+    device, # what a user gave
+    default:str # what None is for
+):
+    "A torch device that can be used here, or None; ValueError if it is no such thing."
+    if device is None: return
+    advice = f"pass 'cpu', or None to {default}"
+    try: res = torch.device(device)
+    except (TypeError, RuntimeError, ValueError) as e:
+        raise ValueError(f"device={device!r:.120}: is none of torch's; {advice}") from e
+    try: torch.empty(1, device=res).tolist()
+    except (RuntimeError, AssertionError, NotImplementedError) as e:
+        raise ValueError(f"device={str(res)!r}: there is no such device here; {advice}") from e
+    return res
+
 # %% ../nbs/00_state.ipynb #696491e1
 class LearnerState:
     """All that influences how training of `learn` goes on, as it is now. `restore()` puts it back, as often as needed.
 
-    Costs at most one copy of the weights, buffers, gradients and optimizer state, on their own devices or on `device`.
+    Costs at most one copy of the weights, buffers, gradients (unless they are zero) and optimizer state, on their own devices or on `device`.
     Out of reach is state hidden in closures, python generators, objects of installed libraries that are none of fastai's or torch's,
     in a dataset's other attributes, and in loader workers that live on between epochs (`persistent_workers`)."""
     def __init__(self,
         learn:Learner, # the learner to remember
         device=None # where the copy lives, e.g. 'cpu' to spare GPU memory; default: beside the originals
     ):
-        try: device = None if device is None else torch.device(device)
-        except (TypeError, RuntimeError, ValueError) as e: raise ValueError(f"device={device!r:.120}: is none of torch's; pass 'cpu', or None to keep the copy beside the originals") from e
-        if device is not None and (device.type=='meta' or device.type=='cuda' and (device.index or 0) >= torch.cuda.device_count()): raise ValueError(f"device={str(device)!r}: there is no such device here; pass 'cpu', or None to keep the copy beside the originals")
-        self.keeper = keeper = Keeper(device)
+        self.keeper = keeper = Keeper(as_device(device, 'keep the copy beside the originals'))
         keep_rngs(keeper)
         keep_autocast(keeper)
         attributes = dict(vars(learn))

@@ -13,10 +13,16 @@ torch.set_num_threads(1)
 def pytest_addoption(parser):
     parser.addoption('--run-slow', action='store_true', help='also run tests marked slow')
 
+def chosen(config)->bool: return 'cuda' in (config.getoption('markexpr') or '')
+
+def pytest_configure(config):
+    "Tests run on the CPU, whatever the machine has; those of the GPU with `-m cuda`."
+    if not chosen(config): os.environ['CUDA_VISIBLE_DEVICES'] = ''      # child processes have it, too
+
 def pytest_collection_modifyitems(config, items):
     for item in items:
         if 'slow' in item.keywords and not config.getoption('--run-slow'): item.add_marker(pytest.mark.skip(reason='slow: pytest --run-slow'))
-        if 'cuda' in item.keywords and not torch.cuda.is_available(): item.add_marker(pytest.mark.skip(reason='needs a GPU'))
+        if 'cuda' in item.keywords and not chosen(config): item.add_marker(pytest.mark.skip(reason='for a GPU: make test-cuda'))
 
 def pytest_pycollect_makeitem(collector, name, obj):
     "`test_eq` and friends, star-imported from fastcore, are no tests."

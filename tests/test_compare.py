@@ -16,7 +16,7 @@ from fastai_lrx.resume import Resume
 from fastai_lrx.scheduled import check_validation, in_fit, measured, recorded_names, team_of
 from fastai_lrx.schedules import number, shown, whole
 from fastai_lrx.snapshots import Snapshots
-from fastai_lrx.state import LearnerState, new_seed
+from fastai_lrx.state import LearnerState, new_seed, read_scalars
 from fastai_lrx.storage import put_weights, weights_of
 from fastcore.test import *
 from fastai.test_utils import synth_learner

@@ -10,7 +10,7 @@ from fastprogress.fastprogress import progress_bar
 from fastai_lrx.layer_groups import NormFreeze, fix_statistics, frozen_params
 from fastai_lrx.scheduled import everywhere, in_fit, team_of
 from fastai_lrx.schedules import number, whole
-from fastai_lrx.state import Keeper, is_yours, keep_autocast, keep_rngs, remember, uninterrupted
+from fastai_lrx.state import Keeper, as_device, is_yours, keep_autocast, keep_rngs, read_scalars, remember, uninterrupted
 from fastai_lrx.storage import fingerprint, folder_of, load_state, mapped_state
 import time, warnings, fastprogress.fastprogress as fp
 from fastcore.test import *

@@ -4,14 +4,16 @@ from collections import deque
 from contextlib import contextmanager
 from functools import partial, singledispatch
 from types import MethodType
-import operator, random, signal, sys, sysconfig, threading
+import operator, os, random, signal, sys, sysconfig, threading
 from fastai.basics import *
 from fastai.optimizer import _BaseOptimizer
 from fastcore.test import *
 from fastai.callback.all import *
 from fastai.test_utils import synth_learner
+from contextlib import suppress
+from types import SimpleNamespace
 from fastai_lrx.state import *
-from fastai_lrx.state import Keeper, LearnerState, is_yours, keep_autocast, uninterrupted
+from fastai_lrx.state import Keeper, LearnerState, as_device, autocast_kept, is_yours, keep_autocast, read_scalars, uninterrupted
 
 def test_putting_things_back_into_the_same_objects():
     # %% nbs/00_state.ipynb #d6b04403
@@ -33,6 +35,16 @@ def test_putting_things_back_into_the_same_objects():
     keeper.restore()
     test_eq(w, torch.ones(2))
     assert w.requires_grad and w.grad is None
+
+    # %% nbs/00_state.ipynb #9f068b33
+    w.sum().backward()
+    w.grad.zero_()                      # as after a step
+    keeper = Keeper()
+    keeper.keep(w)
+    test_eq(len(keeper.undos), 1)       # one for the weights, none for a copy of zeros
+    (w.sum()*2).backward()
+    keeper.restore()
+    test_eq(w.grad, torch.zeros(2))
 
     # %% nbs/00_state.ipynb #13adb290
     rng = random.Random(0)
@@ -65,6 +77,16 @@ def test_putting_things_back_into_the_same_objects():
     test_eq(counter.n, 0)
     assert not is_yours(Path) and not is_yours(nn.Linear)
 
+    # %% nbs/00_state.ipynb #2052df2b
+    def class_in(file):
+        "A class of a module that lies in `file`."
+        sys.modules['elsewhere'] = SimpleNamespace(__file__=str(file))
+        return type('Found', (), dict(__module__='elsewhere'))
+    home = Path('/home/me')
+    assert not is_yours(class_in(home/'.local/lib/python3.11/site-packages/lib.py')) and is_yours(class_in(home/'project/lib.py'))
+    assert not is_yours(class_in(Path(sys.modules['fastai'].__file__).parents[1]/'lib.py'))
+    del sys.modules['elsewhere']
+
     # %% nbs/00_state.ipynb #60824870
     recorder = Recorder()
     recorder.losses = [tensor(1.)]*100_000
@@ -84,6 +106,9 @@ def test_the_state_of_a_learner():
     keeper.restore()
     assert not torch.is_autocast_enabled('cpu')
 
+    # %% nbs/00_state.ipynb #798b1559
+    test_eq(read_scalars([tensor(1.5), tensor(2), tensor(True), tensor(0.1)]), [1.5, 2, True, tensor(0.1).item()])
+
     # %% nbs/00_state.ipynb #1bb507e5
     if threading.current_thread() is threading.main_thread() and signal.getsignal(signal.SIGINT) is signal.default_int_handler:   # where Ctrl-C means what it usually does
         done = []
@@ -93,6 +118,16 @@ def test_the_state_of_a_learner():
                 done.append('all of it')
         except KeyboardInterrupt: done.append('then the interrupt')
         test_eq(done, ['all of it', 'then the interrupt'])
+
+    # %% nbs/00_state.ipynb #7a88f397
+    with suppress(RuntimeError), autocast_kept():
+        torch.autocast('cpu', dtype=torch.bfloat16).__enter__()
+        raise RuntimeError('out of memory')
+    assert not torch.is_autocast_enabled('cpu')
+
+    # %% nbs/00_state.ipynb #e21bd2a7
+    test_eq(as_device('cpu', 'choose'), torch.device('cpu'))
+    test_fail(lambda: as_device('meta', 'choose'), contains="device='meta': there is no such device here; pass 'cpu', or None to choose")
 
     # %% nbs/00_state.ipynb #087c3e85
     learn = synth_learner()

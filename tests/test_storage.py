@@ -13,7 +13,7 @@ from fastcore.test import *
 from torch import nn
 import subprocess, sys, tempfile
 from fastai_lrx.storage import *
-from fastai_lrx.storage import atomic_write, fingerprint, flatten, folder_of, load_state, mapped_state, put_weights, save_state, state_info, try_lock, unflatten, weights_of
+from fastai_lrx.storage import atomic_write, file_content, fingerprint, flatten, folder_of, load_state, mapped_state, put_weights, save_state, state_info, try_lock, unflatten, weights_of, write_state
 
 def test_all_or_nothing():
     # %% nbs/03_storage.ipynb #81686384
@@ -96,6 +96,12 @@ def test_state_without_pickle():
     test_eq(info, dict(epoch=3))
     test_eq(state_info(path), dict(epoch=3))
     loaded
+
+    # %% nbs/03_storage.ipynb #e974f24c
+    meta,tensors = file_content(state, dict(epoch=4), device=None)
+    tied.zero_()                                             # training goes on ...
+    write_state(path, meta, tensors)
+    assert load_state(path)[0]['model']['a'].equal(torch.arange(3.))      # ... and this is as it was
 
     # %% nbs/03_storage.ipynb #db0e3850
     data = bytearray(path.read_bytes()); data[-1] ^= 1

@@ -1,0 +1,204 @@
+"""What the features cost on a GPU: sweeps, frozen bodies, activations computed beforehand, checkpoints.
+
+Protocol. One card, one process, fixed before anything was measured. timm's resnet50, convnext_tiny and vit_small_patch16_224 in stock's
+vision_learner, 10 classes, 224 px, batches of 64, in fp32 (torch's defaults, so convolutions in TF32) and bf16; pictures of noise that lie on the
+card, so that nothing hides behind a slow disk. Parts are paired in turn, one round to warm up does not count, CUDA is waited for before a clock is
+read; we report medians of paired ratios with their range.
+(1) Sweeping: our lr_find, stock's, and the same steps bare, 25 steps each. Goal: ours costs no more than stock's.
+(2) Waiting: how often a batch more makes python wait for the card, as torch's sync debug mode counts. Goal: no more than stock's.
+(3) A frozen epoch (20 batches, 5 of validation): stock's; the same with NormFreeze; inside `precomputed()`, a tenth of ten epochs. Goal: 50 times
+    faster than stock's. Beside it what bounds it: the head's bare steps on the same rows without fastai, and the same learner whose loop runs on
+    batches that do nothing (no model, no optimizer step).
+(4) Filling: entering `precomputed()` on 8192 pictures against the body's bare forward pass over the same loaders. Goal: 1.05 times. What entering
+    costs on 64 pictures, whatever the data, is said apart.
+(5) A checkpoint of resnet50 with Adam: how long `Resume` keeps training waiting, against copying the same tensors to the host; and how much longer
+    epochs with checkpoints take. Goal: it waits less than such a copy.
+
+Without a GPU it runs on a small network, to see that it works; its numbers then mean nothing and are not kept."""
+import statistics, sys, tempfile, time, warnings
+from contextlib import nullcontext
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parent.parent/'tests'))
+warnings.simplefilter('ignore')
+import torch
+from fastai.vision.all import *
+from fastai.callback.schedule import LRFinder
+from fastai_lrx.all import *
+from card import quietly, waits_per_batch
+from measure import machine, publish, quiet, ratio
+
+card = torch.cuda.is_available()
+device = torch.device('cuda' if card else 'cpu')
+archs = ('resnet50', 'convnext_tiny', 'vit_small_patch16_224') if card else ('test_convnext',)
+bs,size,steps = (64, 224, 25) if card else (4, 64, 3)
+n_epoch_batches,n_fill = (20, 8192) if card else (3, 32)
+
+def seconds(f)->float:
+    "What `f` takes, until the card is done."
+    if card: torch.cuda.synchronize()
+    start = time.perf_counter()
+    f()
+    if card: torch.cuda.synchronize()
+    return time.perf_counter()-start
+
+def paired(parts:dict, rounds:int)->dict:
+    "Seconds of each part in each round, the parts in turn; the first round does not count."
+    times = {k: [] for k in parts}
+    for r in range(rounds+1):
+        for k,f in parts.items():
+            s = seconds(f)
+            if r: times[k].append(s)
+    return times
+
+class Pictures:
+    "Pictures of noise on the card, `n` of them, a few different ones."
+    def __init__(self, n:int, different=256):
+        self.n = n
+        self.x = torch.randn(min(n, different), 3, size, size, device=device)
+        self.y = torch.arange(len(self.x), device=device) % 10
+    def __len__(self): return self.n
+    def __getitem__(self, i): return self.x[i % len(self.x)],self.y[i % len(self.x)]
+
+def learner(arch, precision, n, n_valid=None, **kwargs):
+    "Stock's learner on them."
+    set_seed(0)
+    loaders = [DataLoader(Pictures(k), bs=bs, shuffle=train, drop_last=train, num_workers=0, device=device) for k,train in ((n, True), (n_valid or n//4, False))]
+    learn = quiet(vision_learner(DataLoaders(*loaders, device=device), arch, pretrained=False, n_out=10, loss_func=CrossEntropyLossFlat(), **kwargs))
+    learn.model.to(device)
+    return learn.to_bf16() if precision == 'bf16' else learn
+
+def mixed(precision): return torch.autocast(device.type, torch.bfloat16) if precision == 'bf16' else nullcontext()
+
+def bare_steps(learn, n, precision):
+    "`n` training steps with nothing around them."
+    opt,done = learn.opt_func(learn.splitter(learn.model), lr=1e-8),0
+    learn.model.train()
+    while done < n:
+        for x,y in learn.dls.train:
+            with mixed(precision): loss = learn.loss_func(learn.model(x), y)
+            loss.backward()
+            opt.step(); opt.zero_grad()
+            done += 1
+            if done == n: return
+
+def sweeping(arch, precision, rounds):
+    learn = learner(arch, precision, bs*steps)
+    sweep = dict(start_lr=1e-9, end_lr=1e-8, num_it=steps, stop_div=False)
+    def stock():
+        with learn.no_logging(): learn.fit(1, cbs=LRFinder(**sweep))
+    times = paired(dict(bare=lambda: bare_steps(learn, steps, precision), stock=stock, ours=lambda: learn.lr_find(show_plot=False, suggest_funcs='valley', **sweep)), rounds)
+    return dict(ms={k: 1000*statistics.median(v)/steps for k,v in times.items()}, ours_over_stock=ratio(times['ours'], times['stock']), ours_over_bare=ratio(times['ours'], times['bare']))
+
+def waiting():
+    "Waits for each batch more."
+    def make(n):
+        learn = learner('resnet18' if card else archs[0], 'fp32', bs*n, bs*n)
+        learn.freeze()
+        return learn
+    def cached(l):
+        with l.precomputed(): l.fit(1, 1e-3)
+    fits = {"stock's fit": lambda l: l.fit(1, 1e-3), 'fit_sgdr with Snapshots and UntilOverfit': lambda l: l.fit_sgdr(1, 1, 1e-3, cbs=[Snapshots(), UntilOverfit()]), 'inside precomputed, filling included': cached,
+            "stock's sweep": lambda l: l.fit(1, cbs=LRFinder(num_it=len(l.dls.train), stop_div=False)), 'lr_find': lambda l: l.lr_find(num_it=len(l.dls.train), stop_div=False, show_plot=False, extend=False, suggest_funcs='valley')}
+    return {name: waits_per_batch(make, partial(quietly, fit)) for name,fit in fits.items()} if card else {}
+
+class NoWork(Callback):
+    "Lets a batch do nothing: neither model nor optimizer."
+    order = 5000
+    def before_batch(self): raise CancelBatchException
+
+def head_steps(learn, rows, precision):
+    "An epoch of the head's bare steps, rows gathered on the card, and of its validation."
+    opt,head = learn.opt_func(L(params(learn.model[1])), lr=1e-6),learn.model[1]
+    acts,ys = ([dl.rows.tensors[i] for dl in rows] for i in (0, 1))
+    stages = [m for m in head if not any(m is s for s in learn.fixed_body.stages)]
+    def forward(x):
+        for m in stages: x = m(x)
+        return x
+    head.train()
+    for at in torch.randperm(len(acts[0]), device=device).split(bs):
+        with mixed(precision): loss = learn.loss_func(forward(acts[0][at]), ys[0][at])
+        loss.backward()
+        opt.step(); opt.zero_grad()
+    head.eval()
+    with torch.no_grad(), mixed(precision):
+        for a,y in zip(acts[1].split(bs), ys[1].split(bs)): learn.loss_func(forward(a), y)
+
+def frozen_epochs(arch, precision, rounds):
+    stock,still,cached = (learner(arch, precision, bs*n_epoch_batches) for _ in range(3))
+    for learn in (stock, still, cached): learn.freeze()
+    with cached.precomputed():
+        def idle():
+            with cached.added_cbs(NoWork()): cached.fit(10, 1e-6)
+        times = paired({'stock': lambda: stock.fit(1, 1e-6), 'NormFreeze': lambda: still.fit(1, 1e-6, cbs=NormFreeze()), 'inside': lambda: cached.fit(10, 1e-6),
+                        'bare head': lambda: [head_steps(cached, cached.dls.loaders, precision) for _ in range(10)], 'idle loop': idle}, rounds)
+    for k in ('inside', 'bare head', 'idle loop'): times[k] = [s/10 for s in times[k]]
+    per_batch = n_epoch_batches + n_epoch_batches//4
+    return dict(ms={k: 1000*statistics.median(v)/per_batch for k,v in times.items()}, speedup=ratio(times['stock'], times['inside']), norm_freeze=ratio(times['stock'], times['NormFreeze']))
+
+def filling(arch, precision, rounds):
+    learn,few = (learner(arch, precision, n, bs) for n in (n_fill, bs))
+    for l in (learn, few): l.freeze()
+    def forward():
+        learn.model.eval()
+        with torch.no_grad():
+            for dl in learn.dls:
+                for x,_ in dl:
+                    with mixed(precision): learn.model[0](x)
+    def fill(l):
+        with l.precomputed(): pass
+    times = paired(dict(fill=lambda: fill(learn), forward=forward, few=lambda: fill(few)), rounds)
+    return dict(seconds={k: statistics.median(v) for k,v in times.items()}, over_forward=ratio(times['fill'], times['forward']))
+
+def checkpoints(rounds):
+    "Resume of resnet50 with Adam."
+    learn = learner('resnet50' if card else archs[0], 'fp32', bs*n_epoch_batches, bs)
+    learn.fit(1, 1e-6)
+    tensors = [*learn.model.parameters(), *learn.model.buffers(), *(t for s in learn.opt.state.values() for t in s.values() if isinstance(t, Tensor))]
+    waits = []
+    class Timed(Resume):
+        def write(self, *args, **kwargs):
+            self.settle()                                     # the one before, which training has hidden
+            waits.append(seconds(partial(super().write, *args, **kwargs)))
+    def with_checkpoints(cls):
+        with tempfile.TemporaryDirectory() as d: learn.fit(4, 1e-6, cbs=cls(d))
+    with tempfile.TemporaryDirectory() as d: learn.fit(4, 1e-6, cbs=Timed(d))
+    waits = waits[1:-1]                                       # the first allocates, the last waits for the disk
+    times = paired(dict(plain=lambda: learn.fit(4, 1e-6), resumed=lambda: with_checkpoints(Resume), copy=lambda: [t.cpu() for t in tensors]), rounds)
+    med = {k: statistics.median(v) for k,v in times.items()}
+    return dict(mb=sum(t.nbytes for t in tensors)/1e6, waits_ms=[1000*w for w in waits], copy_ms=1000*med['copy'], epoch_ms=250*med['plain'], longer_ms=1000*(med['resumed']-med['plain']), slower=ratio(times['resumed'], times['plain']))
+
+def show(r): return f"{r['median']:.2f} ({r['low']:.2f} to {r['high']:.2f})"
+
+def report(res)->str:
+    "The results as a page."
+    runs = list(res['sweeping'])
+    def table(rows): return ['| | ' + ' | '.join(runs) + ' |', '|---'*(len(runs)+1) + '|', *(f'| {label} | ' + ' | '.join(cells) + ' |' for label,cells in rows)]
+    def ms(part, k): return [f"{res[part][run]['ms'][k]:.2f}" for run in runs]
+    c = res['checkpoints']
+    return '\n'.join(['# On a GPU', '', f"Measured on {res['machine']}. Pictures of noise on the card, 224 px, batches of 64. Ratios: median of {res['rounds']} paired rounds (lowest to highest).", '',
+        '## Sweeping', '', *table([('ms of a step: bare', ms('sweeping', 'bare')), ("stock's sweep", ms('sweeping', 'stock')), ('`lr_find`', ms('sweeping', 'ours')),
+                                   ("`lr_find` / stock's", [show(res['sweeping'][r]['ours_over_stock']) for r in runs]), ('`lr_find` / bare steps', [show(res['sweeping'][r]['ours_over_bare']) for r in runs])]), '',
+        '## What makes python wait', '', '| | waits for the card, each batch (of training, and of validation where there is one) |', '|---|---|', *(f'| {k} | {v:g} |' for k,v in res['waiting'].items()), '',
+        '## A frozen body', '', 'Ms of a batch (20 of training, 5 of validation).', '', *table([(k, ms('frozen', k)) for k in ('stock', 'NormFreeze', 'inside', 'bare head', 'idle loop')] + [('stock / inside', [show(res['frozen'][r]['speedup']) for r in runs]), ('stock / NormFreeze', [show(res['frozen'][r]['norm_freeze']) for r in runs])]), '',
+        'Inside, a batch is no longer bound by the card: "bare head" is what the head costs without fastai, "idle loop" what fastai\'s loop costs without model and optimizer.', '',
+        '## Filling', '', *table([('filling / a bare forward pass', [show(res['filling'][r]['over_forward']) for r in runs]), ('seconds: filling, forward pass', [f"{s['fill']:.2f}, {s['forward']:.2f}" for s in (res['filling'][r]['seconds'] for r in runs)]), ('seconds of entering with 64 pictures', [f"{res['filling'][r]['seconds']['few']:.2f}" for r in runs])]), '',
+        '## A checkpoint', '', f"resnet50 with Adam, {c['mb']:.0f} MB: `Resume` keeps training waiting for {', '.join(f'{w:.1f}' for w in c['waits_ms'])} ms; a copy to the host takes {c['copy_ms']:.1f} ms. Four epochs of {c['epoch_ms']:.0f} ms with six checkpoints, the first and the last of which are waited for, take {c['longer_ms']:.0f} ms longer, {show(c['slower'])} times as long.", '',
+        'Reproduce: `python benchmarks/bench_cuda.py` on a machine with a GPU.', ''])
+
+def main():
+    rounds = int(sys.argv[1]) if len(sys.argv) > 1 else 3 if card else 1
+    res = dict(machine=f"{torch.cuda.get_device_name() if card else 'no GPU'}, {machine().replace(', CPU', '')}", rounds=rounds, waiting=waiting())
+    runs = [(arch, precision) for precision in ('fp32','bf16') for arch in archs]
+    for part,f in dict(sweeping=sweeping, frozen=frozen_epochs, filling=filling).items():
+        res[part] = {}
+        for arch,precision in runs:
+            name = f'{arch.split("_patch")[0]}, {precision}'
+            res[part][name] = quietly(f, arch, precision, rounds)
+            print(part, name, res[part][name], file=sys.stderr)         # something to see if it is stopped
+            if card: torch.cuda.empty_cache()
+    res['checkpoints'] = quietly(checkpoints, rounds)
+    if card: publish('cuda', res, report(res))
+    else: print(report(res) + '\nNo GPU here: these numbers mean nothing, and are not kept.')
+
+if __name__=='__main__': main()
