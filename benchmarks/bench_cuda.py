@@ -1,21 +1,23 @@
 """What the features cost on a GPU: sweeps, frozen bodies, activations computed beforehand, checkpoints.
 
 Protocol. One card, one process, fixed before anything was measured. timm's resnet50, convnext_tiny and vit_small_patch16_224 in stock's
-vision_learner, 10 classes, 224 px, batches of 64, in fp32 (torch's defaults, so convolutions in TF32) and bf16; pictures of noise that lie on the
-card, so that nothing hides behind a slow disk. Parts are paired in turn, one round to warm up does not count, CUDA is waited for before a clock is
-read; we report medians of paired ratios with their range.
-(1) Sweeping: our lr_find, stock's, and the same steps bare, 25 steps each. Goal: ours costs no more than stock's.
+vision_learner, 10 classes, 224 px, batches of 64, in fp32 (products in TF32) and bf16; pictures of noise that lie on the card and are gathered
+there, so that nothing hides behind a slow loader. Parts are paired in turn, one round to warm up does not count, CUDA is waited for before a clock
+is read; we report medians of paired ratios with their range.
+(1) Sweeping: our lr_find, stock's, and the same steps bare, 20 steps each. Goal: ours costs no more than stock's.
 (2) Waiting: how often a batch more makes python wait for the card, as torch's sync debug mode counts. Goal: no more than stock's.
-(3) A frozen epoch (20 batches, 5 of validation): stock's; the same with NormFreeze; inside `precomputed()`, a tenth of ten epochs. Goal: 50 times
-    faster than stock's. Beside it what bounds it: the head's bare steps on the same rows without fastai, and the same learner whose loop runs on
+(3) A frozen epoch (20 batches, 5 of validation): stock's; the same with NormFreeze; inside `precomputed()`, a quarter of four epochs. Goal: 50
+    times faster than stock's. Beside it what bounds it: the head's bare steps on the same rows without fastai, and the same learner whose loop runs on
     batches that do nothing (no model, no optimizer step).
-(4) Filling: entering `precomputed()` on 8192 pictures against the body's bare forward pass over the same loaders. Goal: 1.05 times. What entering
-    costs on 64 pictures, whatever the data, is said apart.
+(4) Filling: entering `precomputed()` on 4096 pictures against the body's bare forward pass over the same loaders. Goal: 1.05 times, without what
+    entering costs whatever the data (measured on 64 pictures), which is said apart.
 (5) A checkpoint of resnet50 with Adam: how long `Resume` keeps training waiting, against copying the same tensors to the host; and how much longer
     epochs with checkpoints take. Goal: it waits less than such a copy.
 
+This is the second protocol. In the first the loader made batches item by item, which took longer than the steps of half of the networks.
+
 Without a GPU it runs on a small network, to see that it works; its numbers then mean nothing and are not kept."""
-import statistics, sys, tempfile, time, warnings
+import os, statistics, sys, tempfile, time, warnings
 from contextlib import nullcontext
 from pathlib import Path
 
@@ -30,9 +32,10 @@ from measure import machine, publish, quiet, ratio
 
 card = torch.cuda.is_available()
 device = torch.device('cuda' if card else 'cpu')
+torch.set_float32_matmul_precision('high')
 archs = ('resnet50', 'convnext_tiny', 'vit_small_patch16_224') if card else ('test_convnext',)
-bs,size,steps = (64, 224, 25) if card else (4, 64, 3)
-n_epoch_batches,n_fill = (20, 8192) if card else (3, 32)
+bs,size,steps = (64, 224, 20) if card else (4, 64, 3)
+n_epoch_batches,n_fill = (20, 4096) if card else (3, 32)
 
 def seconds(f)->float:
     "What `f` takes, until the card is done."
@@ -51,19 +54,21 @@ def paired(parts:dict, rounds:int)->dict:
             if r: times[k].append(s)
     return times
 
-class Pictures:
-    "Pictures of noise on the card, `n` of them, a few different ones."
-    def __init__(self, n:int, different=256):
-        self.n = n
-        self.x = torch.randn(min(n, different), 3, size, size, device=device)
+class Pictures(DataLoader):
+    "`n` pictures of noise on the card, from a few different ones, gathered there batch by batch, so that a loader costs nothing."
+    def __init__(self, dataset, **kwargs):
+        super().__init__(dataset, **kwargs | dict(device=device))
+        self.x = torch.randn(min(len(dataset), 256), 3, size, size, device=device)
         self.y = torch.arange(len(self.x), device=device) % 10
-    def __len__(self): return self.n
-    def __getitem__(self, i): return self.x[i % len(self.x)],self.y[i % len(self.x)]
+    def create_batches(self, samps):
+        for idxs in chunked(samps, self.bs, self.drop_last):
+            at = torch.tensor(idxs).to(device, non_blocking=True) % len(self.x)
+            yield self.x[at],self.y[at]
 
 def learner(arch, precision, n, n_valid=None, **kwargs):
     "Stock's learner on them."
     set_seed(0)
-    loaders = [DataLoader(Pictures(k), bs=bs, shuffle=train, drop_last=train, num_workers=0, device=device) for k,train in ((n, True), (n_valid or n//4, False))]
+    loaders = [Pictures(range(k), bs=bs, shuffle=train, drop_last=train) for k,train in ((n, True), (n_valid or n//4, False))]
     learn = quiet(vision_learner(DataLoaders(*loaders, device=device), arch, pretrained=False, n_out=10, loss_func=CrossEntropyLossFlat(), **kwargs))
     learn.model.to(device)
     return learn.to_bf16() if precision == 'bf16' else learn
@@ -100,7 +105,7 @@ def waiting():
         with l.precomputed(): l.fit(1, 1e-3)
     fits = {"stock's fit": lambda l: l.fit(1, 1e-3), 'fit_sgdr with Snapshots and UntilOverfit': lambda l: l.fit_sgdr(1, 1, 1e-3, cbs=[Snapshots(), UntilOverfit()]), 'inside precomputed, filling included': cached,
             "stock's sweep": lambda l: l.fit(1, cbs=LRFinder(num_it=len(l.dls.train), stop_div=False)), 'lr_find': lambda l: l.lr_find(num_it=len(l.dls.train), stop_div=False, show_plot=False, extend=False, suggest_funcs='valley')}
-    return {name: waits_per_batch(make, partial(quietly, fit)) for name,fit in fits.items()} if card else {}
+    return {name: waits_per_batch(make, fit) for name,fit in fits.items()} if card else {}
 
 class NoWork(Callback):
     "Lets a batch do nothing: neither model nor optimizer."
@@ -129,10 +134,10 @@ def frozen_epochs(arch, precision, rounds):
     for learn in (stock, still, cached): learn.freeze()
     with cached.precomputed():
         def idle():
-            with cached.added_cbs(NoWork()): cached.fit(10, 1e-6)
-        times = paired({'stock': lambda: stock.fit(1, 1e-6), 'NormFreeze': lambda: still.fit(1, 1e-6, cbs=NormFreeze()), 'inside': lambda: cached.fit(10, 1e-6),
-                        'bare head': lambda: [head_steps(cached, cached.dls.loaders, precision) for _ in range(10)], 'idle loop': idle}, rounds)
-    for k in ('inside', 'bare head', 'idle loop'): times[k] = [s/10 for s in times[k]]
+            with cached.added_cbs(NoWork()): cached.fit(4, 1e-6)
+        times = paired({'stock': lambda: stock.fit(1, 1e-6), 'NormFreeze': lambda: still.fit(1, 1e-6, cbs=NormFreeze()), 'inside': lambda: cached.fit(4, 1e-6),
+                        'bare head': lambda: [head_steps(cached, cached.dls.loaders, precision) for _ in range(4)], 'idle loop': idle}, rounds)
+    for k in ('inside', 'bare head', 'idle loop'): times[k] = [s/4 for s in times[k]]
     per_batch = n_epoch_batches + n_epoch_batches//4
     return dict(ms={k: 1000*statistics.median(v)/per_batch for k,v in times.items()}, speedup=ratio(times['stock'], times['inside']), norm_freeze=ratio(times['stock'], times['NormFreeze']))
 
@@ -148,7 +153,7 @@ def filling(arch, precision, rounds):
     def fill(l):
         with l.precomputed(): pass
     times = paired(dict(fill=lambda: fill(learn), forward=forward, few=lambda: fill(few)), rounds)
-    return dict(seconds={k: statistics.median(v) for k,v in times.items()}, over_forward=ratio(times['fill'], times['forward']))
+    return dict(seconds={k: statistics.median(v) for k,v in times.items()}, over_forward=ratio([a-b for a,b in zip(times['fill'], times['few'])], times['forward']))
 
 def checkpoints(rounds):
     "Resume of resnet50 with Adam."
@@ -170,34 +175,42 @@ def checkpoints(rounds):
 
 def show(r): return f"{r['median']:.2f} ({r['low']:.2f} to {r['high']:.2f})"
 
+def table(results:dict, rows:list)->list:
+    "Lines of a table with a column for each run that has a result."
+    runs = [run for run,o in results.items() if o]
+    if not runs: return ['Not measured in this run.']
+    return ['| | ' + ' | '.join(runs) + ' |', '|---'*(len(runs)+1) + '|', *(f'| {label} | ' + ' | '.join(f(results[run]) for run in runs) + ' |' for label,f in rows)]
+
+def ms(label, k): return label,lambda o: f"{o['ms'][k]:.2f}"
+
 def report(res)->str:
     "The results as a page."
-    runs = list(res['sweeping'])
-    def table(rows): return ['| | ' + ' | '.join(runs) + ' |', '|---'*(len(runs)+1) + '|', *(f'| {label} | ' + ' | '.join(cells) + ' |' for label,cells in rows)]
-    def ms(part, k): return [f"{res[part][run]['ms'][k]:.2f}" for run in runs]
     c = res['checkpoints']
     return '\n'.join(['# On a GPU', '', f"Measured on {res['machine']}. Pictures of noise on the card, 224 px, batches of 64. Ratios: median of {res['rounds']} paired rounds (lowest to highest).", '',
-        '## Sweeping', '', *table([('ms of a step: bare', ms('sweeping', 'bare')), ("stock's sweep", ms('sweeping', 'stock')), ('`lr_find`', ms('sweeping', 'ours')),
-                                   ("`lr_find` / stock's", [show(res['sweeping'][r]['ours_over_stock']) for r in runs]), ('`lr_find` / bare steps', [show(res['sweeping'][r]['ours_over_bare']) for r in runs])]), '',
+        '## Sweeping', '', 'Ms of a step.', '', *table(res['sweeping'], [ms('bare', 'bare'), ms("stock's sweep", 'stock'), ms('`lr_find`', 'ours'),
+            ("`lr_find` / stock's", lambda o: show(o['ours_over_stock'])), ('`lr_find` / bare steps', lambda o: show(o['ours_over_bare']))]), '',
         '## What makes python wait', '', '| | waits for the card, each batch (of training, and of validation where there is one) |', '|---|---|', *(f'| {k} | {v:g} |' for k,v in res['waiting'].items()), '',
-        '## A frozen body', '', 'Ms of a batch (20 of training, 5 of validation).', '', *table([(k, ms('frozen', k)) for k in ('stock', 'NormFreeze', 'inside', 'bare head', 'idle loop')] + [('stock / inside', [show(res['frozen'][r]['speedup']) for r in runs]), ('stock / NormFreeze', [show(res['frozen'][r]['norm_freeze']) for r in runs])]), '',
+        '## A frozen body', '', 'Ms of a batch (20 of training, 5 of validation).', '', *table(res['frozen'], [*(ms(k, k) for k in ('stock', 'NormFreeze', 'inside', 'bare head', 'idle loop')),
+            ('stock / inside', lambda o: show(o['speedup'])), ('stock / NormFreeze', lambda o: show(o['norm_freeze']))]), '',
         'Inside, a batch is no longer bound by the card: "bare head" is what the head costs without fastai, "idle loop" what fastai\'s loop costs without model and optimizer.', '',
-        '## Filling', '', *table([('filling / a bare forward pass', [show(res['filling'][r]['over_forward']) for r in runs]), ('seconds: filling, forward pass', [f"{s['fill']:.2f}, {s['forward']:.2f}" for s in (res['filling'][r]['seconds'] for r in runs)]), ('seconds of entering with 64 pictures', [f"{res['filling'][r]['seconds']['few']:.2f}" for r in runs])]), '',
-        '## A checkpoint', '', f"resnet50 with Adam, {c['mb']:.0f} MB: `Resume` keeps training waiting for {', '.join(f'{w:.1f}' for w in c['waits_ms'])} ms; a copy to the host takes {c['copy_ms']:.1f} ms. Four epochs of {c['epoch_ms']:.0f} ms with six checkpoints, the first and the last of which are waited for, take {c['longer_ms']:.0f} ms longer, {show(c['slower'])} times as long.", '',
+        '## Filling', '', *table(res['filling'], [('filling, without what entering costs, / a bare forward pass', lambda o: show(o['over_forward'])), ('seconds: filling, forward pass', lambda o: f"{o['seconds']['fill']:.2f}, {o['seconds']['forward']:.2f}"),
+            ('seconds of entering with 64 pictures', lambda o: f"{o['seconds']['few']:.2f}")]), '',
+        '## A checkpoint', '', f"resnet50 with Adam, {c['mb']:.0f} MB: `Resume` keeps training waiting for {', '.join(f'{w:.1f}' for w in c['waits_ms'])} ms; a copy to the host takes {c['copy_ms']:.1f} ms. Four epochs of {c['epoch_ms']:.0f} ms with six checkpoints, the first and the last of which are waited for, take {c['longer_ms']:.0f} ms longer, {show(c['slower'])} times as long." if c else 'Not measured in this run.', '',
         'Reproduce: `python benchmarks/bench_cuda.py` on a machine with a GPU.', ''])
 
 def main():
+    "All parts; after BENCH_SECONDS, if that is set, what has not been measured is left out."
     rounds = int(sys.argv[1]) if len(sys.argv) > 1 else 3 if card else 1
-    res = dict(machine=f"{torch.cuda.get_device_name() if card else 'no GPU'}, {machine().replace(', CPU', '')}", rounds=rounds, waiting=waiting())
-    runs = [(arch, precision) for precision in ('fp32','bf16') for arch in archs]
-    for part,f in dict(sweeping=sweeping, frozen=frozen_epochs, filling=filling).items():
-        res[part] = {}
-        for arch,precision in runs:
-            name = f'{arch.split("_patch")[0]}, {precision}'
-            res[part][name] = quietly(f, arch, precision, rounds)
-            print(part, name, res[part][name], file=sys.stderr)         # something to see if it is stopped
-            if card: torch.cuda.empty_cache()
-    res['checkpoints'] = quietly(checkpoints, rounds)
+    end = time.monotonic() + float(os.environ.get('BENCH_SECONDS', 'inf'))
+    def measured(f, *args):
+        if time.monotonic() > end: return None
+        res = quietly(f, *args, rounds)
+        print(f.__name__, *args, res, file=sys.stderr)
+        if card: torch.cuda.empty_cache()
+        return res
+    runs = {f'{arch.split("_patch")[0]}, {precision}': (arch, precision) for precision in ('fp32','bf16') for arch in archs}
+    res = dict(machine=f"{torch.cuda.get_device_name() if card else 'no GPU'}, {machine().replace(', CPU', '')}", rounds=rounds, waiting=waiting(), checkpoints=measured(checkpoints))
+    for part,f in dict(frozen=frozen_epochs, filling=filling, sweeping=sweeping).items(): res[part] = {name: measured(f, *run) for name,run in runs.items()}
     if card: publish('cuda', res, report(res))
     else: print(report(res) + '\nNo GPU here: these numbers mean nothing, and are not kept.')
 

@@ -422,6 +422,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                    'fastai_lrx.resume.generator_states': ('resume.html#generator_states', 'fastai_lrx/resume.py'),
                                    'fastai_lrx.resume.has_state_dict': ('resume.html#has_state_dict', 'fastai_lrx/resume.py'),
                                    'fastai_lrx.resume.is_given': ('resume.html#is_given', 'fastai_lrx/resume.py'),
+                                   'fastai_lrx.resume.is_on_cuda': ('resume.html#is_on_cuda', 'fastai_lrx/resume.py'),
                                    'fastai_lrx.resume.is_plain': ('resume.html#is_plain', 'fastai_lrx/resume.py'),
                                    'fastai_lrx.resume.is_text': ('resume.html#is_text', 'fastai_lrx/resume.py'),
                                    'fastai_lrx.resume.looked_at': ('resume.html#looked_at', 'fastai_lrx/resume.py'),

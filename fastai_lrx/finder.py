@@ -16,7 +16,7 @@ from fastai.basics import *
 from fastai.callback.schedule import LRFinder, ParamScheduler, slide, minimum, steep
 from fastai.callback.progress import CSVLogger, ProgressCallback, ShowGraphCallback
 from fastai.callback.training import ShortEpochCallback
-from .state import LearnerState, read_scalars
+from .state import LearnerState, as_device, read_scalars
 from .suggest import SweepCurve, halfway, reasons, second_look, trust, valley
 from .plots import new_axes, plot_sweep
 from .scheduled import check_optimizer, group_rates, n_batches, n_groups
@@ -302,6 +302,7 @@ def lr_find(self:Learner,
         warn(f"num_it={num_it}: a sweep needs 6 batches at the very least; using 6")
         num_it = 6
     repeats,probe,extend = whole(repeats, 'repeats', most=1000),whole(probe, 'probe', 0, most=10**6),flag(extend, 'extend')
+    device = as_device(device, 'keep the copy beside the learner')
     funcs = [] if suggest_funcs is None else list(tuplify(suggest_funcs))
     for f in funcs:
         if not (callable(f) or (isinstance(f, str) and f in suggestions)): raise ValueError(f"suggest_funcs={shown(f)}: pass a function, or one of {', '.join(suggestions)}")

@@ -16,6 +16,7 @@ from .plots import group_colors, group_names, new_axes, plot_sweep
 from .finder import LRSweep, look, run_sweep, sweep_rates
 from .scheduled import n_valid
 from .schedules import flag, shown, whole
+from .state import as_device
 
 # %% ../nbs/05a_range_tests.ipynb #52e97a75
 class RangeSweep(LRSweep):
@@ -127,6 +128,7 @@ def lr_range_test(self:Learner,
     For `fit_triangular(4, 2, lr_max=b.lr_max, lr_min=b.lr_min)`. The learner stays as it was, to the bit. Warns where the metric shows no
     clear range, and has NaN for bounds where it shows none at all; raises ValueError or TypeError for arguments that make no sense."""
     num_it,valid_batches = whole(num_it, 'num_it', 20, most=10**6),whole(valid_batches, 'valid_batches')
+    device = as_device(device, 'keep the copy beside the learner')
     if metric is not None: metric = as_metric(metric, 'metric')
     if not n_valid(self.dls): raise ValueError("dls has no validation data: the range test measures on it; use lr_find, which does not")
     metric = deepcopy(metric if metric is not None else self.metrics[0] if self.metrics else AvgLoss())
@@ -191,6 +193,7 @@ def lr_find_groups(self:Learner,
     towards the input. The learner stays as it was, to the bit. Raises ValueError where no group's curve can be trusted, and ValueError or
     TypeError for arguments that make no sense. `np.array(rates)` is for methods that calculate with their rate, such as `fine_tune`."""
     num_it,extend = whole(num_it, 'num_it', 20, most=10**6),flag(extend, 'extend')
+    device = as_device(device, 'keep the copy beside the learner')
     n = len(sweep_rates(self, start_lr, end_lr, 1, 'exp')[0])
     first = self.opt.frozen_idx if self.opt is not None else 0
     def alone(group, *args, **kwargs):

@@ -7,7 +7,7 @@ __all__ = ['generator_states', 'is_plain', 'attributes', 'put_attributes', 'mode
            'opt_state', 'put_opt_state', 'sources', 'data_state', 'is_text', 'put_data_state', 'callback_state',
            'put_callback_state', 'is_given', 'has_state_dict', 'forgetful', 'loss_parts', 'part_state',
            'put_part_state', 'run_state', 'others', 'put_run_state', 'description', 'digest', 'without_addresses',
-           'looked_at', 'plain_part', 'arguments', 'difference', 'Resume', 'written_by_thread']
+           'looked_at', 'plain_part', 'arguments', 'difference', 'Resume', 'is_on_cuda', 'written_by_thread']
 
 # %% ../nbs/07_resume.ipynb #b9a2cd74
 from concurrent.futures import ThreadPoolExecutor
@@ -144,9 +144,9 @@ def loss_parts(f)->list:
     return [o for o in (f, getattr(f, '__self__', None), getattr(f, 'func', None)) if hasattr(o, '__dict__') and not isinstance(o, (type,type(noop)))]
 
 def part_state(o)->dict:
-    "Of a module weights and buffers, and numbers that it and its parts keep as attributes; of another object its attributes."
+    "Of a module weights and buffers, and numbers and modes that it and its parts keep as attributes; of another object its attributes."
     if not isinstance(o, nn.Module): return dict(attributes=attributes(o))
-    numbers = [{k: v for k,v in vars(m).items() if isinstance(v, (int,float)) and k != 'training' and not k.startswith('_')} for m in o.modules()]
+    numbers = [{k: v for k,v in vars(m).items() if isinstance(v, (int,float)) and not k.startswith('_')} for m in o.modules()]
     return dict(model=model_state(o), numbers=numbers)
 
 def put_part_state(o, saved:dict):
@@ -320,6 +320,8 @@ class Resume(Callback):
 # %% ../nbs/07_resume.ipynb #175ea800
 _locks,_writer = {},ThreadPoolExecutor(1)
 
+def is_on_cuda(learn:Learner)->bool: return next(get_model(learn.model).parameters()).device.type == 'cuda'
+
 def written_by_thread(path, state, info:dict):
     "Copy a state on its GPU and have a thread write it; gives the function that waits until it is written."
     try: meta,tensors = file_content(state, info, device=None)
@@ -350,9 +352,9 @@ def write(self:Resume, done:int, finished:bool=False):
     "Write a checkpoint; one of a GPU is written by a thread while training goes on."
     self.settle()
     path,state,info = self.file(done, finished),run_state(self.learn),dict(what=self.what)
-    on_cuda = next(get_model(self.learn.model).parameters()).device.type == 'cuda'
-    self.writing = (done, finished),written_by_thread(path, state, info) if on_cuda else partial(write_state, path, *file_content(state, info))
-    if finished or not on_cuda: self.settle()
+    by_thread = is_on_cuda(self.learn)
+    self.writing = (done, finished),written_by_thread(path, state, info) if by_thread else partial(write_state, path, *file_content(state, info))
+    if finished or not by_thread: self.settle()
 
 @patch
 def settle(self:Resume):

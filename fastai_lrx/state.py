@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['Keeper', 'remember', 'generator_state', 'put_generator_state', 'remember_generator', 'remember_attributes',
-           'is_yours', 'global_rngs', 'keep_rngs', 'keep_autocast', 'read_scalars', 'uninterrupted', 'autocast_kept',
+           'is_yours', 'uninterrupted', 'global_rngs', 'keep_rngs', 'keep_autocast', 'read_scalars', 'autocast_kept',
            'as_device', 'LearnerState', 'new_seed']
 
 # %% ../nbs/00_state.ipynb #b7f90982
@@ -175,6 +175,19 @@ def _(o, keeper): "Left alone: a callback knows its learner."
 @remember.register
 def _(o:MethodType, keeper): keeper.keep(o.__self__)
 
+# %% ../nbs/00_state.ipynb #5afb53b9
+@contextmanager
+def uninterrupted():
+    "Hold back Ctrl-C until the block is done."
+    if threading.current_thread() is not threading.main_thread() or signal.getsignal(signal.SIGINT) is None:
+        yield
+        return
+    pressed = []
+    old = signal.signal(signal.SIGINT, lambda *args: pressed.append(args))
+    try: yield
+    finally: signal.signal(signal.SIGINT, old)
+    if pressed: signal.raise_signal(signal.SIGINT)
+
 # %% ../nbs/00_state.ipynb #65b0df0c
 def global_rngs()->dict:
     "How to get and put the state of each global random generator: of python, numpy, torch, every CUDA device, and Apple's GPU."
@@ -215,19 +228,6 @@ def read_scalars(scalars:list)->list:
     for idxs in kinds.values():
         for i,value in zip(idxs, torch.stack([scalars[i] for i in idxs]).tolist()): res[i] = value
     return res
-
-# %% ../nbs/00_state.ipynb #5afb53b9
-@contextmanager
-def uninterrupted():
-    "Hold back Ctrl-C until the block is done."
-    if threading.current_thread() is not threading.main_thread() or signal.getsignal(signal.SIGINT) is None:
-        yield
-        return
-    pressed = []
-    old = signal.signal(signal.SIGINT, lambda *args: pressed.append(args))
-    try: yield
-    finally: signal.signal(signal.SIGINT, old)
-    if pressed: signal.raise_signal(signal.SIGINT)
 
 # %% ../nbs/00_state.ipynb #f733774d
 @contextmanager

@@ -804,13 +804,13 @@ def test_sweeps():
     def sweep_table(learn):
         "Sweeps, which `made_up` runs."
         def positive(res): assert res is None or all(np.isnan(float(lr)) or float(lr) > 0 for lr in res)
-        find,groups = dict(start_lr=1e-7, end_lr=10, num_it=30, stop_div=True, show_plot=False, extend=False),'stop_div show_plot'
+        find,groups = dict(start_lr=1e-7, end_lr=10, num_it=30, stop_div=True, show_plot=False, extend=False, device=None),'stop_div show_plot'
         return {'Learner.lr_find': entry(learn.lr_find, positive, given=Learner.lr_find, flags=groups, suggest_funcs=('lr', 'valley'), sweep='exp', repeats=1, probe=0, **find, also=dict(suggest_funcs='Callback Linear')),
                 'Learner.lr_range_test': entry(learn.lr_range_test, positive, given=Learner.lr_range_test, flags=groups, metric=mse, valid_batches=2, sweep='lin', **{k: v for k,v in find.items() if k!='extend'}),
                 'Learner.lr_find_groups': entry(learn.lr_find_groups, positive, given=Learner.lr_find_groups, flags=groups, **find)}
 
     # %% nbs/checks/arguments.ipynb #c7748cc7
-    def made_up(learn, sweep, seed=None):
+    def made_up(learn, sweep, seed=None, device=None):
         "In place of `run_sweep`: a loss that falls and then blows up, without any training; the rates must make sense."
         rates = np.array(sweep.rates)
         assert rates.ndim==2 and len(rates) < 10**6 and np.isfinite(rates).all() and (rates >= 0).all()
@@ -935,7 +935,7 @@ def test_around_fits():
             state = LearnerState(learn)
             state.reseed(seed)
             state.restore()
-        return {'Learner.precomputed': entry(lambda **kwargs: entered(learn.precomputed(**kwargs)), given=Learner.precomputed, n_aug=0, cache=None, max_memory=1.), 'Learner.preserved': entry(lambda **kwargs: entered(learn.preserved(**kwargs)), given=Learner.preserved, device=None),
+        return {'Learner.precomputed': entry(lambda **kwargs: entered(learn.precomputed(**kwargs)), given=Learner.precomputed, n_aug=0, cache=None, max_memory=1., device=None), 'Learner.preserved': entry(lambda **kwargs: entered(learn.preserved(**kwargs)), given=Learner.preserved, device=None),
                 'Learner.dry_run': entry(lambda: entered(learn.dry_run()), given=Learner.dry_run), 'LearnerState': entry(lambda device: LearnerState(learn, device), device=None), 'LearnerState.reseed': entry(seed_, seed=3), 'LearnerState.restore': entry(LearnerState(learn).restore),
                 'Learner.compare': entry(learn.compare, given=Learner.compare, candidates={'a': noop}, seeds=1, metrics=None, monitor='valid_loss', comp=None, target=None, keep=None, also=dict(metrics='lambda'))}
 
@@ -1388,7 +1388,7 @@ def test_everything_public():
     def sweep_table(learn):
         "Sweeps, which `made_up` runs."
         def positive(res): assert res is None or all(np.isnan(float(lr)) or float(lr) > 0 for lr in res)
-        find,groups = dict(start_lr=1e-7, end_lr=10, num_it=30, stop_div=True, show_plot=False, extend=False),'stop_div show_plot'
+        find,groups = dict(start_lr=1e-7, end_lr=10, num_it=30, stop_div=True, show_plot=False, extend=False, device=None),'stop_div show_plot'
         return {'Learner.lr_find': entry(learn.lr_find, positive, given=Learner.lr_find, flags=groups, suggest_funcs=('lr', 'valley'), sweep='exp', repeats=1, probe=0, **find, also=dict(suggest_funcs='Callback Linear')),
                 'Learner.lr_range_test': entry(learn.lr_range_test, positive, given=Learner.lr_range_test, flags=groups, metric=mse, valid_batches=2, sweep='lin', **{k: v for k,v in find.items() if k!='extend'}),
                 'Learner.lr_find_groups': entry(learn.lr_find_groups, positive, given=Learner.lr_find_groups, flags=groups, **find)}
@@ -1402,7 +1402,7 @@ def test_everything_public():
             state = LearnerState(learn)
             state.reseed(seed)
             state.restore()
-        return {'Learner.precomputed': entry(lambda **kwargs: entered(learn.precomputed(**kwargs)), given=Learner.precomputed, n_aug=0, cache=None, max_memory=1.), 'Learner.preserved': entry(lambda **kwargs: entered(learn.preserved(**kwargs)), given=Learner.preserved, device=None),
+        return {'Learner.precomputed': entry(lambda **kwargs: entered(learn.precomputed(**kwargs)), given=Learner.precomputed, n_aug=0, cache=None, max_memory=1., device=None), 'Learner.preserved': entry(lambda **kwargs: entered(learn.preserved(**kwargs)), given=Learner.preserved, device=None),
                 'Learner.dry_run': entry(lambda: entered(learn.dry_run()), given=Learner.dry_run), 'LearnerState': entry(lambda device: LearnerState(learn, device), device=None), 'LearnerState.reseed': entry(seed_, seed=3), 'LearnerState.restore': entry(LearnerState(learn).restore),
                 'Learner.compare': entry(learn.compare, given=Learner.compare, candidates={'a': noop}, seeds=1, metrics=None, monitor='valid_loss', comp=None, target=None, keep=None, also=dict(metrics='lambda'))}
 
@@ -1620,13 +1620,13 @@ def test_everything_with_many_more_values_slow():
     def sweep_table(learn):
         "Sweeps, which `made_up` runs."
         def positive(res): assert res is None or all(np.isnan(float(lr)) or float(lr) > 0 for lr in res)
-        find,groups = dict(start_lr=1e-7, end_lr=10, num_it=30, stop_div=True, show_plot=False, extend=False),'stop_div show_plot'
+        find,groups = dict(start_lr=1e-7, end_lr=10, num_it=30, stop_div=True, show_plot=False, extend=False, device=None),'stop_div show_plot'
         return {'Learner.lr_find': entry(learn.lr_find, positive, given=Learner.lr_find, flags=groups, suggest_funcs=('lr', 'valley'), sweep='exp', repeats=1, probe=0, **find, also=dict(suggest_funcs='Callback Linear')),
                 'Learner.lr_range_test': entry(learn.lr_range_test, positive, given=Learner.lr_range_test, flags=groups, metric=mse, valid_batches=2, sweep='lin', **{k: v for k,v in find.items() if k!='extend'}),
                 'Learner.lr_find_groups': entry(learn.lr_find_groups, positive, given=Learner.lr_find_groups, flags=groups, **find)}
 
     # %% nbs/checks/arguments.ipynb #c7748cc7
-    def made_up(learn, sweep, seed=None):
+    def made_up(learn, sweep, seed=None, device=None):
         "In place of `run_sweep`: a loss that falls and then blows up, without any training; the rates must make sense."
         rates = np.array(sweep.rates)
         assert rates.ndim==2 and len(rates) < 10**6 and np.isfinite(rates).all() and (rates >= 0).all()
@@ -1644,7 +1644,7 @@ def test_everything_with_many_more_values_slow():
             state = LearnerState(learn)
             state.reseed(seed)
             state.restore()
-        return {'Learner.precomputed': entry(lambda **kwargs: entered(learn.precomputed(**kwargs)), given=Learner.precomputed, n_aug=0, cache=None, max_memory=1.), 'Learner.preserved': entry(lambda **kwargs: entered(learn.preserved(**kwargs)), given=Learner.preserved, device=None),
+        return {'Learner.precomputed': entry(lambda **kwargs: entered(learn.precomputed(**kwargs)), given=Learner.precomputed, n_aug=0, cache=None, max_memory=1., device=None), 'Learner.preserved': entry(lambda **kwargs: entered(learn.preserved(**kwargs)), given=Learner.preserved, device=None),
                 'Learner.dry_run': entry(lambda: entered(learn.dry_run()), given=Learner.dry_run), 'LearnerState': entry(lambda device: LearnerState(learn, device), device=None), 'LearnerState.reseed': entry(seed_, seed=3), 'LearnerState.restore': entry(LearnerState(learn).restore),
                 'Learner.compare': entry(learn.compare, given=Learner.compare, candidates={'a': noop}, seeds=1, metrics=None, monitor='valid_loss', comp=None, target=None, keep=None, also=dict(metrics='lambda'))}
 

@@ -5,6 +5,11 @@ from card import *
 from fastcore.test import *
 from fastai.callback.schedule import LRFinder
 from fastai_lrx.all import *
+from fastai_lrx.storage import load_state
+from contextlib import nullcontext
+from types import SimpleNamespace
+import contextlib, errno, time, fastai_lrx.resume as resume
+from fastai_lrx.state import Keeper, keep_autocast, keep_rngs
 
 def test_what_is_counted():
     # %% nbs/checks/transfers.ipynb #7a5fe006
@@ -41,3 +46,82 @@ def test_each_batch_more():
     class Nosy(Callback):
         def after_loss(self): float(self.loss)
     assert reads_per_batch(make, lambda l: l.fit(1, 1e-3, cbs=Nosy())) > stock
+
+def test_checkpoints_that_a_thread_writes():
+    # %% nbs/checks/transfers.ipynb #7a5fe012
+    @contextlib.contextmanager
+    def as_on_a_gpu(write=resume.write_state):
+        "Checkpoints as on a GPU, written by `write`."
+        event,stream = SimpleNamespace(wait=noop),SimpleNamespace(record_event=lambda: event)
+        stand_in = dict(current_stream=lambda: stream, Stream=lambda: stream, stream=lambda s: nullcontext())
+        real = {k: getattr(torch.cuda, k) for k in stand_in}
+        old = resume.is_on_cuda,resume.write_state
+        for k,v in stand_in.items(): setattr(torch.cuda, k, v)
+        resume.is_on_cuda,resume.write_state = (lambda learn: True),write
+        try: yield
+        finally:
+            for k,v in real.items(): setattr(torch.cuda, k, v)
+            resume.is_on_cuda,resume.write_state = old
+
+    class Ends(Callback):
+        "Weights at the ends of epochs, and how many checkpoints are written by then"
+        order = 2000
+        def __init__(self, folder): self.folder = Path(folder)
+        def before_fit(self): self.ends,self.n_written = [],[]
+        def after_epoch(self):
+            self.ends.append({k: p.detach().clone() for k,p in self.model.named_parameters()})
+            self.n_written.append(len(list(self.folder.glob('fit*'))))
+        def state_dict(self): return {}
+        def load_state_dict(self, saved): pass
+
+    def slowly(*args):
+        time.sleep(0.5)
+        return real_write(*args)
+    real_write = resume.write_state
+    with tempfile.TemporaryDirectory() as d, as_on_a_gpu(slowly):
+        learn,seen = on_card('vision'),Ends(d)
+        learn.fit(2, 1e-2, cbs=[Resume(d, keep_last=9), seen])
+        files = sorted(Path(d).glob('fit*'))
+        test_eq([f.stem[7:] for f in files], ['epoch00000', 'epoch00001', 'epoch00002', 'epoch00002_end'])
+        assert seen.n_written[0] < 2, seen.n_written               # training did not wait for the disk
+        for f,weights_ in zip(files[1:], seen.ends):
+            saved = load_state(f)[0]['model']['model']['weights']
+            test_eq([k for k,v in weights_.items() if not saved[k].equal(v)], [])
+
+    # %% nbs/checks/transfers.ipynb #7a5fe013
+    def full(path, *args): raise OSError(errno.ENOSPC, 'No space left on device', str(path))
+    with tempfile.TemporaryDirectory() as d, as_on_a_gpu(full), warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter('always')
+        learn = on_card('vision')
+        learn.fit(1, 1e-2, cbs=Resume(d))
+        plain = on_card('vision')
+        plain.fit(1, 1e-2)
+    test_eq(len([w for w in said if 'could not be written' in str(w.message)]), 3)
+    assert same(weights(plain), weights(learn))
+
+    # %% nbs/checks/transfers.ipynb #7a5fe014
+    with tempfile.TemporaryDirectory() as d:
+        with as_on_a_gpu(slowly):
+            learn = on_card('vision')
+            test_fail(lambda: learn.fit(3, 1e-2, cbs=[Resume(d), Mishap(error, 8)]), contains='out of memory')
+            test_eq(sorted(f.stem[7:] for f in Path(d).glob('fit*')), ['epoch00000', 'epoch00001'])        # it was waited for
+        again = on_card('vision')
+        quietly(again.fit, 3, 1e-2, cbs=[Resume(d), Mishap(noop, 8)])
+        plain = on_card('vision')
+        plain.fit(3, 1e-2, cbs=Mishap(noop, 8))
+        assert same(weights(plain), weights(again))
+
+def test_apple_s_gpu():
+    # %% nbs/checks/transfers.ipynb #7a5fe016
+    state = [1]
+    available,get,put = torch.backends.mps.is_available,torch.mps.get_rng_state,torch.mps.set_rng_state
+    torch.backends.mps.is_available,torch.mps.get_rng_state,torch.mps.set_rng_state = (lambda: True),(lambda: list(state)),(lambda new: state.__setitem__(slice(None), new))
+    try:
+        keeper = Keeper()
+        keep_rngs(keeper); keep_autocast(keeper)
+        state[0] = 2
+        torch.set_autocast_enabled('mps', True)
+        keeper.restore()
+    finally: torch.backends.mps.is_available,torch.mps.get_rng_state,torch.mps.set_rng_state = available,get,put
+    test_eq(state, [1])
+    assert not torch.is_autocast_enabled('mps')

@@ -9,6 +9,7 @@ from fastai_lrx.plots import group_colors, group_names, new_axes, plot_sweep
 from fastai_lrx.finder import LRSweep, look, run_sweep, sweep_rates
 from fastai_lrx.scheduled import n_valid
 from fastai_lrx.schedules import flag, shown, whole
+from fastai_lrx.state import as_device
 import warnings, pickle, fastprogress.fastprogress as fp
 from fastcore.test import *
 from sklearn.datasets import load_digits

@@ -98,6 +98,16 @@ def test_putting_things_back_into_the_same_objects():
     test_eq(len(recorder.losses), 100_000)
 
 def test_the_state_of_a_learner():
+    # %% nbs/00_state.ipynb #1bb507e5
+    if threading.current_thread() is threading.main_thread() and signal.getsignal(signal.SIGINT) is signal.default_int_handler:   # where Ctrl-C means what it usually does
+        done = []
+        try:
+            with uninterrupted():
+                signal.raise_signal(signal.SIGINT)
+                done.append('all of it')
+        except KeyboardInterrupt: done.append('then the interrupt')
+        test_eq(done, ['all of it', 'then the interrupt'])
+
     # %% nbs/00_state.ipynb #11bc4cf4
     keeper = Keeper()
     keep_autocast(keeper)
@@ -108,16 +118,6 @@ def test_the_state_of_a_learner():
 
     # %% nbs/00_state.ipynb #798b1559
     test_eq(read_scalars([tensor(1.5), tensor(2), tensor(True), tensor(0.1)]), [1.5, 2, True, tensor(0.1).item()])
-
-    # %% nbs/00_state.ipynb #1bb507e5
-    if threading.current_thread() is threading.main_thread() and signal.getsignal(signal.SIGINT) is signal.default_int_handler:   # where Ctrl-C means what it usually does
-        done = []
-        try:
-            with uninterrupted():
-                signal.raise_signal(signal.SIGINT)
-                done.append('all of it')
-        except KeyboardInterrupt: done.append('then the interrupt')
-        test_eq(done, ['all of it', 'then the interrupt'])
 
     # %% nbs/00_state.ipynb #7a88f397
     with suppress(RuntimeError), autocast_kept():
