@@ -46,6 +46,7 @@ def check_schedule(learn, n_epoch, schedule, moms=None)->dict:
     n_steps = n_batches(learn.dls)*n_epoch
     if n_steps > 10**8: raise ValueError(f"{n_epoch} epochs of {n_steps//n_epoch} batches: schedules are for {10**8} batches at most; use fewer epochs")
     schedule.cycle_ends(n_steps)   # raises where there are fewer batches than cycles
+    if len(learn.dls.loaders) < 2: raise ValueError("dls: has no validation loader, and every epoch ends with validation; make DataLoaders(train, valid), where valid may be empty")
     n_valid(learn.dls)                                  # raises where nobody knows
     check_optimizer(learn, **({} if moms is None else dict(mom=f'moms={moms}')))
     if moms is None: return dict(lr=schedule)
@@ -170,9 +171,10 @@ class UntilOverfit(Callback):
 
     def judge(self):
         "Compare the cycle that has just ended with the best."
-        loss = measured(self.learn).get('valid_loss', np.nan)
-        self.recorder.cycle_losses.append(loss)
-        if loss < (np.inf if self.best is None else self.best[-1]):
+        loss = measured(self.learn).get('valid_loss')
+        self.recorder.cycle_losses.append(np.nan if loss is None else loss)
+        if loss is None: pass                                  # not validated, so not worse
+        elif loss < (np.inf if self.best is None else self.best[-1]):
             self.best,self.weights,self.n_worse = (self.cycle, self.epoch, len(self.recorder.lrs), loss),weights_of(get_model(self.model)),0
         else: self.n_worse += 1
         self.n_recorded = len(self.recorder.values)

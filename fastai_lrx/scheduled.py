@@ -4,15 +4,16 @@
 
 # %% auto #0
 __all__ = ['lists_of', 'n_groups', 'length_of', 'n_valid', 'n_batches', 'optimizer_of', 'check_optimizer', 'team_of',
-           'everywhere', 'in_fit', 'group_rates', 'as_callbacks', 'Scheduled', 'check_cycles', 'check_validation',
-           'ends_cycle', 'recorded_names', 'measured', 'valid_losses', 'set_mark']
+           'everywhere', 'in_fit', 'default_rate', 'group_rates', 'as_callbacks', 'Scheduled', 'check_cycles',
+           'check_validation', 'ends_cycle', 'recorded_names', 'measured', 'valid_losses', 'set_mark']
 
 # %% ../nbs/01a_scheduled.ipynb #9def40f9
 import inspect
 
 from fastai.basics import *
 from fastai.callback.schedule import ParamScheduler
-from .schedules import Schedule, as_rates, number, shown, whole
+from fastai.optimizer import _BaseOptimizer
+from .schedules import Schedule, as_number, as_rates, number, shown, whole
 from .plots import mark_cycle_ends, new_axes, plot_groups
 
 # %% ../nbs/01a_scheduled.ipynb #5f3d6e13
@@ -69,6 +70,8 @@ def optimizer_of(learn:Learner):
 def check_optimizer(learn:Learner, **arguments):
     "ValueError unless the optimizer steps without a closure, and has the hyper-parameters that `arguments` are for."
     opt = optimizer_of(learn)
+    if not any(p.requires_grad for ps in opt.param_lists for p in ps):
+        raise ValueError("learn.model: all its weights are frozen, so there is nothing to train; use learn.unfreeze(), or requires_grad_(True) for some")
     name,closure = type(getattr(opt, 'opt', opt)).__name__,inspect.signature(opt.step).parameters.get('closure')
     if closure is not None and closure.default is closure.empty: raise ValueError(f"opt_func: {name} makes its steps with a closure, which fastai gives to none; use another optimizer")
     for k,argument in arguments.items():
@@ -89,6 +92,11 @@ def in_fit(learn:Learner)->bool:
     "Whether events come from a fit; `validate`, `get_preds` and `predict` send `before_fit` and `before_epoch` too, but hold a lock meanwhile."
     return not learn.lock.locked()
 
+def default_rate(learn:Learner):
+    "`learn.lr`, or the rate that `opt_func` brings with it, which becomes `learn.lr` as the optimizer is made."
+    own = learn.opt_func.keywords if learn.opt is None and isinstance(learn.opt_func, partial) else {}
+    return own.get('lr', learn.lr)
+
 def group_rates(
     learn:Learner, # whose layer groups
     lr, # a number, one number per group, or a slice as in fastai; None is `learn.lr`
@@ -96,7 +104,7 @@ def group_rates(
     n:int=None # number of groups, if not the present one
 )->np.ndarray: # one rate per group
     "What `lr` means for each layer group of `learn`."
-    n,given = n or n_groups(learn),learn.lr if lr is None else lr
+    n,given = n or n_groups(learn),as_number(default_rate(learn) if lr is None else lr)
     if isinstance(given, slice):
         if given.stop is None: raise ValueError(f"{name}={given}: a slice of rates needs its stop, the rate of the last group")
         lo,hi = (number(o, name) for o in (0. if given.start is None else given.start, given.stop))
@@ -116,6 +124,18 @@ def as_callbacks(cbs)->L:
         try: return cb() if isinstance(cb, type) else cb
         except TypeError as e: raise TypeError(f"cbs: {cb.__name__} cannot be made without arguments ({e}); pass {cb.__name__}(...)") from None
     return cbs.map(made)
+
+# %% ../nbs/01a_scheduled.ipynb #01c29135
+_set_hyper = _BaseOptimizer.set_hyper
+
+@patch
+def set_hyper(self:_BaseOptimizer,
+    k, # name of the hyper-parameter
+    v # its value: one, one per layer group, or a slice
+):
+    "Set a hyper-parameter, as in stock; a result of `lr_find` counts as the rate that it stands for."
+    if isinstance(v, slice): v = slice(*map(as_number, (v.start, v.stop, v.step)))
+    _set_hyper(self, k, as_number(v))
 
 # %% ../nbs/01a_scheduled.ipynb #9872fd85
 class Scheduled(ParamScheduler):
@@ -145,7 +165,7 @@ class Scheduled(ParamScheduler):
         self.ends = set(self.cycles.cycle_ends(self.n_steps).tolist())
         mid = sorted(end for end in self.ends if end%per_epoch)
         if mid: warn(f"{len(mid)} of {len(self.ends)} cycles end in mid-epoch (the first after {mid[0]/per_epoch:.2f} epochs): validation will not see the model at their ends")
-        self.learn.cycle,self.learn.cycle_end,self.begun = 0,False,None
+        self.learn.cycle,self.learn.cycle_end,self.begun,self.counted = 0,False,None,None
         if hasattr(self.learn, 'recorder'): self.recorder.marks = {}
 
     def before_epoch(self): self.learn.cycle_end,self.begun = False,self.epoch
@@ -154,17 +174,18 @@ class Scheduled(ParamScheduler):
 
     def before_batch(self):
         "Set the hyper-parameters of this batch and signal its cycle."
-        step = self.step
+        n = self.counted or self.n_iter
+        i = min(self.iter, n-1)                                # more than there should be stay at the end of the epoch
+        step,after = ((self.epoch*n + k)*self.per_epoch//n for k in (i, i+1))
         for k,values in self.values.items(): self.opt.set_hyper(k, np.atleast_1d(values[step]).tolist())
-        self.learn.cycle_end = step+1 in self.ends
+        self.learn.cycle_end = any(step < end <= after for end in self.ends)
         self.learn.cycle = sum(end <= step for end in self.ends)
 
-    @property
-    def step(self):
-        "Number of the present batch in the whole fit."
-        return self.epoch*self.n_iter + self.iter
+    def before_train(self): self.n_done,self.cut_short = 0,False
+    def after_cancel_train(self): self.cut_short = True
 
     def after_batch(self):
+        self.n_done += 1
         for k in self.scheds:
             values = [h[k] for h in self.opt.hypers]
             self.hps[k].append(values[-1])
@@ -172,13 +193,14 @@ class Scheduled(ParamScheduler):
         if self.cycle_end: self.reached.append(len(self.group_hps[k]))
 
     def after_train(self):
-        "Did a cycle end in this epoch?"
+        "Did a cycle end in this epoch? And has the loader's length told how many batches it has?"
+        self.counted = self.n_done if self.n_done not in (0, self.n_iter) and not self.cut_short else None
         start = self.epoch*self.per_epoch
         self.learn.cycle_end = any(start < end <= start+self.per_epoch for end in self.ends)
 
     def state_dict(self)->dict:
         "What the fit has recorded, nothing if it was cancelled before it began; all else follows from the schedules."
-        return {k: v for k,v in vars(self).items() if k in ('hps', 'group_hps', 'reached')}
+        return {k: v for k,v in vars(self).items() if k in ('hps', 'group_hps', 'reached', 'counted')}
     def load_state_dict(self, saved:dict): vars(self).update(saved)
 
     def after_fit(self):

@@ -47,6 +47,7 @@ class SweepCurve:
     num_it:int=None # how many batches were asked for
     sweep:str='exp' # how the rate grew: 'exp' or 'lin'
     stop_div:bool=True # whether it was to stop when the loss diverged
+    bad_batch:int=None # number in its epoch of a batch with values that are no numbers, if there was one
     def __post_init__(self):
         for k in 'lrs','losses','smooth_losses':
             if k!='smooth_losses' or self.smooth_losses is not None: object.__setattr__(self, k, floats(getattr(self, k), k))
@@ -130,13 +131,15 @@ reasons = {
     'diverged at once': 'the loss blew up in the first tenth of the sweep',
     'still falling': 'the loss was still falling at the end of the sweep',
     'too few batches': 'a curve of fewer than 20 batches says little',
-    'no number': 'the loss of the very first batch is NaN or infinite, whatever the rate'}
+    'no number': 'the loss of the very first batch is NaN or infinite, whatever the rate',
+    'bad batch': 'a batch has values that are NaN or infinite, and so has its loss, whatever the rate'}
 
 def trust(
     curve:SweepCurve # the sweep
 )->str: # a key of `reasons`
-    "'ok' if a rate can be read off the curve, otherwise why not: 'flat', 'rising', 'noisy', 'diverged at once', 'still falling', 'too few batches' or 'no number'."
-    if not np.isfinite(checked(curve).losses[0]): return 'no number'
+    "'ok' if a rate can be read off the curve, otherwise why not: 'flat', 'rising', 'noisy', 'diverged at once', 'still falling', 'too few batches', 'no number' or 'bad batch'."
+    if checked(curve).bad_batch is not None: return 'bad batch'
+    if not np.isfinite(curve.losses[0]): return 'no number'
     if curve.num_it < 20: return 'too few batches'
     n,smooth = curve.n_usable,curve.smooth()[1]
     if n < curve.num_it/10: return 'diverged at once'

@@ -1,5 +1,5 @@
-"""How the generated tests run: no display, one thread, a seed, from nbs/ as the notebooks do."""
-import os, sys
+"""How the generated tests run: no display, one thread, a seed, from nbs/ as the notebooks do; each leaves the process as it found it."""
+import os, signal, sys, threading
 from pathlib import Path
 
 import matplotlib
@@ -8,28 +8,67 @@ import pytest, torch
 
 here = Path(__file__).parent
 sys.path.insert(0, str(here))   # `from tiny import ...`, `from ranks import on_ranks`
-torch.set_num_threads(1)
+torch.set_num_threads(int(os.environ.get('LRX_TEST_THREADS', 1)))
 
 def pytest_addoption(parser):
     parser.addoption('--run-slow', action='store_true', help='also run tests marked slow')
 
-def chosen(config)->bool: return 'cuda' in (config.getoption('markexpr') or '')
+def for_gpu(config)->bool: return 'cuda' in (config.getoption('markexpr') or '')
 
 def pytest_configure(config):
     "Tests run on the CPU, whatever the machine has; those of the GPU with `-m cuda`."
-    if not chosen(config): os.environ['CUDA_VISIBLE_DEVICES'] = ''      # child processes have it, too
+    if not for_gpu(config): os.environ['CUDA_VISIBLE_DEVICES'] = ''      # child processes have it, too
 
 def pytest_collection_modifyitems(config, items):
     for item in items:
         if 'slow' in item.keywords and not config.getoption('--run-slow'): item.add_marker(pytest.mark.skip(reason='slow: pytest --run-slow'))
-        if 'cuda' in item.keywords and not chosen(config): item.add_marker(pytest.mark.skip(reason='for a GPU: make test-cuda'))
+        if 'cuda' in item.keywords and not for_gpu(config): item.add_marker(pytest.mark.skip(reason='for a GPU: make test-cuda'))
 
 def pytest_pycollect_makeitem(collector, name, obj):
     "`test_eq` and friends, star-imported from fastcore, are no tests."
     if callable(obj) and getattr(obj, '__module__', None)!=collector.module.__name__: return []
 
+# Nothing is left behind
+
+class Switch:
+    "Something of the whole process: how to read it, and how to put it back."
+    def __init__(self, get, put): self.get,self.put = get,put
+
+def put_environ(values): os.environ.clear(); os.environ.update(values)
+def put_path(values): sys.path[:] = values
+def autocast_depth():
+    torch.autocast_increment_nesting()
+    return torch.autocast_decrement_nesting()
+def put_depth(depth):
+    while autocast_depth() > depth: torch.autocast_decrement_nesting()
+
+switches = {
+    'autocast': Switch(lambda: torch.is_autocast_enabled('cpu'), lambda on: torch.set_autocast_enabled('cpu', on)),
+    'type of autocast': Switch(lambda: torch.get_autocast_dtype('cpu'), lambda dtype: torch.set_autocast_dtype('cpu', dtype)),
+    'depth of autocast': Switch(autocast_depth, put_depth),
+    'autograd': Switch(torch.is_grad_enabled, torch.set_grad_enabled),
+    'default type': Switch(torch.get_default_dtype, torch.set_default_dtype),
+    'default device': Switch(torch.get_default_device, torch.set_default_device),
+    'threads of torch': Switch(torch.get_num_threads, torch.set_num_threads),
+    'deterministic': Switch(torch.are_deterministic_algorithms_enabled, torch.use_deterministic_algorithms),
+    'environment': Switch(lambda: {k: v for k,v in os.environ.items() if k != 'PYTEST_CURRENT_TEST'}, put_environ),
+    'current folder': Switch(os.getcwd, os.chdir),
+    'sys.path': Switch(lambda: list(sys.path), put_path),
+    'matplotlib': Switch(lambda: dict(matplotlib.rcParams), matplotlib.rcParams.update),
+    'handler of Ctrl-C': Switch(lambda: signal.getsignal(signal.SIGINT), lambda f: signal.signal(signal.SIGINT, f)),
+    'threads': Switch(lambda: {t.name for t in threading.enumerate() if not t.daemon and not t.name.startswith('ThreadPool')}, lambda _: None)}
+
+@pytest.fixture
+def process_left_alone():
+    "The process is afterwards as it was; what is not is put back, so that other tests are not harmed, and the test fails."
+    before = {name: switch.get() for name,switch in switches.items()}
+    yield
+    changed = {name: (before[name], now) for name,switch in switches.items() if (now := switch.get()) != before[name]}
+    for name in changed: switches[name].put(before[name])
+    assert not changed, f'the test leaves the process another: {changed}'
+
 @pytest.fixture(autouse=True)
-def as_in_a_notebook(monkeypatch, recwarn):
+def as_in_a_notebook(process_left_alone, monkeypatch, recwarn):
     "Each test starts in nbs/ with a fixed seed, and leaves no figure open."
     from fastai.torch_core import set_seed
     import matplotlib.pyplot as plt
@@ -38,3 +77,20 @@ def as_in_a_notebook(monkeypatch, recwarn):
     set_seed(0)
     yield
     plt.close('all')
+
+def files()->set:
+    "What lies in the checkout, without what tools keep for themselves."
+    folders = [here.parent/name for name in ('nbs', 'tests', 'fastai_lrx', 'benchmarks', 'tools')]
+    return {str(p.relative_to(here.parent)) for folder in folders for p in folder.rglob('*') if '__pycache__' not in p.parts} | {p.name for p in here.parent.iterdir()}
+
+def pytest_sessionstart(session):
+    if not hasattr(session.config, 'workerinput'): session.config.files_before = files()
+
+def pytest_sessionfinish(session, exitstatus):
+    "The suite leaves no file in the checkout."
+    if not hasattr(session.config, 'files_before'): return
+    session.config.left = sorted(files() - session.config.files_before - {'.pytest_cache', '.hypothesis'})
+    if session.config.left and not session.exitstatus: session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+def pytest_terminal_summary(terminalreporter, config):
+    if left := getattr(config, 'left', None): terminalreporter.write_line(f'FAILED: tests have left files in the checkout: {left}', red=True)

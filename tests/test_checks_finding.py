@@ -7,9 +7,13 @@ from hypothesis import given, settings, strategies as st
 from fastcore.test import *
 from fastai.test_utils import synth_learner
 import fastai.callback.schedule as stock
-import pickle
+import itertools, pickle
 from fastai_lrx.all import *
 from fastai_lrx.finder import suggest
+from fastai_lrx.range_tests import Bounds
+from fastai_lrx.schedules import CosineRestarts
+from fastai_lrx.finder import LRSweep, run_sweep
+from fastai_lrx.range_tests import RangeSweep
 
 def test_fastai_s_answers():
     # %% nbs/checks/finding.ipynb #f668e467
@@ -118,7 +122,13 @@ def test_groups_linear_sweeps_short_ones():
         warnings.simplefilter('always')
         res = learn.lr_find(num_it=2, show_plot=False)
     test_eq(len(res.curve), 6)
-    assert any('num_it=2' in str(w.message) for w in caught) and any('slide: cannot read a rate' in str(w.message) for w in caught)
+    said = [str(w.message) for w in caught]
+    assert any('num_it=2' in o for o in said) and len(said)==2, said          # and one for the sweep, not one for each rule
+    assert np.isnan(float(res.slide))
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter('always')
+        synth_learner(n_trn=40).lr_find(num_it=20, show_plot=False, extend=False, suggest_funcs=('lr', 'slide'))
+    assert len(caught) <= 1, [str(w.message) for w in caught]
 
 def test_a_small_noisy_loss():
     # %% nbs/checks/finding.ipynb #1c483969
@@ -276,3 +286,72 @@ def test_engines_and_ranks():
     c,d = on_ranks(ranks_fit_only)
     assert same(a[4], c) and same(b[4], d)   # as if nobody had looked
     test_eq((a[5], b[5]), (1, 0))            # only the first rank draws
+
+def test_results_as_rates():
+    # %% nbs/checks/finding.ipynb #f1e1d002
+    found = quietly(learner('vision').lr_find, num_it=30, show_plot=False, suggest_funcs=('minimum', 'steep'))          # as many as there are groups
+    lr = float(found.minimum)
+    def highest(fit, rate, **kwargs):
+        learn = learner('vision', **kwargs)
+        quietly(fit, learn, rate)
+        return [max(learn.recorder.hps['lr']), *learn.opt.hypers.attrgot('lr')]
+    fits = dict(fit=lambda l, lr: (l.fit(1, lr), setattr(l.recorder, 'hps', dict(lr=l.recorder.lrs))), one_cycle=lambda l, lr: l.fit_one_cycle(1, lr), flat_cos=lambda l, lr: l.fit_flat_cos(1, lr),
+                fine_tune=lambda l, lr: l.fine_tune(1, lr), sliced=lambda l, lr: l.fit_one_cycle(1, slice(lr)), both=lambda l, lr: l.fit_one_cycle(1, slice(lr/100, lr)),
+                sgdr=lambda l, lr: l.fit_sgdr(1, 1, lr), sgdr_sliced=lambda l, lr: l.fit_sgdr(1, 1, slice(lr)), triangular=lambda l, lr: l.fit_triangular(1, 1, lr, lr_min=0.), stlr=lambda l, lr: l.fit_stlr(1, lr),
+                discriminative=lambda l, lr: l.fine_tune_discriminative(1, lr))
+    for name,fit in fits.items(): test_eq(highest(fit, found), highest(fit, lr))
+    test_eq(highest(lambda l, _: l.fit_one_cycle(1), 0, lr=found), highest(lambda l, _: l.fit_one_cycle(1), 0, lr=lr))
+    test_eq(CosineRestarts(1, found).lr_max, lr)
+    learn = learner('vision')
+    b = Bounds(1e-3, 1e-2)
+    for fit in (learn.fit_one_cycle, learn.fit_stlr, lambda n, lr: learn.fit_sgdr(n, 1, lr)):
+        test_fail(lambda: fit(1, b), contains='Bounds has two rates and stands for none of them; pass lr_max=b.lr_max')
+    empty = quietly(learner('tensors').lr_find, num_it=30, show_plot=False, suggest_funcs=())
+    test_fail(lambda: learn.fit_one_cycle(1, empty), contains='the result has no rate')
+
+def test_a_batch_of_no_numbers():
+    # %% nbs/checks/finding.ipynb #f1e1d004
+    def spoilt(i, value=float('nan')):
+        learn = learner('tensors')
+        items = [(x.clone(), y) for x,y in learn.dls.train.dataset]
+        items[i][0][2] = value
+        learn.dls = DataLoaders(torch.utils.data.DataLoader(items, 8), torch.utils.data.DataLoader(items, 8))
+        return learn
+    for i,batch in ((17, 2), (0, 0), (47, 5)):
+        for value in (float('nan'), float('inf')):
+            with warnings.catch_warnings(record=True) as caught:
+                warnings.simplefilter('always')
+                res = spoilt(i, value).lr_find(show_plot=False)
+            test_eq((res.trust, len(res.looks[0]), len(caught)), ('bad batch', 1, 1))
+            assert f'values that are NaN or infinite, and so has its loss, whatever the rate (batch {batch} of its epoch)' in str(caught[0].message), caught[0].message
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter('always')
+        assert np.isnan(spoilt(17).lr_range_test(1e-4, 1e-2, num_it=20, show_plot=False).lr_max)
+    assert 'bad batch' in str(caught[0].message)
+
+def test_callbacks_that_switch_in_the_range_test():
+    # %% nbs/checks/finding.ipynb #f1e1d006
+    class Switching(Callback):
+        "Validates a moving average of the weights, as schedule-free optimizers do"
+        def before_fit(self): self.other,self.log = [p.detach().clone() for p in self.model.parameters()],[]
+        def swap(self):
+            for p,o in zip(self.model.parameters(), self.other):
+                kept = p.detach().clone()
+                p.data.copy_(o); o.copy_(kept)
+        def before_train(self): self.log.append('train')
+        def after_train(self): self.log.append('end'); self.swap()
+        def before_validate(self): self.log.append('validate')
+        def after_validate(self): self.log.append('validated'); self.swap()
+    class Gan(Callback):
+        "Trains the generator in training only"
+        def before_train(self): self.mode = 'train'
+        def before_validate(self): self.mode = 'validate'
+        def after_step(self): assert self.mode == 'train'
+
+
+    def swept(cls, *args):
+        learn = learner('vision', cbs=[Switching, Gan])
+        return run_sweep(learn, cls([[lr]*2 for lr in np.geomspace(1e-4, 1e-2, 20)], False, *args)).losses
+    batches = list(itertools.islice(learner('vision').dls.valid, 2))
+    ours,plain = swept(RangeSweep, batches, AvgLoss()),swept(LRSweep)
+    test_close(ours[:6], plain[:6], eps=1e-6)            # to the end of an epoch, where a plain sweep does not switch

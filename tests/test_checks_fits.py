@@ -17,7 +17,7 @@ def test_every_method_learner_and_engine():
             self.lrs.append([h['lr'] for h in self.opt.hypers])
             self.moms.append([h['mom'] for h in self.opt.hypers])
         def after_batch(self):
-            if self.training and self.learn.cycle_end: self.ends.append(self.epoch*self.n_iter + self.iter + 1)
+            if self.training and vars(self.learn).get('cycle_end'): self.ends.append(self.epoch*self.n_iter + self.iter + 1)
 
     def runs(learn, schedule, fit, n_epoch, first=0, moms=None):
         "Whether `fit` used the values of `schedule` over `n_epoch` epochs, from epoch `first` on"
@@ -60,7 +60,7 @@ def test_start_in_the_middle():
             self.lrs.append([h['lr'] for h in self.opt.hypers])
             self.moms.append([h['mom'] for h in self.opt.hypers])
         def after_batch(self):
-            if self.training and self.learn.cycle_end: self.ends.append(self.epoch*self.n_iter + self.iter + 1)
+            if self.training and vars(self.learn).get('cycle_end'): self.ends.append(self.epoch*self.n_iter + self.iter + 1)
 
     def runs(learn, schedule, fit, n_epoch, first=0, moms=None):
         "Whether `fit` used the values of `schedule` over `n_epoch` epochs, from epoch `first` on"
@@ -80,6 +80,81 @@ def test_start_in_the_middle():
     runs(learn, CosineRestarts(2, [0.01, 0.01]), partial(learn.fit_sgdr, 2, 1, 0.01, start_epoch=1), 3, first=1)
     runs(learn, SlantedTriangular([0.01, 0.01]), partial(learn.fit_stlr, 4, 0.01, start_epoch=2), 4, first=2)
 
+def test_another_number_of_batches_in_mid_fit():
+    # %% nbs/checks/fits.ipynb #5bf588eb
+    class Spy(Callback):
+        "Notes what the optimizer really used, and where cycles ended."
+        order = 1000
+        def before_fit(self): self.lrs,self.moms,self.ends = [],[],[]
+        def before_backward(self):
+            self.lrs.append([h['lr'] for h in self.opt.hypers])
+            self.moms.append([h['mom'] for h in self.opt.hypers])
+        def after_batch(self):
+            if self.training and vars(self.learn).get('cycle_end'): self.ends.append(self.epoch*self.n_iter + self.iter + 1)
+
+    def runs(learn, schedule, fit, n_epoch, first=0, moms=None):
+        "Whether `fit` used the values of `schedule` over `n_epoch` epochs, from epoch `first` on"
+        spy = Spy()
+        quietly(fit, cbs=spy)
+        n = len(learn.dls.train)
+        steps = np.arange(first*n, n_epoch*n)
+        values = schedule.at(steps, n*n_epoch)
+        np.testing.assert_array_equal(spy.lrs, values)
+        test_eq(spy.ends, [e for e in schedule.cycle_ends(n*n_epoch) if e > first*n])
+        if moms: np.testing.assert_array_equal(np.array(spy.moms)[:,-1], schedule.mirrored(*moms).at(steps, n*n_epoch))
+        test_eq([g for g in learn.recorder.group_hps['lr']], spy.lrs)
+        test_eq(learn.recorder.hps['lr'], [l[-1] for l in spy.lrs])
+
+    # %% nbs/checks/fits.ipynb #d45f24ac
+    class Swap(Callback):
+        "Other batch sizes in each epoch"
+        order,run_in_dry_run = -5,False
+        def __init__(self, sizes): self.sizes = sizes
+        def before_epoch(self):
+            x,y = map(torch.stack, zip(*all_items))
+            items = torch.utils.data.TensorDataset(x, y)
+            bs = self.sizes[self.epoch]
+            self.learn.dls = DataLoaders(torch.utils.data.DataLoader(items, bs, shuffle=True, drop_last=True), torch.utils.data.DataLoader(items, 16))
+
+    all_items = learner('tensors').dls.train.dataset          # 48
+    def swapped(sizes, fit, cbs=()):
+        learn,spy = learner('tensors'),Spy()
+        quietly(fit, learn, cbs=[Swap(sizes), spy, *cbs])
+        return learn,np.array(spy.lrs)[:,-1],spy
+
+    wave = CosineRestarts(3, 1e-2, cycle_mult=1)
+    for sizes in ((8, 16, 16), (8, 4, 4), (8, 8, 4), (8, 24, 3), (8, 16, 2), (8, 48, 48)):
+        learn,lrs,spy = swapped(sizes, lambda l, cbs: l.fit_sgdr(3, 1, 1e-2, cycle_mult=1, cbs=cbs))
+        ns = [48//bs for bs in sizes]
+        want = [wave.at((epoch*n + i)*6//n, 18) for epoch,n in enumerate(ns) for i in range(n)]
+        np.testing.assert_array_equal(lrs, want)
+        test_eq(np.cumsum(ns).tolist(), learn.recorder.cycles['ends'])                  # every cycle ends with its epoch
+
+        _,ours,_ = swapped(sizes, lambda l, cbs: l.fit(3, cbs=[Scheduled(lr=OneCycle(1e-2, div=25., div_final=1e5)), *cbs]))
+        _,stocks,_ = swapped(sizes, lambda l, cbs: l.fit_one_cycle(3, 1e-2, cbs=cbs))
+        assert (np.diff(ours[ours.argmax():]) <= 0).all(), (sizes, ours)
+        exact = all(6 % n == 0 for n in ns)                       # else a batch takes the rate of the one in whose place it begins
+        np.testing.assert_allclose(ours, stocks, atol=1e-6 if exact else 2.5e-3)
+
+    # %% nbs/checks/fits.ipynb #4ba26109
+    class Wrong(torch.utils.data.DataLoader):
+        "Says that it has `said` batches"
+        def __len__(self): return self.said
+    def wrongly(said):
+        learn,spy = learner('tensors'),Spy()
+        learn.dls.train.__class__,learn.dls.train.said = Wrong,said
+        quietly(learn.fit_stlr, 4, 1e-2, cbs=spy)
+        return np.array(spy.lrs)[:,-1]
+    for said in (4, 8, 12):                                       # it has 6
+        lrs = wrongly(said)
+        test_eq(len(lrs), 24)
+        assert lrs[-1] < 2e-3 and (np.diff(lrs[6:]) <= 0).all(), (said, lrs)
+    learn = learner('tensors')
+    short = Spy()
+    quietly(learn.fit_stlr, 4, 1e-2, cbs=[ShortEpochCallback(0.5), short])          # an epoch that a callback ends says nothing about its loader
+    values = SlantedTriangular(1e-2).at(np.arange(24), 24)
+    np.testing.assert_array_equal(np.array(short.lrs)[:,-1], [values[6*e + i] for e in range(4) for i in range(4)])
+
 def test_rates_of_every_type():
     # %% nbs/checks/fits.ipynb #5bf588eb
     class Spy(Callback):
@@ -90,7 +165,7 @@ def test_rates_of_every_type():
             self.lrs.append([h['lr'] for h in self.opt.hypers])
             self.moms.append([h['mom'] for h in self.opt.hypers])
         def after_batch(self):
-            if self.training and self.learn.cycle_end: self.ends.append(self.epoch*self.n_iter + self.iter + 1)
+            if self.training and vars(self.learn).get('cycle_end'): self.ends.append(self.epoch*self.n_iter + self.iter + 1)
 
     def runs(learn, schedule, fit, n_epoch, first=0, moms=None):
         "Whether `fit` used the values of `schedule` over `n_epoch` epochs, from epoch `first` on"
@@ -148,3 +223,49 @@ def test_two_ranks():
     assert same(w0, w1)
     test_eq(lrs0, lrs1)
     test_eq(lrs0, SlantedTriangular(1e-2).at(np.arange(6), 6))
+
+def test_the_rate_that_the_optimizer_function_brings():
+    # %% nbs/checks/fits.ipynb #f1e1d021
+    for fit in (lambda l, **k: l.fit_sgdr(1, 1, **k), lambda l, **k: l.fit_triangular(1, 1, **k), lambda l, **k: l.fit_stlr(1, **k)):
+        learn = learner('tensors', opt_func=partial(Adam, lr=7e-3))
+        for _ in range(2):
+            quietly(fit, learn)
+            test_close(max(learn.recorder.hps['lr']), 7e-3, eps=1e-3*2)
+        learn.lr = 3e-3
+        quietly(fit, learn)
+        assert max(learn.recorder.hps['lr']) <= 3e-3
+    assert max(quietly(lambda: (l := learner('tensors', opt_func=partial(Adam, lr=7e-3)), l.fit_sgdr(1, 1, 1e-2))[0]).recorder.hps['lr']) == 1e-2
+
+def test_what_cannot_be_trained_is_said_at_once():
+    # %% nbs/checks/fits.ipynb #f1e1d023
+    learn = learner('tensors')
+    learn.model.requires_grad_(False)
+    for fit in (lambda: learn.fit_sgdr(1, 1, 1e-2), lambda: learn.fit_stlr(1, 1e-2), lambda: learn.lr_find(show_plot=False)):
+        test_fail(fit, contains='learn.model: all its weights are frozen', exc=ValueError)
+    learn = learner('tensors')
+    learn.dls = DataLoaders(learn.dls.train)
+    before = [p.detach().clone() for p in learn.model.parameters()]
+    test_fail(lambda: learn.fit_sgdr(1, 1, 1e-2), contains='dls: has no validation loader', exc=ValueError)
+    assert same(before, list(learn.model.parameters()))
+    quietly(learn.lr_find, show_plot=False)                  # trains only
+
+def test_an_epoch_whose_validation_is_skipped():
+    # %% nbs/checks/fits.ipynb #f1e1d025
+    class SkipValidation(Callback):
+        order = -50
+        def before_validate(self):
+            if self.epoch == 1: raise CancelValidException
+    learn = learner('tensors')
+    quietly(learn.fit_sgdr, 4, 1, 1e-3, cycle_mult=1, cbs=[UntilOverfit(patience=1), SkipValidation])
+    test_eq(np.isnan(learn.recorder.cycle_losses[:2]).tolist(), [False, True])
+    assert len(learn.recorder.cycle_losses) > 2
+
+def test_a_fit_that_fails_leaves_the_process_as_it_was():
+    # %% nbs/checks/fits.ipynb #f1e1d027
+    for fit in (lambda l: l.fit_sgdr(1, 1, 1e-2), lambda l: l.fit_triangular(1, 1, 1e-2), lambda l: l.fit_stlr(1, 1e-2), lambda l: l.fine_tune_discriminative(1, 1e-2)):
+        for what in (interrupt, error):
+            learn = learner('vision', cbs=[bf16(), Mishap(what, 3)])
+            try: quietly(fit, learn)
+            except (KeyboardInterrupt, RuntimeError): pass
+            else: assert False
+            assert not torch.is_autocast_enabled('cpu') and torch.is_grad_enabled()

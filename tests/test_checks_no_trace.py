@@ -265,6 +265,89 @@ def test_state_of_your_own_odd_tensors():
     test_eq(learn.model.expanded, torch.arange(4).expand(2, -1))
     find(learn)
 
+def test_another_learner_lazy_modules_schedulers():
+    # %% nbs/checks/no_trace.ipynb #38af2b62
+    ends = dict(done=None, interrupted=(interrupt, 'after_pred'), failed=(error, 'after_pred'), late=(interrupt, 'after_step'), nan=(nan_loss, 'after_loss'), paused=(interrupt, 'after_backward'))
+
+    def find(learn, end=None, **kwargs):
+        "lr_find, with a mishap at the 7th batch"
+        mishap = Mishap(*[end[0], 7, end[1]]) if end else None
+        if mishap: learn.add_cb(mishap)
+        with warnings.catch_warnings():
+            warnings.simplefilter('ignore')
+            try: learn.lr_find(num_it=15, show_plot=False, **kwargs)
+            except (KeyboardInterrupt, RuntimeError): pass
+        if mishap:
+            test_eq(mishap.seen, 0)   # the callback's own counter is back, too
+            learn.remove_cb(mishap)
+
+    def story(kind, look, num_workers=0, before=lambda l: l.fit(1, 1e-2), then=noop, cbs=None):
+        "Weights after: something, a look, something, more training"
+        learn = learner(kind, num_workers, cbs=cbs() if cbs else None)
+        before(learn)
+        look(learn)
+        then(learn)
+        learn.fit(1, 1e-2)
+        return weights(learn)
+
+    # %% nbs/checks/no_trace.ipynb #f1e1d011
+    class Teacher(Callback):
+        "Trains another learner by a batch after each of its own, and steps a scheduler"
+        def __init__(self):
+            self.other = learner('tensors', seed=3)
+            self.other.create_opt()
+            self.torchs = torch.optim.SGD([torch.zeros(2, requires_grad=True)], lr=1.)
+            self.sched = torch.optim.lr_scheduler.StepLR(self.torchs, 1)
+            self.parts = torch.nested.nested_tensor([torch.zeros(2), torch.zeros(3)])
+        def after_step(self):
+            x,y = next(iter(self.other.dls.train))
+            self.other.loss_func(self.other.model(x), y).backward()
+            self.other.opt.step(); self.other.opt.zero_grad()
+            self.torchs.step(); self.sched.step()
+            for part in self.parts.unbind(): part.add_(1)
+        def seen(self): return [*self.other.model.state_dict().values(), torch.tensor(self.sched.get_last_lr()), *self.parts.unbind()]
+
+    def looked(look):
+        learn = learner('vision', cbs=(teacher := Teacher()))
+        learn.fit(1, 1e-3)
+        state = [t.clone() for t in teacher.seen()]
+        quietly(look, learn)
+        assert same(state, teacher.seen()), look
+        learn.fit(1, 1e-3)
+        return weights(learn) + [t.clone() for t in teacher.seen()]
+    plain = looked(noop)
+    assert same(plain, looked(find)) and same(plain, looked(lambda l: l.lr_find_groups(num_it=20, show_plot=False, extend=False)))
+    assert same(plain, looked(lambda l: l.compare(dict(a=lambda l: l.fit(1, 1.)), seeds=1)))
+
+    # %% nbs/checks/no_trace.ipynb #f1e1d012
+    def lazy(look):
+        set_seed(0)
+        learn = learner('tensors')
+        learn.model = nn.Sequential(nn.Sequential(nn.LazyLinear(8), nn.LazyBatchNorm1d(), nn.ReLU()), nn.Sequential(nn.Dropout(0.3), nn.LazyLinear(1)))
+        quietly(look, learn)
+        assert any(isinstance(m, nn.modules.lazy.LazyModuleMixin) for m in learn.model.modules())       # still lazy
+        set_seed(1)
+        learn.fit(2, 1e-3)
+        return weights(learn)
+    plain = lazy(noop)
+    def twice(learn): find(learn); find(learn)
+    for look in (find, twice, lambda l: l.compare(dict(a=lambda l: l.fit(1, 1.)), seeds=1)): assert same(plain, lazy(look)), look
+
+    # %% nbs/checks/no_trace.ipynb #f1e1d014
+    def odd_tensors():
+        with torch.inference_mode(): frozen = torch.zeros(2)
+        return dict(coo=torch.eye(3).to_sparse(), csr=torch.eye(3).to_sparse_csr(), strided=torch.nested.nested_tensor([torch.zeros(2), torch.zeros(3)]), jagged=torch.nested.nested_tensor([torch.zeros(2), torch.zeros(3)], layout=torch.jagged),
+                    complex=torch.zeros(2, dtype=torch.complex64), conj=torch.zeros(2, dtype=torch.complex64).conj(), meta=torch.zeros(2, device='meta'), inference=frozen, empty=torch.zeros(0), scalar=torch.tensor(1.), half=torch.zeros(2, dtype=torch.bfloat16),
+                    expanded=torch.zeros(1).expand(4), quantised=torch.quantize_per_tensor(torch.zeros(2), 0.1, 0, torch.qint8))
+    class Holds(Callback):
+        def __init__(self): self.tensors = odd_tensors()
+    with warnings.catch_warnings():
+        warnings.simplefilter('ignore')
+        learn = learner('tensors', cbs=(holds := Holds()))
+        find(learn)
+        learn.compare(dict(a=lambda l: l.fit(1, 1e-3)), seeds=1)
+    test_eq(list(holds.tensors), list(odd_tensors()))
+
 def test_on_the_cpu():
     # %% nbs/checks/no_trace.ipynb #602cc24a
     learn = learner('vision')

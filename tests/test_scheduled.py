@@ -3,7 +3,8 @@ import pytest
 import inspect
 from fastai.basics import *
 from fastai.callback.schedule import ParamScheduler
-from fastai_lrx.schedules import Schedule, as_rates, number, shown, whole
+from fastai.optimizer import _BaseOptimizer
+from fastai_lrx.schedules import Schedule, as_number, as_rates, number, shown, whole
 from fastai_lrx.plots import mark_cycle_ends, new_axes, plot_groups
 from fastcore.test import *
 from fastai.callback.all import *
@@ -34,6 +35,14 @@ def test_rates_for_the_groups_of_a_learner():
     test_close(group_rates(three, slice(1e-4, 1e-2)), [1e-4, 1e-3, 1e-2])
     test_close(group_rates(three, slice(1e-2)), [1e-3, 1e-3, 1e-2])
     assert three.opt is None    # looking made no optimizer
+
+    # %% nbs/01a_scheduled.ipynb #fc895ce6
+    class Found(tuple):
+        def __float__(self): return self[0]
+    learn.create_opt()
+    learn.opt.set_hyper('lr', Found((1e-2, 1e-3)))
+    test_eq(learn.opt.hypers[0]['lr'], 1e-2)
+    test_eq(group_rates(learn, slice(1e-4, Found((1e-2, 1e-3)))), [1e-2])
 
 def test_the_callback():
     # %% nbs/01a_scheduled.ipynb #45f67a35

@@ -65,6 +65,16 @@ def test_putting_things_back_into_the_same_objects():
     for k,v in m.state_dict().items(): assert torch.equal(v, before[k])
     assert m.training and not hasattr(m[0], 'note')
 
+    # %% nbs/00_state.ipynb #50530dda
+    m = nn.Sequential(nn.LazyLinear(2), nn.LazyBatchNorm1d())
+    keeper = Keeper()
+    keeper.keep(m)
+    m(torch.randn(8,3))
+    assert type(m[0]) is nn.Linear
+    keeper.restore()
+    assert type(m[0]) is nn.LazyLinear and m[0].has_uninitialized_params()
+    test_eq(m(torch.randn(8,5)).shape, [8,2])
+
     # %% nbs/00_state.ipynb #2d6a97c8
     class Counter:
         def __init__(self): self.n = 0
