@@ -5,7 +5,7 @@ PY := $(VENV)/bin/python
 QUIET := -W ignore::FutureWarning
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 
-.PHONY: demo test test-oldest test-cuda cuda-wheels docs docs-serve bench install export run clean help
+.PHONY: demo test test-all test-portable test-oldest test-cuda cuda-wheels docs docs-serve bench install export run clean help
 
 help: ; @sed -n 's/^## //p' $(MAKEFILE_LIST)
 
@@ -34,20 +34,31 @@ export: install
 	$(PY) tools/export_tests.py
 	$(PY) tools/build_readme.py
 
-## make test     all that CI runs
+## make test     every promise once, some minutes
+PYTEST := -m pytest -q -n 2 --dist worksteal tests
 test: install
 	$(PY) tools/check_sync.py
-	$(PY) -m pytest -q -n 2 --dist worksteal tests
+	$(PY) $(PYTEST)
+
+## make test-all   all tests, the documentation site and the wheel; CI runs both
+test-all: install
+	$(PY) $(PYTEST) --all
 	$(MAKE) docs
 	$(PY) tools/check_site.py
 	$(PY) tools/check_wheel.py
+
+## make test-portable   all tests as on other processors, and with two threads; not part of CI
+test-portable: install
+	ONEDNN_MAX_CPU_ISA=AVX2 $(PY) $(PYTEST) --all
+	ATEN_CPU_CAPABILITY=default $(PY) $(PYTEST) --all
+	LRX_TEST_THREADS=2 $(PY) $(PYTEST) --all
 
 ## make test-oldest   the tests once more, with the oldest versions that pyproject.toml allows, in .venv-oldest; not part of CI
 OLDEST := .venv-oldest
 test-oldest:
 	test -x $(OLDEST)/bin/python || $(PYTHON) -m venv $(OLDEST)
 	$(OLDEST)/bin/python -m pip install -q -c tools/oldest.txt fastai torch timm matplotlib accelerate pytest pytest-xdist hypothesis
-	PYTHONPATH=$(CURDIR) $(OLDEST)/bin/python -m pytest -q -n 2 --dist worksteal tests
+	PYTHONPATH=$(CURDIR) $(OLDEST)/bin/python $(PYTEST) --all
 
 ## make test-cuda   the promises on a GPU, a few minutes; without one, what a CPU can stand in for
 test-cuda: install

@@ -60,7 +60,7 @@ class LRSweep(ParamScheduler):
         stop_div:bool=True # stop when the loss diverges
     ):
         super().__init__({'lr': None})
-        self.rates,self.stop_div,self.bar,self.pbar = rates,stop_div,False,None
+        self.rates,self.stop_div,self.bar,self.pbar,self.losses = rates,stop_div,False,None,[]
 
     def before_fit(self):
         super().before_fit()
@@ -123,7 +123,7 @@ def run_sweep(learn:Learner, sweep:LRSweep, seed:int=None, device=None)->LRSweep
     finally:
         state.restore()
         sweep.close()
-    if not getattr(sweep, 'losses', None): raise RuntimeError("the sweep saw no loss: a callback cancelled the fit, or every batch, before the first step was done")
+    if not sweep.losses: raise RuntimeError("the sweep saw no loss: a callback cancelled the fit, or every batch, before the first step was done")
     return sweep
 
 def leave_curve(learn:Learner, sweep:LRSweep):

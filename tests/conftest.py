@@ -12,6 +12,7 @@ torch.set_num_threads(int(os.environ.get('LRX_TEST_THREADS', 1)))
 
 def pytest_addoption(parser):
     parser.addoption('--run-slow', action='store_true', help='also run tests marked slow')
+    parser.addoption('--all', action='store_true', help='also run those of tests/wide.txt, as `make test-all` does')
 
 def for_gpu(config)->bool: return 'cuda' in (config.getoption('markexpr') or '')
 
@@ -19,8 +20,15 @@ def pytest_configure(config):
     "Tests run on the CPU, whatever the machine has; those of the GPU with `-m cuda`."
     if not for_gpu(config): os.environ['CUDA_VISIBLE_DEVICES'] = ''      # child processes have it, too
 
+wide = {line.split('#')[0].strip() for line in (here/'wide.txt').read_text().splitlines()} - {''}
+
 def pytest_collection_modifyitems(config, items):
+    found = {f'{item.path.stem}::{item.name}' for item in items}
+    unknown = sorted(o for o in wide - found if o.split('::')[0] in {name.split('::')[0] for name in found})
+    if unknown and not any('::' in arg for arg in config.args): raise pytest.UsageError(f'tests/wide.txt: there are no such tests: {unknown}')
     for item in items:
+        if f'{item.path.stem}::{item.name}' in wide: item.add_marker('wide')
+        if 'wide' in item.keywords and not config.getoption('--all'): item.add_marker(pytest.mark.skip(reason='wide: make test-all'))
         if 'slow' in item.keywords and not config.getoption('--run-slow'): item.add_marker(pytest.mark.skip(reason='slow: pytest --run-slow'))
         if 'cuda' in item.keywords and not for_gpu(config): item.add_marker(pytest.mark.skip(reason='for a GPU: make test-cuda'))
 
@@ -93,4 +101,6 @@ def pytest_sessionfinish(session, exitstatus):
     if session.config.left and not session.exitstatus: session.exitstatus = pytest.ExitCode.TESTS_FAILED
 
 def pytest_terminal_summary(terminalreporter, config):
+    from tiny import has_lstm_in_bf16
+    if not has_lstm_in_bf16: terminalreporter.write_line('left out: text learners in bf16, as this processor has no LSTM in it; they were tested in full precision')
     if left := getattr(config, 'left', None): terminalreporter.write_line(f'FAILED: tests have left files in the checkout: {left}', red=True)

@@ -1,5 +1,5 @@
 """Learners small enough for tests, one of each kind, with every source of randomness switched on."""
-import contextlib, io, random, tempfile, warnings
+import contextlib, io, os, random, tempfile, warnings
 from pathlib import Path
 
 import numpy as np, pandas as pd, torch
@@ -8,7 +8,7 @@ from fastai.vision.all import *
 from fastai.tabular.all import *
 from fastai.text.all import *
 
-torch.set_num_threads(1)   # tiny models on shared cores: threads would wait for each other
+torch.set_num_threads(int(os.environ.get('LRX_TEST_THREADS', 1)))   # tiny models on shared cores: threads would wait for each other
 kinds = 'vision', 'tensors', 'text', 'tabular'
 
 def learner(kind:str, num_workers=0, seed=0, **kwargs):
@@ -100,13 +100,22 @@ def same(a, b):
     "Whether two lists of tensors are equal, to the bit."
     return len(a)==len(b) and all(x.shape==y.shape and torch.equal(x, y) for x,y in zip(a, b))
 
+def lstm_in_bf16()->bool:
+    "Whether this processor has an LSTM in bf16: with AVX2 alone oneDNN has none."
+    try:
+        with torch.autocast('cpu', dtype=torch.bfloat16): nn.LSTM(2, 2)(torch.zeros(1, 1, 2))
+    except RuntimeError: return False
+    return True
+has_lstm_in_bf16 = lstm_in_bf16()
+
 class CPUAutocast(MixedPrecision):
-    "bf16 autocast on the CPU; fastai's own is hard-wired to CUDA."
+    "bf16 autocast on the CPU; fastai's own is hard-wired to CUDA. An LSTM stays in full precision where the processor cannot have it otherwise."
     def before_fit(self):
         with warnings.catch_warnings():
             warnings.simplefilter('ignore')
             super().before_fit()
-        self.autocast = torch.autocast('cpu', dtype=torch.bfloat16)
+        can = has_lstm_in_bf16 or not any(isinstance(m, nn.LSTM) for m in self.model.modules())
+        self.autocast = torch.autocast('cpu', dtype=torch.bfloat16, enabled=can)
 def bf16(): return CPUAutocast(amp_mode=AMPMode.BF16)
 
 class Mishap(Callback):
