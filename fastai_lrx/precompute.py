@@ -14,14 +14,14 @@ __all__ = ['is_chain', 'is_fixed', 'alike', 'fixed_stages', 'through', 'cut', 'A
 from collections import deque
 from contextlib import contextmanager, nullcontext
 from types import BuiltinFunctionType, CodeType, FunctionType, ModuleType
-import tempfile
+import itertools, tempfile
 
 from fastai.basics import *
 from fastai.callback.fp16 import MixedPrecision
 from fastprogress.fastprogress import progress_bar
 from .layer_groups import NormFreeze, fix_statistics, frozen_params
 from .scheduled import everywhere, in_fit, team_of
-from .schedules import number, whole
+from .schedules import number, shown, whole
 from .state import Keeper, as_device, is_yours, keep_autocast, keep_rngs, read_scalars, remember, uninterrupted
 from .storage import fingerprint, folder_of, load_state, mapped_state
 
@@ -112,12 +112,11 @@ class Rows:
     "Activations and targets of all items of a data set, for each of several views of it."
     def __init__(self, n:int, n_views:int, form:list, tensors:list, device:torch.device):
         self.n,self.n_views,self.form,self.tensors,self.device = n,n_views,form,tensors,device
-        self.view,self.split_idx = 0,None
+        self.split_idx = None
     def serve(self, dataset)->bool:
         "Whether they stand for the items of `dataset` as it is: the block is open, and nobody (test-time augmentation) asks for other transforms."
         return self.tensors is not None and getattr(dataset, 'split_idx', None) == self.split_idx
     def __len__(self): return self.n
-    def __getitems__(self, idxs): return self.batch(self.numbers(idxs, self.view))
 
     def batches(self, idxs, bs:int, drop_last:bool, view:int):
         "Batches of activations and targets of these items, whose numbers go to the device many at a time."
@@ -127,7 +126,10 @@ class Rows:
 
     def numbers(self, idxs:list, view:int)->Tensor:
         "The rows of some items, where the tensors are."
-        at = torch.as_tensor(idxs) + self.n*(view % self.n_views)
+        at = np.asarray(idxs)
+        if at.dtype.kind not in 'iu' or at.size and not -self.n <= at.min() <= at.max() < self.n:
+            raise ValueError(f"sampler: gives {shown(idxs)}, which are not numbers of {self.n} items; draw whole numbers")
+        at = torch.as_tensor(at % self.n + self.n*(view % self.n_views))
         return at.to(self.tensors[0].device, non_blocking=True)
 
     def batch(self, at:Tensor):
@@ -167,15 +169,24 @@ class CachedDL(DataLoader):
         return CachedDL(source, self.rows) if source.dataset is self.dataset and not kwargs.keys() & {'after_item', 'before_batch', 'after_batch'} else source
 
 class CachedTorchDL(torch.utils.data.DataLoader):
-    "The same for torch's loaders."
+    "The same for torch's loaders, whose workers draw batches ahead, and a seed unless they are there already."
     def __init__(self, source, rows:Rows):
         super().__init__(rows, batch_sampler=source.batch_sampler, generator=source.generator, collate_fn=noop)
         self.source,self.epoch = source,-1
+        self.ahead = source.num_workers*(source.prefetch_factor or 0)
     def __iter__(self):
         if self.dataset.tensors is None: return iter(self.source)
         self.epoch += 1
-        self.dataset.view = self.epoch
-        return super().__iter__()
+        batches,there = iter(self.batch_sampler),self.source.persistent_workers and (self.epoch or self.source._iterator)
+        if not there: torch.empty((), dtype=torch.int64).random_(generator=self.generator)
+        return self.drawn(batches, self.epoch)
+    def drawn(self, batches, view:int):
+        "Batches of rows for batches of numbers of items."
+        ready = deque(itertools.islice(batches, self.ahead))
+        for idxs in batches:
+            ready.append(idxs)
+            yield self.dataset.batch(self.dataset.numbers(ready.popleft(), view))
+        for idxs in ready: yield self.dataset.batch(self.dataset.numbers(idxs, view))
 
 def is_torchs(dl): return isinstance(dl, torch.utils.data.DataLoader)
 
@@ -238,18 +249,30 @@ def in_order(dl, rank:int=0, n_ranks:int=1, **kwargs):
     "A loader of all items of `dl`, each once, in their order; for one of several processes, of every `n_ranks`-th batch."
     kwargs = dict(batch_size=size_of_batch(dl)) | kwargs
     idxs = [i for b in list(chunked(range(len(dl.dataset)), kwargs['batch_size']))[rank::n_ranks] for i in b]
-    if is_torchs(dl): return torch.utils.data.DataLoader(dl.dataset, sampler=idxs, collate_fn=dl.collate_fn, **dict(num_workers=dl.num_workers) | kwargs)
+    if is_torchs(dl):
+        own = {k: getattr(dl, k) for k in ('collate_fn', 'num_workers', 'worker_init_fn')}
+        return torch.utils.data.DataLoader(dl.dataset, sampler=idxs, **own | kwargs)
     res = dl.new(shuffle=False, drop_last=False, bs=kwargs.pop('batch_size'), **kwargs)
     res.get_idxs = lambda: idxs
     return res
 
-def size_of_batch(dl)->int: return dl.batch_size if is_torchs(dl) else dl.bs
+def size_of_batch(dl)->int:
+    "How many items to compute at once: those of a batch, or 64 where only a batch sampler knows."
+    size = dl.batch_size or getattr(dl.batch_sampler, 'batch_size', None) if is_torchs(dl) else dl.bs
+    return size if isinstance(size, int) and size > 0 else 64
 
 def check_loader(dl, i:int):
     "Raise if items of a loader have no numbers to keep their activations by."
     try: ok = len(dl.dataset) and (dl.batch_sampler is not None if is_torchs(dl) else dl.indexed and dl.bs is not None)
     except (TypeError, AttributeError): ok = False
+    ok = ok and not isinstance(dl.dataset, IterableDataset)
     if not ok: raise ValueError(f"dls[{i}]: its items must be numbered and come in batches, so that their activations can be kept; give it a dataset with a length and indices, and a batch size")
+    cls,parts = (DataLoader, ('__iter__', 'sample', 'create_batches', 'chunkify'))
+    if is_torchs(dl): cls,parts = torch.utils.data.DataLoader,('__iter__',)
+    own = first(k for k in parts if k in vars(dl) or getattr(type(dl), k) is not getattr(cls, k))
+    if own:
+        raise ValueError(f"dls[{i}]: {type(dl).__name__} has its own {own}, which activations cannot go through; "
+                         "do the same in the dataset, its transforms or collate_fn")
 
 # %% ../nbs/11_precompute.ipynb #09c7e491
 def autocast_of(learn:Learner):
@@ -265,7 +288,9 @@ def autocast_of(learn:Learner):
 
 def inputs_and_targets(learn:Learner, batch)->tuple:
     "The one input of a batch, and its targets."
-    batch = learn._set_device(batch if isinstance(batch, (tuple,list)) else (batch,))
+    if not isinstance(batch, (tuple,list)):
+        raise ValueError(f"dls: a batch is of type {type(batch).__name__}; give an input and its targets as a tuple (collate_fn)")
+    batch = learn._set_device(batch)
     n_inp = getattr(learn.dls, 'n_inp', max(len(batch)-1, 1))
     if n_inp != 1: raise ValueError(f"dls: a batch has {n_inp} inputs; activations can be computed beforehand for models of one input")
     if not isinstance(batch[0], Tensor): raise ValueError(f"dls: the input of a batch is of type {type(batch[0]).__name__}; activations can be computed beforehand for tensors")

@@ -3,13 +3,13 @@ import pytest
 from collections import deque
 from contextlib import contextmanager, nullcontext
 from types import BuiltinFunctionType, CodeType, FunctionType, ModuleType
-import tempfile
+import itertools, tempfile
 from fastai.basics import *
 from fastai.callback.fp16 import MixedPrecision
 from fastprogress.fastprogress import progress_bar
 from fastai_lrx.layer_groups import NormFreeze, fix_statistics, frozen_params
 from fastai_lrx.scheduled import everywhere, in_fit, team_of
-from fastai_lrx.schedules import number, whole
+from fastai_lrx.schedules import number, shown, whole
 from fastai_lrx.state import Keeper, as_device, is_yours, keep_autocast, keep_rngs, read_scalars, remember, uninterrupted
 from fastai_lrx.storage import fingerprint, folder_of, load_state, mapped_state
 import time, warnings, fastprogress.fastprogress as fp
