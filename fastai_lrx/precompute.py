@@ -4,16 +4,18 @@
 
 # %% auto #0
 __all__ = ['is_chain', 'is_fixed', 'alike', 'fixed_stages', 'through', 'cut', 'Activations', 'mark', 'plain', 'is_marked',
-           'LetThrough', 'Rows', 'take_rows', 'CachedDL', 'CachedTorchDL', 'is_torchs', 'cached', 'OnWatch',
-           'MarkActivations', 'unnoticed', 'norms_synced_once', 'transformed', 'in_order', 'size_of_batch',
-           'check_loader', 'autocast_of', 'inputs_and_targets', 'parts_of', 'computed', 'together', 'fill', 'described',
-           'read_by', 'transforms_of', 'items_of', 'cache_key', 'rows_of', 'first_batch', 'found', 'device_of',
-           'room_on', 'FixedBody', 'with_state', 'stages_of', 'no_transforms']
+           'places_of', 'equal_up_to_drift', 'heeds_mode', 'LetThrough', 'Rows', 'take_rows', 'CachedDL',
+           'CachedTorchDL', 'is_torchs', 'cached', 'OnWatch', 'MarkActivations', 'unnoticed', 'norms_synced_once',
+           'transformed', 'in_order', 'size_of_batch', 'check_loader', 'autocast_of', 'inputs_and_targets', 'parts_of',
+           'computed', 'together', 'fill', 'described', 'read_by', 'transforms_of', 'items_of', 'cache_key', 'rows_of',
+           'first_batch', 'found', 'device_of', 'room_on', 'FixedBody', 'with_state', 'stages_of', 'no_transforms']
 
 # %% ../nbs/11_precompute.ipynb #20c32786
 from collections import deque
 from contextlib import contextmanager, nullcontext
+from functools import lru_cache
 from types import BuiltinFunctionType, CodeType, FunctionType, ModuleType
+from weakref import WeakSet
 import itertools, tempfile
 
 from fastai.basics import *
@@ -98,14 +100,66 @@ def plain(acts):
 
 def is_marked(x): return isinstance(x[0] if isinstance(x, (tuple,list)) and len(x) else x, Activations)
 
+def places_of(m:nn.Module)->list:
+    "Where the tensors of a module are, dictionary and key of each; not counts of batches, on which nothing depends."
+    dicts = [d for o in m.modules() for d in (o._parameters, o._buffers)]
+    return [(d, k) for d in dicts for k,t in d.items() if t is not None and k != 'num_batches_tracked']
+
+@torch.no_grad()
+def equal_up_to_drift(a:list, b:list)->bool:
+    "Whether tensors have the same values, but for what an average of equal ones drifts by."
+    if [getattr(t, 'shape', None) for t in a] != [t.shape for t in b]: return False
+    def gap(x, y):
+        x = x.to(y)
+        return ((x-y).abs() - 1e-3*y.abs().max() if y.is_floating_point() else (x != y).float()).max()
+    return all(o <= 0 for o in read_scalars([gap(x, y) for x,y in zip(a, b) if x is not y and y.numel()]))
+
+@lru_cache(None)
+def heeds_mode(cls:type)->bool:
+    "Whether modules of a class read whether they are in training."
+    fs = [f for c in cls.__mro__ if c not in nn.Module.__mro__ for f in vars(c).values() if isinstance(f, FunctionType)]
+    return any('training' in f.__code__.co_names for f in fs)
+
 class LetThrough:
-    "The forward of one of `n` fixed modules: it does nothing to activations; behind the last they are plain. A copy, or an exported learner, has the module's own."
-    def __init__(self, module, n:int): self.module,self.forward,self.n = module,module.forward,n
+    """The forward of one of `n` fixed modules: it does nothing to activations; behind the last they are plain.
+
+    A copy does the same if it would have made them too. What is pickled, such as an exported learner, has the module's own."""
+    def __init__(self, module, n:int, at_hand=noop, everyone=None):
+        self.module,self.own,self.forward,self.n = module,vars(module).get('forward'),module.forward,n
+        self.at_hand,self.everyone = at_hand,WeakSet() if everyone is None else everyone
+        self.places,self.compared = places_of(module),None
+        self.fixed = [d[k] for d,k in self.places]
+        self.everyone.add(self)
     def __call__(self, x):
-        if not is_marked(x): return self.forward(x)
-        passed = (x[0] if isinstance(x, (tuple,list)) else x).passed + 1
+        if not is_marked(x) and not self.at_hand(x): return self.forward(x)
+        if not torch.compiler.is_compiling(): self.check()
+        passed = getattr(x[0] if isinstance(x, (tuple,list)) else x, 'passed', 0) + 1
         return mark(x, passed) if passed < self.n else plain(x)
-    def __reduce__(self): return getattr, (self.module, 'forward')
+    def __reduce__(self): return (getattr, (self.module, 'forward')) if self.own is None else (partial, (self.own,))
+    def __deepcopy__(self, memo):
+        memo[id(self)] = res = object.__new__(LetThrough)
+        vars(res).update(vars(self), places=None, compared=None)
+        res.module,res.own,res.forward = (deepcopy(o, memo) for o in (self.module, self.own, self.forward))
+        self.everyone.add(res)
+        return res
+
+    def check(self):
+        "Raise unless the module, which may be a copy or have been lent other tensors, makes the activations that there are."
+        tensors = [d.get(k) for d,k in self.places or places_of(self.module)]
+        if len(tensors) != len(self.fixed) or any(a is not b for a,b in zip(tensors, self.fixed)):
+            now = [(id(t), object() if t is None or t.is_inference() else t._version) for t in tensors]
+            if now != self.compared and not equal_up_to_drift(tensors, self.fixed):
+                raise ValueError("a copy of the model has other weights than learn.model in its frozen layers, "
+                                 "whose activations are computed already; leave learn.precomputed() to call it")
+            if self.places is None: self.compared = now
+        if self.places is None and any(m.training and heeds_mode(type(m)) for m in self.module.modules()):
+            raise ValueError("a copy of the model has its frozen layers in training mode, but activations are those "
+                             "of evaluation mode; call its eval(), or leave learn.precomputed()")
+    def leave(self):
+        "Put the module's own forward back."
+        if vars(self.module).get('forward') is not self: return
+        if self.own is None: del self.module.forward
+        else: self.module.forward = self.own
 
 # %% ../nbs/11_precompute.ipynb #1ffa4c72
 class Rows:
@@ -491,6 +545,17 @@ class FixedBody(OnWatch):
         self.show_plain()
     def after_batch(self): self.show_plain()
 
+    def at_hand(self, x):
+        "Whether `x` is the batch as other callbacks see it, of activations."
+        return self.has_activations and x is first(self.learn.xb)
+    def refuse_others(self, m, args):
+        "A hook of all modules: raise where one has parameters and no fixed module in it, and is called on activations."
+        if not args or not (is_marked(args[0]) or self.at_hand(args[0])) or next(m.parameters(), None) is None: return
+        if any(isinstance(vars(o).get('forward'), LetThrough) for o in m.modules()): return
+        raise ValueError(f"{type(m).__name__}: is called on a batch of learn.precomputed(), which is activations, no images; "
+                         "copy learn.model inside the block (deepcopy), or leave it; a module that is meant for activations "
+                         "takes x.as_subclass(torch.Tensor)")
+
     def show_plain(self):
         "Let other callbacks see tensors of no special kind."
         if self.has_activations: self.learn.xb = (plain(self.learn.xb[0]),)
@@ -561,18 +626,17 @@ def precomputed(self:Learner,
         if any(watch.switches.values()) and not any(isinstance(cb, NormFreeze) for cb in self.cbs): warn("norm layers of frozen groups, which fastai goes on training, are fixed inside learn.precomputed(); train_bn=False has them fixed outside as well")
         cbs,training,modes = [watch, MarkActivations()],self.model.training,{m: m.training for stage in stages for m in stage.modules()}
         opt,own_all_params = self.opt,type(self.opt).all_params is not Optimizer.all_params or 'all_params' in vars(self.opt)
-        forwards = {m: vars(m).get('forward') for m in stages}
+        everyone,hook = WeakSet(),nn.modules.module.register_module_forward_pre_hook(watch.refuse_others)
         try:
-            for m in forwards: m.forward = LetThrough(m, len(stages))
+            for m in dict.fromkeys(stages): m.eval().forward = LetThrough(m, len(stages), watch.at_hand, everyone)
             self.dls = inside
             self.add_cbs(cbs)
             if not own_all_params: opt.all_params = partial(with_state, opt)
             yield self
         finally:
             with uninterrupted():
-                for m,forward in forwards.items():
-                    vars(m).pop('forward', None)
-                    if forward is not None: m.forward = forward
+                hook.remove()
+                for bypass in list(everyone): bypass.leave()
                 for m,mode in modes.items(): m.training = mode if self.model.training == training else self.model.training
                 for p,switch in watch.switches.items():
                     if switch: p.requires_grad_(True)

@@ -2,7 +2,9 @@
 import pytest
 from collections import deque
 from contextlib import contextmanager, nullcontext
+from functools import lru_cache
 from types import BuiltinFunctionType, CodeType, FunctionType, ModuleType
+from weakref import WeakSet
 import itertools, tempfile
 from fastai.basics import *
 from fastai.callback.fp16 import MixedPrecision
