@@ -375,6 +375,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                   'fastai_lrx/preview.py'),
                                     'fastai_lrx.preview.Recording.planned': ('preview.html#recording.planned', 'fastai_lrx/preview.py'),
                                     'fastai_lrx.preview.doubts': ('preview.html#doubts', 'fastai_lrx/preview.py'),
+                                    'fastai_lrx.preview.sets': ('preview.html#sets', 'fastai_lrx/preview.py'),
                                     'fastai_lrx.preview.stacked': ('preview.html#stacked', 'fastai_lrx/preview.py'),
                                     'fastai_lrx.preview.strips': ('preview.html#strips', 'fastai_lrx/preview.py'),
                                     'fastai_lrx.preview.takes_part': ('preview.html#takes_part', 'fastai_lrx/preview.py'),

@@ -124,7 +124,7 @@ class LetThrough:
     """The forward of one of `n` fixed modules: it does nothing to activations; behind the last they are plain.
 
     A copy does the same if it would have made them too. What is pickled, such as an exported learner, has the module's own."""
-    def __init__(self, module, n:int, at_hand=noop, everyone=None):
+    def __init__(self, module, n:int, at_hand=lambda x: False, everyone=None):
         self.module,self.own,self.forward,self.n = module,vars(module).get('forward'),module.forward,n
         self.at_hand,self.everyone = at_hand,WeakSet() if everyone is None else everyone
         self.places,self.compared = places_of(module),None
