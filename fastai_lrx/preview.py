@@ -59,9 +59,11 @@ def waits_for_losses(cb)->bool:
     return getattr(type(cb), 'depends_on_losses', False) or isinstance(cb, (EarlyStoppingCallback, ReduceLROnPlateau, TerminateOnNaNCallback))
 
 def sets(cb)->tuple:
-    "Hyper-parameters that a callback sets depending on losses, if that is all it does; `sets` in a class of yours."
+    "Hyper-parameters that a callback sets between batches, depending on losses, if that is all it does to a run."
     lowers = getattr(type(cb), 'after_epoch', None) is ReduceLROnPlateau.after_epoch
-    return getattr(type(cb), 'sets', ('lr',) if lowers else ())
+    names = getattr(type(cb), 'depends_on_losses', ('lr',) if lowers else ())
+    events = 'before_batch','after_pred','after_loss','before_backward','before_step'
+    return names if isinstance(names, tuple) and not any(hasattr(type(cb), e) for e in events) else ()
 
 class Recording:
     "The iterations of one fit, as they would be run."

@@ -128,12 +128,15 @@ def test_what_a_schedule_overrides():
     # %% nbs/checks/preview.ipynb #296a39b5
     class LowersMomentum(Callback):
         "Sets what it says, depending on losses"
-        depends_on_losses,sets = True,('mom',)
+        depends_on_losses = 'mom',
         def after_epoch(self):
             for h in self.opt.hypers: h['mom'] = 0.
     class Ends(ReduceLROnPlateau):
         "Does more than to lower the rate"
         def after_epoch(self): super().after_epoch()
+    class Last(LowersMomentum):
+        "Has its say after the schedule has had it"
+        def before_step(self): self.after_epoch()
     def plateau(cls=ReduceLROnPlateau): return cls(patience=1, min_delta=10.)
     def says(plan):
         ax = plan.plot(ax=plt.figure().add_subplot())
@@ -159,6 +162,7 @@ def test_what_a_schedule_overrides():
     test_eq(plan_of(fits['sgdr'], cbs=[plateau(), EarlyStoppingCallback(patience=9)])[:2], (['EarlyStoppingCallback'], [name]))
     test_eq(plan_of(fits['sgdr'], cbs=plateau(Ends))[:2], (['Ends'], []))
     test_eq(plan_of(fits['sgdr'], cbs=LowersMomentum())[:2], ([], ['LowersMomentum']))
+    test_eq(plan_of(fits['sgdr'], cbs=Last())[:2], (['Last'], []))
     test_eq(plan_of(fits['fit'], cbs=LowersMomentum())[:2], (['LowersMomentum'], []))
     test_eq(plan_of(lambda l: l.fit(3, 1e-2, cbs=Scheduled(lr=CosineRestarts(1, 1e-2))), cbs=LowersMomentum())[:2], (['LowersMomentum'], []))
 

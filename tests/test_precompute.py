@@ -67,6 +67,10 @@ def test_batches_of_activations():
     test_eq(out, acts)                                   # let through as they are, not even rectified
     test_eq(type(out), Tensor)                           # and what trains on them sees plain tensors
     test_eq(fixed(image).shape, (1,4,6,6))
+    average = deepcopy(fixed)
+    test_eq(average(mark(acts)), acts)                   # a copy lets them through as well
+    nn.init.zeros_(average[0].weight)
+    test_fail(lambda: average(mark(acts)), contains='a copy of the model has other weights', exc=ValueError)
 
 def test_kept_between_processes():
     # %% nbs/11_precompute.ipynb #8ea90245
