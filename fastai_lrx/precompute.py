@@ -117,13 +117,13 @@ def equal_up_to_drift(a:list, b:list)->bool:
 @lru_cache(None)
 def heeds_mode(cls:type)->bool:
     "Whether modules of a class read whether they are in training."
-    fs = [f for c in cls.__mro__ if c not in nn.Module.__mro__ for f in vars(c).values() if isinstance(f, FunctionType)]
-    return any('training' in f.__code__.co_names for f in fs)
+    own = [f for c in cls.__mro__ if c not in nn.Module.__mro__ for f in vars(c).values()]
+    return any(isinstance(f, FunctionType) and 'training' in f.__code__.co_names for f in own)
 
 class LetThrough:
     """The forward of one of `n` fixed modules: it does nothing to activations; behind the last they are plain.
 
-    A copy does the same if it would have made them too. What is pickled, such as an exported learner, has the module's own."""
+    A copy does the same if it would have made them too. What is pickled (`learn.export`) has its own forward."""
     def __init__(self, module, n:int, at_hand=lambda x: False, everyone=None):
         self.module,self.own,self.forward,self.n = module,vars(module).get('forward'),module.forward,n
         self.at_hand,self.everyone = at_hand,WeakSet() if everyone is None else everyone
@@ -144,7 +144,7 @@ class LetThrough:
         return res
 
     def check(self):
-        "Raise unless the module, which may be a copy or have been lent other tensors, makes the activations that there are."
+        "Raise unless the module, perhaps a copy or lent other tensors, makes the activations that there are."
         tensors = [d.get(k) for d,k in self.places or places_of(self.module)]
         if len(tensors) != len(self.fixed) or any(a is not b for a,b in zip(tensors, self.fixed)):
             now = [(id(t), object() if t is None or t.is_inference() else t._version) for t in tensors]
@@ -182,7 +182,8 @@ class Rows:
         "The rows of some items, where the tensors are."
         at = np.asarray(idxs)
         if at.dtype.kind not in 'iu' or at.size and not -self.n <= at.min() <= at.max() < self.n:
-            raise ValueError(f"sampler: gives {shown(idxs)}, which are not numbers of {self.n} items; draw whole numbers")
+            raise ValueError(f"sampler: gives {shown(idxs)}, which are not numbers of {self.n} items; "
+                             "draw whole numbers below that")
         at = torch.as_tensor(at % self.n + self.n*(view % self.n_views))
         return at.to(self.tensors[0].device, non_blocking=True)
 
@@ -231,7 +232,8 @@ class CachedTorchDL(torch.utils.data.DataLoader):
     def __iter__(self):
         if self.dataset.tensors is None: return iter(self.source)
         self.epoch += 1
-        batches,there = iter(self.batch_sampler),self.source.persistent_workers and (self.epoch or self.source._iterator)
+        batches = iter(self.batch_sampler)
+        there = self.source.persistent_workers and (self.epoch or self.source._iterator)
         if not there: torch.empty((), dtype=torch.int64).random_(generator=self.generator)
         return self.drawn(batches, self.epoch)
     def drawn(self, batches, view:int):
@@ -343,7 +345,8 @@ def autocast_of(learn:Learner):
 def inputs_and_targets(learn:Learner, batch)->tuple:
     "The one input of a batch, and its targets."
     if not isinstance(batch, (tuple,list)):
-        raise ValueError(f"dls: a batch is of type {type(batch).__name__}; give an input and its targets as a tuple (collate_fn)")
+        raise ValueError(f"dls: a batch is of type {type(batch).__name__}; "
+                         "give an input and its targets as a tuple (collate_fn)")
     batch = learn._set_device(batch)
     n_inp = getattr(learn.dls, 'n_inp', max(len(batch)-1, 1))
     if n_inp != 1: raise ValueError(f"dls: a batch has {n_inp} inputs; activations can be computed beforehand for models of one input")
@@ -552,9 +555,9 @@ class FixedBody(OnWatch):
         "A hook of all modules: raise where one has parameters and no fixed module in it, and is called on activations."
         if not args or not (is_marked(args[0]) or self.at_hand(args[0])) or next(m.parameters(), None) is None: return
         if any(isinstance(vars(o).get('forward'), LetThrough) for o in m.modules()): return
-        raise ValueError(f"{type(m).__name__}: is called on a batch of learn.precomputed(), which is activations, no images; "
-                         "copy learn.model inside the block (deepcopy), or leave it; a module that is meant for activations "
-                         "takes x.as_subclass(torch.Tensor)")
+        raise ValueError(f"{type(m).__name__}: is called on a batch of learn.precomputed(), which is activations, "
+                         "no images; copy learn.model inside the block (deepcopy), or leave it; a module that is "
+                         "meant for activations takes x.as_subclass(torch.Tensor)")
 
     def show_plain(self):
         "Let other callbacks see tensors of no special kind."

@@ -104,7 +104,8 @@ class Recording:
         each_batch = {k for cb in learn.cbs if isinstance(cb, ParamScheduler) for k in cb.scheds}
         overridden = {name: names for name,names in waiting.items() if names and each_batch.issuperset(names)}
         return PlannedFit(number, learn.n_epoch, per_epoch, epochs, batches, joined(lambda e: e['cycles'] if scheduled is not None else 0), {k: values[:,i] for i,k in enumerate(names)}, joined(lambda e: e['closed'], (n_groups,), bool),
-                          joined(lambda e: e['trainable']), ends, marks, [name for name in waiting if name not in overridden], unknown,
+                          joined(lambda e: e['trainable']), ends, marks,
+                          [name for name in waiting if name not in overridden], unknown,
                           [type(cb).__name__ for cb in self.left_out if getattr(type(cb), 'needs_cycles', False) and scheduled is None], overridden)
 
 # %% ../nbs/12_preview.ipynb #b6f87b77
@@ -120,8 +121,9 @@ def doubts(
     if fit.ends and fit.ends[-1] != len(fit): res.append(f'fit {fit.number}: its last cycle is cut short, after {len(fit)-fit.ends[-1]} batches')
     if before and len(before) and fit.epochs[0] > 0 == before.epochs[0]: res.append(f'fit {fit.number} resumes at epoch {fit.epochs[0]}, but fit {before.number} before it starts anew; leave it out, or its schedule runs twice')
     if fit.without_cycles: res.append(f"fit {fit.number}: {', '.join(fit.without_cycles)} will raise, as it waits for the ends of cycles and there are none")
-    res += [f"fit {fit.number}: {name} cannot change {', '.join(names)}, which a schedule sets at every batch; leave it out, or train with fit"
-            for name,names in fit.overridden.items()]
+    for name,names in fit.overridden.items():
+        res.append(f"fit {fit.number}: {name} cannot change {', '.join(names)}, which a schedule sets at every batch; "
+                   "leave it out, or train with fit")
     if fit.unknown: res.append(f"fit {fit.number}: the plan is without {', '.join(fit.unknown)}, callbacks of yours; run_in_dry_run=True in the class lets it take part, False says that it sets nothing")
     if fit.frozen.all(1).any(): res.append(f'fit {fit.number}: every layer group is frozen for {fit.frozen.all(1).sum()} batches, so nothing is learnt')
     if lr is not None and not np.isfinite(lr).all(): res.append(f'fit {fit.number}: the rate is no number for {(~np.isfinite(lr)).any(1).sum()} batches')
