@@ -4,24 +4,26 @@
 
 # %% auto #0
 __all__ = ['is_chain', 'is_fixed', 'alike', 'fixed_stages', 'through', 'cut', 'Activations', 'mark', 'plain', 'is_marked',
-           'LetThrough', 'Rows', 'take_rows', 'CachedDL', 'CachedTorchDL', 'is_torchs', 'cached', 'OnWatch',
-           'MarkActivations', 'unnoticed', 'norms_synced_once', 'transformed', 'in_order', 'size_of_batch',
-           'check_loader', 'autocast_of', 'inputs_and_targets', 'parts_of', 'computed', 'together', 'fill', 'described',
-           'read_by', 'transforms_of', 'items_of', 'cache_key', 'rows_of', 'first_batch', 'found', 'device_of',
-           'room_on', 'FixedBody', 'with_state', 'stages_of', 'no_transforms']
+           'places_of', 'equal_up_to_drift', 'heeds_mode', 'LetThrough', 'Rows', 'take_rows', 'CachedDL',
+           'CachedTorchDL', 'is_torchs', 'cached', 'OnWatch', 'MarkActivations', 'unnoticed', 'norms_synced_once',
+           'transformed', 'in_order', 'size_of_batch', 'check_loader', 'autocast_of', 'inputs_and_targets', 'parts_of',
+           'computed', 'together', 'fill', 'described', 'read_by', 'transforms_of', 'items_of', 'cache_key', 'rows_of',
+           'first_batch', 'found', 'device_of', 'room_on', 'FixedBody', 'with_state', 'stages_of', 'no_transforms']
 
 # %% ../nbs/11_precompute.ipynb #20c32786
 from collections import deque
 from contextlib import contextmanager, nullcontext
+from functools import lru_cache
 from types import BuiltinFunctionType, CodeType, FunctionType, ModuleType
-import tempfile
+from weakref import WeakSet
+import itertools, tempfile
 
 from fastai.basics import *
 from fastai.callback.fp16 import MixedPrecision
 from fastprogress.fastprogress import progress_bar
 from .layer_groups import NormFreeze, fix_statistics, frozen_params
 from .scheduled import everywhere, in_fit, team_of
-from .schedules import number, whole
+from .schedules import number, shown, whole
 from .state import Keeper, as_device, is_yours, keep_autocast, keep_rngs, read_scalars, remember, uninterrupted
 from .storage import fingerprint, folder_of, load_state, mapped_state
 
@@ -98,26 +100,77 @@ def plain(acts):
 
 def is_marked(x): return isinstance(x[0] if isinstance(x, (tuple,list)) and len(x) else x, Activations)
 
+def places_of(m:nn.Module)->list:
+    "Where the tensors of a module are, dictionary and key of each; not counts of batches, on which nothing depends."
+    dicts = [d for o in m.modules() for d in (o._parameters, o._buffers)]
+    return [(d, k) for d in dicts for k,t in d.items() if t is not None and k != 'num_batches_tracked']
+
+@torch.no_grad()
+def equal_up_to_drift(a:list, b:list)->bool:
+    "Whether tensors have the same values, but for what an average of equal ones drifts by."
+    if [getattr(t, 'shape', None) for t in a] != [t.shape for t in b]: return False
+    def gap(x, y):
+        x = x.to(y)
+        return ((x-y).abs() - 1e-3*y.abs().max() if y.is_floating_point() else (x != y).float()).max()
+    return all(o <= 0 for o in read_scalars([gap(x, y) for x,y in zip(a, b) if x is not y and y.numel()]))
+
+@lru_cache(None)
+def heeds_mode(cls:type)->bool:
+    "Whether modules of a class read whether they are in training."
+    own = [f for c in cls.__mro__ if c not in nn.Module.__mro__ for f in vars(c).values()]
+    return any(isinstance(f, FunctionType) and 'training' in f.__code__.co_names for f in own)
+
 class LetThrough:
-    "The forward of one of `n` fixed modules: it does nothing to activations; behind the last they are plain. A copy, or an exported learner, has the module's own."
-    def __init__(self, module, n:int): self.module,self.forward,self.n = module,module.forward,n
+    """The forward of one of `n` fixed modules: it does nothing to activations; behind the last they are plain.
+
+    A copy does the same if it would have made them too. What is pickled (`learn.export`) has its own forward."""
+    def __init__(self, module, n:int, at_hand=lambda x: False, everyone=None):
+        self.module,self.own,self.forward,self.n = module,vars(module).get('forward'),module.forward,n
+        self.at_hand,self.everyone = at_hand,WeakSet() if everyone is None else everyone
+        self.places,self.compared = places_of(module),None
+        self.fixed = [d[k] for d,k in self.places]
+        self.everyone.add(self)
     def __call__(self, x):
-        if not is_marked(x): return self.forward(x)
-        passed = (x[0] if isinstance(x, (tuple,list)) else x).passed + 1
+        if not is_marked(x) and not self.at_hand(x): return self.forward(x)
+        if not torch.compiler.is_compiling(): self.check()
+        passed = getattr(x[0] if isinstance(x, (tuple,list)) else x, 'passed', 0) + 1
         return mark(x, passed) if passed < self.n else plain(x)
-    def __reduce__(self): return getattr, (self.module, 'forward')
+    def __reduce__(self): return (getattr, (self.module, 'forward')) if self.own is None else (partial, (self.own,))
+    def __deepcopy__(self, memo):
+        memo[id(self)] = res = object.__new__(LetThrough)
+        vars(res).update(vars(self), places=None, compared=None)
+        res.module,res.own,res.forward = (deepcopy(o, memo) for o in (self.module, self.own, self.forward))
+        self.everyone.add(res)
+        return res
+
+    def check(self):
+        "Raise unless the module, perhaps a copy or lent other tensors, makes the activations that there are."
+        tensors = [d.get(k) for d,k in self.places or places_of(self.module)]
+        if len(tensors) != len(self.fixed) or any(a is not b for a,b in zip(tensors, self.fixed)):
+            now = [(id(t), object() if t is None or t.is_inference() else t._version) for t in tensors]
+            if now != self.compared and not equal_up_to_drift(tensors, self.fixed):
+                raise ValueError("a copy of the model has other weights than learn.model in its frozen layers, "
+                                 "whose activations are computed already; leave learn.precomputed() to call it")
+            if self.places is None: self.compared = now
+        if self.places is None and any(m.training and heeds_mode(type(m)) for m in self.module.modules()):
+            raise ValueError("a copy of the model has its frozen layers in training mode, but activations are those "
+                             "of evaluation mode; call its eval(), or leave learn.precomputed()")
+    def leave(self):
+        "Put the module's own forward back."
+        if vars(self.module).get('forward') is not self: return
+        if self.own is None: del self.module.forward
+        else: self.module.forward = self.own
 
 # %% ../nbs/11_precompute.ipynb #1ffa4c72
 class Rows:
     "Activations and targets of all items of a data set, for each of several views of it."
     def __init__(self, n:int, n_views:int, form:list, tensors:list, device:torch.device):
         self.n,self.n_views,self.form,self.tensors,self.device = n,n_views,form,tensors,device
-        self.view,self.split_idx = 0,None
+        self.split_idx = None
     def serve(self, dataset)->bool:
         "Whether they stand for the items of `dataset` as it is: the block is open, and nobody (test-time augmentation) asks for other transforms."
         return self.tensors is not None and getattr(dataset, 'split_idx', None) == self.split_idx
     def __len__(self): return self.n
-    def __getitems__(self, idxs): return self.batch(self.numbers(idxs, self.view))
 
     def batches(self, idxs, bs:int, drop_last:bool, view:int):
         "Batches of activations and targets of these items, whose numbers go to the device many at a time."
@@ -127,7 +180,11 @@ class Rows:
 
     def numbers(self, idxs:list, view:int)->Tensor:
         "The rows of some items, where the tensors are."
-        at = torch.as_tensor(idxs) + self.n*(view % self.n_views)
+        at = np.asarray(idxs)
+        if at.dtype.kind not in 'iu' or at.size and not -self.n <= at.min() <= at.max() < self.n:
+            raise ValueError(f"sampler: gives {shown(idxs)}, which are not numbers of {self.n} items; "
+                             "draw whole numbers below that")
+        at = torch.as_tensor(at % self.n + self.n*(view % self.n_views))
         return at.to(self.tensors[0].device, non_blocking=True)
 
     def batch(self, at:Tensor):
@@ -167,15 +224,25 @@ class CachedDL(DataLoader):
         return CachedDL(source, self.rows) if source.dataset is self.dataset and not kwargs.keys() & {'after_item', 'before_batch', 'after_batch'} else source
 
 class CachedTorchDL(torch.utils.data.DataLoader):
-    "The same for torch's loaders."
+    "The same for torch's loaders, whose workers draw batches ahead, and a seed unless they are there already."
     def __init__(self, source, rows:Rows):
         super().__init__(rows, batch_sampler=source.batch_sampler, generator=source.generator, collate_fn=noop)
         self.source,self.epoch = source,-1
+        self.ahead = source.num_workers*(source.prefetch_factor or 0)
     def __iter__(self):
         if self.dataset.tensors is None: return iter(self.source)
         self.epoch += 1
-        self.dataset.view = self.epoch
-        return super().__iter__()
+        batches = iter(self.batch_sampler)
+        there = self.source.persistent_workers and (self.epoch or self.source._iterator)
+        if not there: torch.empty((), dtype=torch.int64).random_(generator=self.generator)
+        return self.drawn(batches, self.epoch)
+    def drawn(self, batches, view:int):
+        "Batches of rows for batches of numbers of items."
+        ready = deque(itertools.islice(batches, self.ahead))
+        for idxs in batches:
+            ready.append(idxs)
+            yield self.dataset.batch(self.dataset.numbers(ready.popleft(), view))
+        for idxs in ready: yield self.dataset.batch(self.dataset.numbers(idxs, view))
 
 def is_torchs(dl): return isinstance(dl, torch.utils.data.DataLoader)
 
@@ -238,18 +305,30 @@ def in_order(dl, rank:int=0, n_ranks:int=1, **kwargs):
     "A loader of all items of `dl`, each once, in their order; for one of several processes, of every `n_ranks`-th batch."
     kwargs = dict(batch_size=size_of_batch(dl)) | kwargs
     idxs = [i for b in list(chunked(range(len(dl.dataset)), kwargs['batch_size']))[rank::n_ranks] for i in b]
-    if is_torchs(dl): return torch.utils.data.DataLoader(dl.dataset, sampler=idxs, collate_fn=dl.collate_fn, **dict(num_workers=dl.num_workers) | kwargs)
+    if is_torchs(dl):
+        own = {k: getattr(dl, k) for k in ('collate_fn', 'num_workers', 'worker_init_fn')}
+        return torch.utils.data.DataLoader(dl.dataset, sampler=idxs, **own | kwargs)
     res = dl.new(shuffle=False, drop_last=False, bs=kwargs.pop('batch_size'), **kwargs)
     res.get_idxs = lambda: idxs
     return res
 
-def size_of_batch(dl)->int: return dl.batch_size if is_torchs(dl) else dl.bs
+def size_of_batch(dl)->int:
+    "How many items to compute at once: those of a batch, or 64 where only a batch sampler knows."
+    size = dl.batch_size or getattr(dl.batch_sampler, 'batch_size', None) if is_torchs(dl) else dl.bs
+    return size if isinstance(size, int) and size > 0 else 64
 
 def check_loader(dl, i:int):
     "Raise if items of a loader have no numbers to keep their activations by."
     try: ok = len(dl.dataset) and (dl.batch_sampler is not None if is_torchs(dl) else dl.indexed and dl.bs is not None)
     except (TypeError, AttributeError): ok = False
+    ok = ok and not isinstance(dl.dataset, IterableDataset)
     if not ok: raise ValueError(f"dls[{i}]: its items must be numbered and come in batches, so that their activations can be kept; give it a dataset with a length and indices, and a batch size")
+    cls,parts = (DataLoader, ('__iter__', 'sample', 'create_batches', 'chunkify'))
+    if is_torchs(dl): cls,parts = torch.utils.data.DataLoader,('__iter__',)
+    own = first(k for k in parts if k in vars(dl) or getattr(type(dl), k) is not getattr(cls, k))
+    if own:
+        raise ValueError(f"dls[{i}]: {type(dl).__name__} has its own {own}, which activations cannot go through; "
+                         "do the same in the dataset, its transforms or collate_fn")
 
 # %% ../nbs/11_precompute.ipynb #09c7e491
 def autocast_of(learn:Learner):
@@ -265,7 +344,10 @@ def autocast_of(learn:Learner):
 
 def inputs_and_targets(learn:Learner, batch)->tuple:
     "The one input of a batch, and its targets."
-    batch = learn._set_device(batch if isinstance(batch, (tuple,list)) else (batch,))
+    if not isinstance(batch, (tuple,list)):
+        raise ValueError(f"dls: a batch is of type {type(batch).__name__}; "
+                         "give an input and its targets as a tuple (collate_fn)")
+    batch = learn._set_device(batch)
     n_inp = getattr(learn.dls, 'n_inp', max(len(batch)-1, 1))
     if n_inp != 1: raise ValueError(f"dls: a batch has {n_inp} inputs; activations can be computed beforehand for models of one input")
     if not isinstance(batch[0], Tensor): raise ValueError(f"dls: the input of a batch is of type {type(batch[0]).__name__}; activations can be computed beforehand for tensors")
@@ -466,6 +548,17 @@ class FixedBody(OnWatch):
         self.show_plain()
     def after_batch(self): self.show_plain()
 
+    def at_hand(self, x):
+        "Whether `x` is the batch as other callbacks see it, of activations."
+        return self.has_activations and x is first(self.learn.xb)
+    def refuse_others(self, m, args):
+        "A hook of all modules: raise where one has parameters and no fixed module in it, and is called on activations."
+        if not args or not (is_marked(args[0]) or self.at_hand(args[0])) or next(m.parameters(), None) is None: return
+        if any(isinstance(vars(o).get('forward'), LetThrough) for o in m.modules()): return
+        raise ValueError(f"{type(m).__name__}: is called on a batch of learn.precomputed(), which is activations, "
+                         "no images; copy learn.model inside the block (deepcopy), or leave it; a module that is "
+                         "meant for activations takes x.as_subclass(torch.Tensor)")
+
     def show_plain(self):
         "Let other callbacks see tensors of no special kind."
         if self.has_activations: self.learn.xb = (plain(self.learn.xb[0]),)
@@ -536,18 +629,17 @@ def precomputed(self:Learner,
         if any(watch.switches.values()) and not any(isinstance(cb, NormFreeze) for cb in self.cbs): warn("norm layers of frozen groups, which fastai goes on training, are fixed inside learn.precomputed(); train_bn=False has them fixed outside as well")
         cbs,training,modes = [watch, MarkActivations()],self.model.training,{m: m.training for stage in stages for m in stage.modules()}
         opt,own_all_params = self.opt,type(self.opt).all_params is not Optimizer.all_params or 'all_params' in vars(self.opt)
-        forwards = {m: vars(m).get('forward') for m in stages}
+        everyone,hook = WeakSet(),nn.modules.module.register_module_forward_pre_hook(watch.refuse_others)
         try:
-            for m in forwards: m.forward = LetThrough(m, len(stages))
+            for m in dict.fromkeys(stages): m.eval().forward = LetThrough(m, len(stages), watch.at_hand, everyone)
             self.dls = inside
             self.add_cbs(cbs)
             if not own_all_params: opt.all_params = partial(with_state, opt)
             yield self
         finally:
             with uninterrupted():
-                for m,forward in forwards.items():
-                    vars(m).pop('forward', None)
-                    if forward is not None: m.forward = forward
+                hook.remove()
+                for bypass in list(everyone): bypass.leave()
                 for m,mode in modes.items(): m.training = mode if self.model.training == training else self.model.training
                 for p,switch in watch.switches.items():
                     if switch: p.requires_grad_(True)

@@ -10,6 +10,9 @@ from fastai.callback.data import WeightedDL, PartialDL
 from fastai_lrx.all import *
 from fastai_lrx.precompute import *
 from fastai_lrx.storage import fingerprint, mapped_state
+from torch.func import functional_call
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from timm.utils import ModelEmaV3
 
 def test_equal_to_the_frozen_body_in_evaluation_mode():
     # %% nbs/checks/precompute.ipynb #6e19c4b0
@@ -1071,3 +1074,471 @@ def test_odd_users():
         mapped = [line.split()[-1] for line in Path('/proc/self/maps').read_text().splitlines() if 'activations.safetensors' in line]
         assert mapped
     assert not any(Path(p).exists() for p in mapped)
+
+def test_samplers_of_your_own():
+    # %% nbs/checks/precompute.ipynb #6e19c4b0
+    class BodyInEval(Callback):
+        "The oracle: the whole frozen body, the first modules of the model, in evaluation mode and out of autograd"
+        run_after = TrainEvalCallback
+        def __init__(self, n=1): self.n = n
+        def before_fit(self):
+            for p in self.model[:self.n].parameters(): p.requires_grad_(False).grad = None
+        def before_train(self): self.model[:self.n].eval()
+
+    def draw(i, size=16):
+        rng = np.random.default_rng(i)
+        return PILImage.create((rng.integers(0, 120, (size,size,3)) + 60*(i%3)).astype(np.uint8))
+    def images(n=45, n_valid=15, size=16, bs=8, num_workers=0, batch_tfms=None, item_tfms=None, dl_type=None, **kwargs):
+        "Loaders of images in three classes, shuffled, not augmented unless asked for"
+        block = DataBlock((ImageBlock, CategoryBlock), get_x=partial(draw, size=size), get_y=get_label, splitter=IndexSplitter(range(n_valid)), batch_tfms=batch_tfms, item_tfms=item_tfms)
+        return block.datasets(list(range(n))).dataloaders(bs=bs, num_workers=num_workers, dl_type=dl_type, after_item=[ToTensor, *L(item_tfms)],
+                                                          after_batch=[IntToFloatTensor, *L(batch_tfms)], **kwargs)
+    def convnet(loaders=images, seed=0, cbs=None, **kwargs):
+        "A convnet with BatchNorm and Dropout in body and head, the body frozen; SGD has no square roots to blow rounding up"
+        set_seed(seed)
+        body = nn.Sequential(ConvLayer(3, 4), nn.Dropout(0.3), ConvLayer(4, 8, stride=2))
+        head = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.BatchNorm1d(8), nn.Dropout(0.3), nn.Linear(8, 3))
+        learn = quiet(Learner(loaders(), nn.Sequential(body, head), loss_func=CrossEntropyLossFlat(), metrics=accuracy, splitter=two_groups, cbs=cbs, **kwargs))
+        learn.freeze()
+        return learn
+    def rngs(): return [torch.get_rng_state(), torch.tensor([random.random()]), torch.tensor([np.random.rand()])]
+
+    def difference(make, train, n=1, **kwargs):
+        "By how much weights and losses differ after training inside, and with the body in evaluation mode; random generators must agree"
+        live = make()
+        live.add_cb(BodyInEval(n))
+        set_seed(1)
+        train(live)
+        live_rng = rngs()
+        learn = make()
+        set_seed(1)
+        with warnings.catch_warnings():
+            warnings.simplefilter('ignore')
+            with learn.precomputed(**kwargs): train(learn)
+        assert same(rngs(), live_rng)
+        assert not same(list(make().model.parameters()), list(learn.model.parameters()))
+        return max(float((a-b).abs().max()) for a,b in zip(weights(learn), weights(live)) if a.numel())
+
+    # %% nbs/checks/precompute.ipynb #8557c3ad
+    def train(l): l.fit(2, 1e-2)
+    test_eq(difference(convnet, train), 0)
+    test_eq(difference(lambda: convnet(partial(images, num_workers=2)), train), 0)
+    test_eq(difference(convnet, lambda l: l.fit(2, 1e-2, cbs=GradientAccumulation(20))), 0)
+    test_eq(difference(lambda: convnet(cbs=bf16()), train), 0)
+    test_eq(difference(convnet, lambda l: (l.fit_one_cycle(2, 1e-2), l.fit_sgdr(2, 1, 1e-2))), 0)
+    test_eq(difference(convnet, lambda l: (l.fit(1, 1e-2), l.lr_find(num_it=20, show_plot=False), l.fit(1, 1e-2), l.validate(), l.get_preds(ds_idx=0), l.fit(1, 1e-2))), 0)
+
+    # %% nbs/checks/precompute.ipynb #bed1e3d8
+    def frozen(learn, n=-1):
+        learn.freeze_to(n)
+        return quiet(learn)
+    def sgd(l): l.fit(2, 1e-2)
+    square = partial(images, size=32)
+    for arch in ('test_convnext', 'test_vit', 'test_resnet'):
+        def make():
+            set_seed(0)
+            return frozen(timm_learner(square(), arch, pretrained=False, opt_func=SGD))
+        assert difference(make, sgd) < 1e-4
+        def make():
+            set_seed(0)
+            return frozen(vision_learner(square(), arch, pretrained=False, opt_func=SGD))
+        assert difference(make, sgd) < 1e-4
+
+    # %% nbs/checks/precompute.ipynb #4c647760
+    def of_torch(**kwargs):
+        learn = learner('tensors', **kwargs)
+        learn.freeze()
+        return learn
+    assert difference(of_torch, train) < 1e-6
+    assert difference(partial(of_torch, num_workers=2), train) < 1e-6
+
+    def texts(length=12):
+        set_seed(0)
+        rows = [(torch.randint(2, 30, (length,)), torch.tensor(i%2)) for i in range(40)]
+        dls = DataLoaders.from_dsets(rows[:30], rows[30:], bs=6, num_workers=0)
+        net = get_text_classifier(AWD_LSTM, 30, 2, seq_len=9, config={**awd_lstm_clas_config, 'emb_sz': 8, 'n_hid': 12, 'n_layers': 2}, pad_idx=1)
+        return frozen(Learner(dls, net, loss_func=CrossEntropyLossFlat(), splitter=awd_lstm_clas_split, cbs=rnn_cbs()))
+    assert difference(texts, train) < 1e-5
+
+    # %% nbs/checks/precompute.ipynb #6f055523
+    def facts(learn): return [learn.model, learn.dls, learn.opt, learn.recorder, *learn.cbs, *learn.dls.loaders]
+    def clean(learn): return not any('forward' in vars(m) for m in learn.model.modules()) and not any(isinstance(cb, (FixedBody,MarkActivations)) for cb in learn.cbs) and (learn.opt is None or 'all_params' not in vars(learn.opt))
+    def unchanged(before, after): return len(before)==len(after) and all(a is b for a,b in zip(before, after))
+
+    learn = convnet()
+    objects,switches = facts(learn),[p.requires_grad for p in learn.model.parameters()]
+    with learn.precomputed():
+        learn.fit(2, 1e-2)
+        inside,scores,train_preds = learn.get_preds(with_loss=True),learn.validate(),learn.get_preds(ds_idx=0)
+        one = learn.predict(0)
+        test_eq(learn.dls.one_batch()[0].shape, [8, 3, 16, 16])
+        learn.dls.show_batch(max_n=1)
+        learn.show_results(max_n=1)
+    head = [p.detach().clone() for p in learn.model[1].parameters()]
+    assert unchanged(objects, facts(learn)) and clean(learn) and switches==[p.requires_grad for p in learn.model.parameters()]
+    for a,b in zip(inside + train_preds, learn.get_preds(with_loss=True) + learn.get_preds(ds_idx=0)): test_close(a, b, 1e-5)
+    test_close(scores, learn.validate(), 1e-5)
+    test_close(one[2], learn.predict(0)[2], 1e-5)
+    assert all('grad_avg' in learn.opt.state[p] for p in learn.opt.param_lists[1]) and not any('grad_avg' in learn.opt.state[p] for p in learn.opt.param_lists[0])
+    learn.unfreeze()
+    learn.fit(1, 1e-2)
+    assert not same(head, list(learn.model[1].parameters()))
+
+    # %% nbs/checks/precompute.ipynb #68d363d5
+    def refuses(words_, f, exc=ValueError):
+        with warnings.catch_warnings():
+            warnings.simplefilter('ignore')
+            test_fail(f, contains=words_, exc=exc)
+    def inside(learn, f, **kwargs):
+        with learn.precomputed(**kwargs): f(learn)
+
+    learn = convnet()
+    refuses('opened', lambda: inside(learn, lambda l: (l.unfreeze(), l.fit(1, 1e-3))))
+    assert clean(learn)
+    learn.freeze()
+    refuses('opened', lambda: inside(learn, lambda l: l.fine_tune(1, 1e-3)))
+    learn.freeze()
+    refuses('opened', lambda: inside(learn, lambda l: l.fit_one_cycle(3, 1e-3, cbs=GradualUnfreezing())))
+    learn.freeze()
+    refuses('cannot be nested', lambda: inside(learn, lambda l: l.precomputed().__enter__()))
+    def other_weights(l):
+        with torch.no_grad(): l.model[0][0][0].weight.mul_(1.1)
+        l.fit(1, 1e-3)
+    refuses('other weights', lambda: inside(learn, other_weights))
+    refuses('CutMix', lambda: inside(learn, lambda l: l.fit(1, 1e-3, cbs=CutMix())))
+    inside(learn, lambda l: (l.freeze(), l.fit(1, 1e-3, cbs=MixUp()), l.freeze_to(-1), l.fit(1, 1e-3), l.validate()))
+    learn.validate(); learn.get_preds()                        # nothing hangs after all these errors
+
+    def others(l):
+        l.dls = images(n=30, n_valid=10)
+        l.fit(1, 1e-3)
+    old,body = learn.dls,deepcopy(learn.model[0].state_dict())
+    inside(learn, others)
+    assert same(list(body.values()), list(learn.model[0].state_dict().values()))       # in evaluation mode for live batches too
+    assert len(learn.dls.train_ds)==20 and learn.dls is not old and clean(learn)
+    with tempfile.TemporaryDirectory() as d:
+        learn = convnet(path=d)
+        with contextlib.redirect_stdout(io.StringIO()): inside(learn, lambda l: (l.save('a'), l.fit(1, 1e-3), l.load('a'), l.fit(1, 1e-3, cbs=SaveModelCallback())))
+        with learn.precomputed(): learn.export('it.pkl')
+        again = load_learner(Path(d)/'it.pkl')
+        test_close(again.predict(0)[2], learn.predict(0)[2], 1e-5)
+
+    # %% nbs/checks/precompute.ipynb #03792d3a
+    class Drawn(torch.utils.data.Sampler):
+        "Batches of changing size, drawn with replacement, each when it is asked for"
+        def __init__(self, n, n_batches=5): self.n,self.n_batches = n,n_batches
+        def __iter__(self): return (torch.randint(0, self.n, (3+i%3,)).tolist() for i in range(self.n_batches))
+        def __len__(self): return self.n_batches
+    class Backwards:
+        "No sampler of torch's; a third of the items, counted from the end, as an array"
+        def __init__(self, n): self.n = n
+        def __iter__(self): return iter(-np.arange(1, self.n//3+1).reshape(-1, 5))
+        def __len__(self): return self.n//15
+    def by_sampler(make, other=noop, **kwargs):
+        "A learner whose training items are drawn by `make(how many)`, an argument of torch's loader"
+        learn = of_torch()
+        items = learn.dls.train.dataset[:45]
+        learn.dls = DataLoaders(torch.utils.data.DataLoader(items, **make(len(items)), **kwargs), learn.dls.valid)
+        other(learn)
+        return learn
+    def weighted(n): return dict(sampler=torch.utils.data.WeightedRandomSampler(np.arange(n)+1., 30), batch_size=7, drop_last=True)
+    samplers = dict(drawn=lambda n: dict(batch_sampler=Drawn(n)), backwards=lambda n: dict(batch_sampler=Backwards(n)), lists=lambda n: dict(batch_sampler=[[0, 1, 2], [n-1, 4], [4, 4, 7, 8]]),
+                    torchs=lambda n: dict(batch_sampler=torch.utils.data.BatchSampler(range(1, n, 2), 4, True)), weighted=weighted, order=lambda n: dict(sampler=list(range(n))[::-1], batch_size=8))
+    for name,make in samplers.items(): assert difference(partial(by_sampler, make), train) < 1e-6, name
+    for kwargs in (dict(num_workers=1), dict(num_workers=1, persistent_workers=True, prefetch_factor=1)):
+        for name in ('drawn', 'weighted'): assert difference(partial(by_sampler, samplers[name], **kwargs), train) < 1e-6, (name, kwargs)
+    assert difference(partial(by_sampler, samplers['drawn']), train, max_memory=0) < 1e-6
+
+    # %% nbs/checks/precompute.ipynb #2537c123
+    class Stream(torch.utils.data.IterableDataset):
+        "An iterable that knows its length"
+        def __iter__(self): return iter([(torch.randn(5), torch.ones(1))]*20)
+        def __len__(self): return 20
+    class Moved(torch.utils.data.DataLoader):
+        def __iter__(self): return ((x*2, y) for x,y in super().__iter__())
+    class Pairs(DataLoader):
+        def chunkify(self, b): return chunked(b, 2)
+    def with_train(dl):
+        learn = of_torch()
+        learn.dls = DataLoaders(dl, learn.dls.valid)
+        return learn
+    pairs = of_torch().dls.train.dataset
+    def of_tensors(**kwargs): return with_train(torch.utils.data.DataLoader(pairs, batch_size=8, **kwargs))
+    def numbered(f): refuses('dls[0]: its items must be numbered', lambda: inside(f(), noop))
+    numbered(lambda: with_train(torch.utils.data.DataLoader(Stream(), batch_size=4)))
+    numbered(lambda: with_train(torch.utils.data.DataLoader([(torch.randn(4, 5), torch.ones(4, 1))]*5, batch_size=None)))
+    numbered(lambda: with_train(DataLoader([(torch.randn(4, 5), torch.ones(4, 1))]*5, bs=None)))
+    refuses('dls[0]: Moved has its own __iter__', lambda: inside(with_train(Moved(pairs, batch_size=8)), noop))
+    refuses('dls[0]: Pairs has its own chunkify', lambda: inside(with_train(Pairs(pairs, bs=8)), noop))
+    refuses('dls[0]: DataLoader has its own create_batches', lambda: inside(with_train(DataLoader(pairs, bs=8, create_batches=noop)), noop))
+    refuses('a batch is of type dict', lambda: inside(of_tensors(collate_fn=lambda b: dict(zip('xy', default_collate(b)))), noop))
+    refuses('a batch is of type Tensor', lambda: inside(of_tensors(collate_fn=lambda b: default_collate(b)[0]), noop))
+    named = of_tensors(sampler=['a', 'b'])
+    refuses('which are not numbers of', lambda: inside(named, lambda l: l.fit(1, 1e-3)))
+    class Opened(torch.utils.data.Dataset):
+        "What each worker opens for itself, and the first batch before there are any"
+        def __len__(self): return 40
+        def __getitem__(self, i): return self.rows[i]
+    def open_it(worker): torch.utils.data.get_worker_info().dataset.rows = pairs
+    opened = Opened()
+    opened.rows = pairs[:8]
+    inside(with_train(torch.utils.data.DataLoader(opened, batch_size=8, num_workers=1, worker_init_fn=open_it)), noop)
+
+def test_copies_of_the_model():
+    # %% nbs/checks/precompute.ipynb #6e19c4b0
+    class BodyInEval(Callback):
+        "The oracle: the whole frozen body, the first modules of the model, in evaluation mode and out of autograd"
+        run_after = TrainEvalCallback
+        def __init__(self, n=1): self.n = n
+        def before_fit(self):
+            for p in self.model[:self.n].parameters(): p.requires_grad_(False).grad = None
+        def before_train(self): self.model[:self.n].eval()
+
+    def draw(i, size=16):
+        rng = np.random.default_rng(i)
+        return PILImage.create((rng.integers(0, 120, (size,size,3)) + 60*(i%3)).astype(np.uint8))
+    def images(n=45, n_valid=15, size=16, bs=8, num_workers=0, batch_tfms=None, item_tfms=None, dl_type=None, **kwargs):
+        "Loaders of images in three classes, shuffled, not augmented unless asked for"
+        block = DataBlock((ImageBlock, CategoryBlock), get_x=partial(draw, size=size), get_y=get_label, splitter=IndexSplitter(range(n_valid)), batch_tfms=batch_tfms, item_tfms=item_tfms)
+        return block.datasets(list(range(n))).dataloaders(bs=bs, num_workers=num_workers, dl_type=dl_type, after_item=[ToTensor, *L(item_tfms)],
+                                                          after_batch=[IntToFloatTensor, *L(batch_tfms)], **kwargs)
+    def convnet(loaders=images, seed=0, cbs=None, **kwargs):
+        "A convnet with BatchNorm and Dropout in body and head, the body frozen; SGD has no square roots to blow rounding up"
+        set_seed(seed)
+        body = nn.Sequential(ConvLayer(3, 4), nn.Dropout(0.3), ConvLayer(4, 8, stride=2))
+        head = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.BatchNorm1d(8), nn.Dropout(0.3), nn.Linear(8, 3))
+        learn = quiet(Learner(loaders(), nn.Sequential(body, head), loss_func=CrossEntropyLossFlat(), metrics=accuracy, splitter=two_groups, cbs=cbs, **kwargs))
+        learn.freeze()
+        return learn
+    def rngs(): return [torch.get_rng_state(), torch.tensor([random.random()]), torch.tensor([np.random.rand()])]
+
+    def difference(make, train, n=1, **kwargs):
+        "By how much weights and losses differ after training inside, and with the body in evaluation mode; random generators must agree"
+        live = make()
+        live.add_cb(BodyInEval(n))
+        set_seed(1)
+        train(live)
+        live_rng = rngs()
+        learn = make()
+        set_seed(1)
+        with warnings.catch_warnings():
+            warnings.simplefilter('ignore')
+            with learn.precomputed(**kwargs): train(learn)
+        assert same(rngs(), live_rng)
+        assert not same(list(make().model.parameters()), list(learn.model.parameters()))
+        return max(float((a-b).abs().max()) for a,b in zip(weights(learn), weights(live)) if a.numel())
+
+    # %% nbs/checks/precompute.ipynb #8557c3ad
+    def train(l): l.fit(2, 1e-2)
+    test_eq(difference(convnet, train), 0)
+    test_eq(difference(lambda: convnet(partial(images, num_workers=2)), train), 0)
+    test_eq(difference(convnet, lambda l: l.fit(2, 1e-2, cbs=GradientAccumulation(20))), 0)
+    test_eq(difference(lambda: convnet(cbs=bf16()), train), 0)
+    test_eq(difference(convnet, lambda l: (l.fit_one_cycle(2, 1e-2), l.fit_sgdr(2, 1, 1e-2))), 0)
+    test_eq(difference(convnet, lambda l: (l.fit(1, 1e-2), l.lr_find(num_it=20, show_plot=False), l.fit(1, 1e-2), l.validate(), l.get_preds(ds_idx=0), l.fit(1, 1e-2))), 0)
+
+    # %% nbs/checks/precompute.ipynb #bed1e3d8
+    def frozen(learn, n=-1):
+        learn.freeze_to(n)
+        return quiet(learn)
+    def sgd(l): l.fit(2, 1e-2)
+    square = partial(images, size=32)
+    for arch in ('test_convnext', 'test_vit', 'test_resnet'):
+        def make():
+            set_seed(0)
+            return frozen(timm_learner(square(), arch, pretrained=False, opt_func=SGD))
+        assert difference(make, sgd) < 1e-4
+        def make():
+            set_seed(0)
+            return frozen(vision_learner(square(), arch, pretrained=False, opt_func=SGD))
+        assert difference(make, sgd) < 1e-4
+
+    # %% nbs/checks/precompute.ipynb #4c647760
+    def of_torch(**kwargs):
+        learn = learner('tensors', **kwargs)
+        learn.freeze()
+        return learn
+    assert difference(of_torch, train) < 1e-6
+    assert difference(partial(of_torch, num_workers=2), train) < 1e-6
+
+    def texts(length=12):
+        set_seed(0)
+        rows = [(torch.randint(2, 30, (length,)), torch.tensor(i%2)) for i in range(40)]
+        dls = DataLoaders.from_dsets(rows[:30], rows[30:], bs=6, num_workers=0)
+        net = get_text_classifier(AWD_LSTM, 30, 2, seq_len=9, config={**awd_lstm_clas_config, 'emb_sz': 8, 'n_hid': 12, 'n_layers': 2}, pad_idx=1)
+        return frozen(Learner(dls, net, loss_func=CrossEntropyLossFlat(), splitter=awd_lstm_clas_split, cbs=rnn_cbs()))
+    assert difference(texts, train) < 1e-5
+
+    # %% nbs/checks/precompute.ipynb #6f055523
+    def facts(learn): return [learn.model, learn.dls, learn.opt, learn.recorder, *learn.cbs, *learn.dls.loaders]
+    def clean(learn): return not any('forward' in vars(m) for m in learn.model.modules()) and not any(isinstance(cb, (FixedBody,MarkActivations)) for cb in learn.cbs) and (learn.opt is None or 'all_params' not in vars(learn.opt))
+    def unchanged(before, after): return len(before)==len(after) and all(a is b for a,b in zip(before, after))
+
+    learn = convnet()
+    objects,switches = facts(learn),[p.requires_grad for p in learn.model.parameters()]
+    with learn.precomputed():
+        learn.fit(2, 1e-2)
+        inside,scores,train_preds = learn.get_preds(with_loss=True),learn.validate(),learn.get_preds(ds_idx=0)
+        one = learn.predict(0)
+        test_eq(learn.dls.one_batch()[0].shape, [8, 3, 16, 16])
+        learn.dls.show_batch(max_n=1)
+        learn.show_results(max_n=1)
+    head = [p.detach().clone() for p in learn.model[1].parameters()]
+    assert unchanged(objects, facts(learn)) and clean(learn) and switches==[p.requires_grad for p in learn.model.parameters()]
+    for a,b in zip(inside + train_preds, learn.get_preds(with_loss=True) + learn.get_preds(ds_idx=0)): test_close(a, b, 1e-5)
+    test_close(scores, learn.validate(), 1e-5)
+    test_close(one[2], learn.predict(0)[2], 1e-5)
+    assert all('grad_avg' in learn.opt.state[p] for p in learn.opt.param_lists[1]) and not any('grad_avg' in learn.opt.state[p] for p in learn.opt.param_lists[0])
+    learn.unfreeze()
+    learn.fit(1, 1e-2)
+    assert not same(head, list(learn.model[1].parameters()))
+
+    # %% nbs/checks/precompute.ipynb #68d363d5
+    def refuses(words_, f, exc=ValueError):
+        with warnings.catch_warnings():
+            warnings.simplefilter('ignore')
+            test_fail(f, contains=words_, exc=exc)
+    def inside(learn, f, **kwargs):
+        with learn.precomputed(**kwargs): f(learn)
+
+    learn = convnet()
+    refuses('opened', lambda: inside(learn, lambda l: (l.unfreeze(), l.fit(1, 1e-3))))
+    assert clean(learn)
+    learn.freeze()
+    refuses('opened', lambda: inside(learn, lambda l: l.fine_tune(1, 1e-3)))
+    learn.freeze()
+    refuses('opened', lambda: inside(learn, lambda l: l.fit_one_cycle(3, 1e-3, cbs=GradualUnfreezing())))
+    learn.freeze()
+    refuses('cannot be nested', lambda: inside(learn, lambda l: l.precomputed().__enter__()))
+    def other_weights(l):
+        with torch.no_grad(): l.model[0][0][0].weight.mul_(1.1)
+        l.fit(1, 1e-3)
+    refuses('other weights', lambda: inside(learn, other_weights))
+    refuses('CutMix', lambda: inside(learn, lambda l: l.fit(1, 1e-3, cbs=CutMix())))
+    inside(learn, lambda l: (l.freeze(), l.fit(1, 1e-3, cbs=MixUp()), l.freeze_to(-1), l.fit(1, 1e-3), l.validate()))
+    learn.validate(); learn.get_preds()                        # nothing hangs after all these errors
+
+    def others(l):
+        l.dls = images(n=30, n_valid=10)
+        l.fit(1, 1e-3)
+    old,body = learn.dls,deepcopy(learn.model[0].state_dict())
+    inside(learn, others)
+    assert same(list(body.values()), list(learn.model[0].state_dict().values()))       # in evaluation mode for live batches too
+    assert len(learn.dls.train_ds)==20 and learn.dls is not old and clean(learn)
+    with tempfile.TemporaryDirectory() as d:
+        learn = convnet(path=d)
+        with contextlib.redirect_stdout(io.StringIO()): inside(learn, lambda l: (l.save('a'), l.fit(1, 1e-3), l.load('a'), l.fit(1, 1e-3, cbs=SaveModelCallback())))
+        with learn.precomputed(): learn.export('it.pkl')
+        again = load_learner(Path(d)/'it.pkl')
+        test_close(again.predict(0)[2], learn.predict(0)[2], 1e-5)
+
+    # %% nbs/checks/precompute.ipynb #9c386649
+    class Teacher(Callback):
+        "What a copy of the model gives for each batch of training, in several events; `make` makes it of the model, `update` after each step"
+        order = 20
+        def __init__(self, make, update=noop): self.make,self.update,self.given = make,update,[]
+        def before_fit(self): self.copy = self.make(self.model)
+        def note(self):
+            with torch.no_grad(): self.given += [self.copy(*self.xb), self.copy(self.learn.x)]
+        def before_batch(self): self.note()
+        def after_pred(self): self.note()
+        def after_batch(self):
+            if not self.training: return
+            self.update(self.copy, self.model)
+            self.note()
+    def averaged(copy, model):
+        for a,b in zip(copy.state_dict().values(), model.state_dict().values()): a.copy_(a*0.9 + 0.1*b)
+    def still(model): return deepcopy(model).eval()
+    def by_timm(model): return ModelEmaV3(model, decay=0.9)
+    class Pair(nn.Module):
+        "Two copies in one module"
+        def __init__(self, model):
+            super().__init__()
+            self.a,self.b = deepcopy(model).eval(),deepcopy(model[0]).eval()
+            self.c = deepcopy(model[1]).eval()
+        def forward(self, x): return self.a(x) + self.c(self.b(x))
+    def functional(model): return lambda x: functional_call(model, {k: v.detach().clone() for k,v in model.state_dict().items() if 'num_batches' not in k}, (x,))
+    teachers = dict(still=(still,), mean=(still, averaged), swa=(lambda m: AveragedModel(m).eval(), lambda c,m: c.update_parameters(m)),
+                    ema=(lambda m: AveragedModel(m, multi_avg_fn=get_ema_multi_avg_fn(0.9), use_buffers=True).eval(), lambda c,m: c.update_parameters(m)),
+                    timms=(by_timm, lambda c,m: c.update(m)), pair=(Pair,), shallow=(copy,), twice=(lambda m: deepcopy(still(m)),), functional=(functional,))
+    def given(make, teacher, fixed=0):
+        "What a teacher gives in a live fit and inside"
+        res = []
+        for live in (True, False):
+            learn,cb = make(),Teacher(*teachers[teacher])
+            set_seed(1)
+            if live: learn.fit(1, 1e-2, cbs=[BodyInEval(), cb])
+            else: inside(learn, lambda l: l.fit(1, 1e-2, cbs=cb))
+            res.append(torch.stack(cb.given[:20]))
+            assert clean(learn) and all('forward' not in vars(m) for m in getattr(cb.copy, 'modules', list)())
+        return res
+    for name in teachers: test_close(*given(convnet, name), 1e-5)
+
+    # %% nbs/checks/precompute.ipynb #4715044f
+    def calls(make, event='after_batch', change=noop, **kwargs):
+        "Calls what is made of the model inside on the batch, in `event`"
+        cb = Callback()
+        def before_fit():
+            cb.made = make(cb.learn.model)
+            change(cb.made)
+        cb.before_fit = before_fit
+        setattr(cb, event, lambda: cb.made(*cb.learn.xb))
+        return lambda l: l.fit(1, 1e-3, cbs=cb, **kwargs)
+    def refuses_inside(words_, *args, make=convnet, **kwargs):
+        learn = make()
+        for event in ('before_batch', 'after_pred', 'after_batch'):
+            refuses(words_, lambda: inside(learn, calls(*args, event=event, **kwargs)))
+            assert clean(learn)
+    def touched(m): nn.init.zeros_(m[0][2][0].weight)
+    refuses_inside('other weights', still, change=touched)
+    refuses_inside('other weights', still, change=lambda m: m[0][2][1].running_mean.add_(0.1))
+    refuses_inside('other weights', still, change=lambda m: setattr(m[0][2], '0', nn.Conv2d(4, 8, 3, bias=True)))
+    refuses_inside('other weights', lambda m: lambda x: functional_call(m, {'0.0.0.weight': torch.zeros(4, 3, 3, 3)}, (x,)))
+    refuses_inside('in training mode', still, change=lambda m: m.train())
+    inside(convnet(), calls(deepcopy))                     # as the model is inside: its frozen layers in evaluation mode
+    inside(of_torch(), lambda l: (l.model[0].append(nn.Tanh()), calls(still, change=lambda m: m[1].train())(l)))
+    learn = convnet()
+    early = deepcopy(learn.model)
+    for make in (lambda m: early, lambda m: pickle.loads(pickle.dumps(m)), lambda m: nn.Sequential(nn.Flatten(), nn.Linear(8, 1))):
+        refuses_inside('Sequential: is called on a batch of learn.precomputed()', make, make=lambda: learn)
+    vit = frozen(timm_learner(square(), 'test_vit', pretrained=False, opt_func=SGD))
+    early = deepcopy(vit.model)
+    refuses('is called on a batch of learn.precomputed()', lambda: inside(vit, calls(lambda m: early)))
+    probe = nn.Linear(8, 1)
+    inside(learn, calls(lambda m: lambda x: probe(x.as_subclass(Tensor)), event='after_pred'))
+    inside(learn, calls(lambda m: nn.Sequential(nn.Dropout(), nn.Flatten()), event='after_pred'))
+    assert not nn.modules.module._global_forward_pre_hooks
+    x = torch.randn(2, 3, 16, 16)
+    for make in (still, AveragedModel, by_timm, lambda m: pickle.loads(pickle.dumps(m))):           # images inside, and anything after the block
+        with learn.precomputed():
+            made,now = make(learn.model).eval(),make(learn.model).eval()
+            within = now(x)
+        with learn.precomputed(): pass
+        test_close(made(x), learn.model.eval()(x), 1e-6)
+        test_close(within, made(x), 1e-6)
+        test_close(deepcopy(made).train().eval()(x), made(x), 1e-6)
+
+    class Swapped(Callback):
+        "Validates an average, as trainers do"
+        def before_fit(self): self.mean = self.mean if hasattr(self, 'mean') else deepcopy(self.model)
+        def after_batch(self):
+            if self.training: averaged(self.mean, self.model)
+        def before_validate(self): self.kept,self.learn.model = self.model,self.mean.eval()
+        def after_validate(self): self.learn.model = self.kept
+    scores = []
+    for live in (True, False):
+        learn = convnet()
+        set_seed(1)
+        if live: learn.fit(2, 1e-2, cbs=[BodyInEval(), Swapped()])
+        else: inside(learn, lambda l: l.fit(2, 1e-2, cbs=Swapped()))
+        scores.append([v[1] for v in learn.recorder.values])
+    test_close(*scores, 1e-5)
+
+    learn = convnet()                                      # a forward of its own, as wrappers give one to a module
+    learn.model[0].forward = partial(nn.Sequential.forward, nn.Sequential(*learn.model[0], nn.Tanh()))
+    bent = learn.model.eval()(x)
+    with learn.precomputed():
+        made,saved = deepcopy(learn.model),pickle.loads(pickle.dumps(learn.model))
+        test_close(made.eval()(x), bent, 1e-6)
+        test_close(saved.eval()(x), bent, 1e-6)
+    for m in (made, saved, learn.model): test_close(m.eval()(x), bent, 1e-6)

@@ -2,14 +2,16 @@
 import pytest
 from collections import deque
 from contextlib import contextmanager, nullcontext
+from functools import lru_cache
 from types import BuiltinFunctionType, CodeType, FunctionType, ModuleType
-import tempfile
+from weakref import WeakSet
+import itertools, tempfile
 from fastai.basics import *
 from fastai.callback.fp16 import MixedPrecision
 from fastprogress.fastprogress import progress_bar
 from fastai_lrx.layer_groups import NormFreeze, fix_statistics, frozen_params
 from fastai_lrx.scheduled import everywhere, in_fit, team_of
-from fastai_lrx.schedules import number, whole
+from fastai_lrx.schedules import number, shown, whole
 from fastai_lrx.state import Keeper, as_device, is_yours, keep_autocast, keep_rngs, read_scalars, remember, uninterrupted
 from fastai_lrx.storage import fingerprint, folder_of, load_state, mapped_state
 import time, warnings, fastprogress.fastprogress as fp
@@ -65,6 +67,10 @@ def test_batches_of_activations():
     test_eq(out, acts)                                   # let through as they are, not even rectified
     test_eq(type(out), Tensor)                           # and what trains on them sees plain tensors
     test_eq(fixed(image).shape, (1,4,6,6))
+    average = deepcopy(fixed)
+    test_eq(average(mark(acts)), acts)                   # a copy lets them through as well
+    nn.init.zeros_(average[0].weight)
+    test_fail(lambda: average(mark(acts)), contains='a copy of the model has other weights', exc=ValueError)
 
 def test_kept_between_processes():
     # %% nbs/11_precompute.ipynb #8ea90245

@@ -89,6 +89,10 @@ def test_the_picture():
     test_eq(plan.doubts, ['fit 0: Snapshots, UntilOverfit will raise, as it waits for the ends of cycles and there are none'])
     learn.unfreeze()
 
+    # %% nbs/12_preview.ipynb #cc640539
+    with warnings.catch_warnings(record=True) as caught, learn.dry_run() as plan: learn.fit_one_cycle(2, cbs=ReduceLROnPlateau())
+    test_eq(plan.doubts, ['fit 0: ReduceLROnPlateau cannot change lr, which a schedule sets at every batch; leave it out, or train with fit'])
+
     # %% nbs/12_preview.ipynb #2c3d869b
     def nested():
         with learn.dry_run(), learn.dry_run(): pass
