@@ -6,6 +6,8 @@ from ranks import on_ranks
 from fastcore.test import *
 from hypothesis import given, settings, strategies as st
 from copy import deepcopy
+from timm.optim import param_groups_layer_decay, param_groups_weight_decay
+import timm
 from fastai_lrx.all import *
 from fastai_lrx.fine_tune import n_open, shapes, staged
 from fastai.callback.schedule import combined_cos
@@ -412,6 +414,216 @@ def test_computed_beforehand():
     learn.freeze()
     learn.fine_tune_discriminative(1, 1e-3)            # a wrapped optimizer that exists keeps its groups
     test_eq(len(learn.layer_groups), 2)
+
+def test_frozen_by_hand():
+    # %% nbs/checks/fine_tune.ipynb #883293a7
+    class Log(Callback):
+        "What holds in every batch: rates, momenta, frozen groups, the parameters' own switch, the stage"
+        def before_fit(self): self.rows = []
+        def after_pred(self):
+            if not self.training: return
+            open_ = [any(p.requires_grad for p in ps if p.ndim > 1) for ps in self.opt.param_lists]
+            self.rows.append(([h['lr'] for h in self.opt.hypers], [h['mom'] for h in self.opt.hypers], open_, self.fine_tune_stage))
+
+    def deep(cbs=None, seed=0, **kwargs):
+        "A tiny vision learner of four layer groups"
+        learn = learner('vision', seed=seed, cbs=cbs, **kwargs)
+        learn.model = nn.Sequential(ConvLayer(3, 4), ConvLayer(4, 4), ConvLayer(4, 8, stride=2), nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Dropout(0.3), nn.Linear(8, 3)))
+        learn.splitter = four_groups
+        return learn
+    def plain_deep(**kwargs):
+        "The same on loaders without random transforms"
+        learn = deep(**kwargs)
+        learn.dls = DataBlock((ImageBlock, CategoryBlock), get_x=get_image, get_y=get_label, splitter=IndexSplitter(range(24))).dataloaders(list(range(72)), bs=8, num_workers=0)
+        return learn
+    def four_groups(m): return [params(o) for o in m]
+
+    # %% nbs/checks/fine_tune.ipynb #4ddb9fd9
+    def adapted(splitter=four_groups, frozen=lambda m: [m[0], m[2][1]], **kwargs):
+        "The tiny learner of four layers on plain data, some parts frozen by hand before it is made"
+        old = plain_deep()
+        for part in frozen(old.model): part.requires_grad_(False)
+        kwargs = dict(path=Path(tempfile.gettempdir())/'lrx_never_written') | kwargs
+        return quiet(Learner(old.dls, old.model, loss_func=old.loss_func, splitter=splitter, **kwargs))
+    def moved_in(learn, fit):
+        before = {name: p.detach().clone() for name,p in learn.model.named_parameters()}
+        fit(learn)
+        return {name[:3] for name,p in learn.model.named_parameters() if not p.equal(before[name])}
+    expected = {'1.0', '1.1', '2.0', '3.3'}                      # neither 0.0 and 0.1, a ConvLayer's weights and norm, nor 2.1, a norm
+    def discriminative(learn, *args, **kwargs): learn.fine_tune_discriminative(2, 1e-2, *args, wd=0.1, **kwargs)
+
+    # %% nbs/checks/fine_tune.ipynb #25363a9e
+    def nothing(learn): pass
+    def interrupted(learn):
+        with contextlib.suppress(KeyboardInterrupt): learn.fine_tune_discriminative(2, 1e-2, cbs=Mishap(interrupt, n=9), train_bn=False)
+    def saved(learn):
+        learn.fit(1, 1e-2)
+        with tempfile.TemporaryDirectory() as d:
+            learn.path = Path(d)
+            learn.load(learn.save('adapted').stem)
+    for before in (nothing, Learner.freeze, interrupted, saved, partial(Learner.lr_find, num_it=20, show_plot=False)):
+        learn = adapted()
+        before(learn)
+        test_eq(moved_in(learn, discriminative), expected)
+    for kwargs in (dict(reset_opt=True), dict(train_bn=False), dict(unfreeze='all'), dict(n_groups=3), dict(freeze_epochs=0), dict(precompute=True, train_bn=False)):
+        for before in (nothing, Learner.freeze):
+            learn = adapted(frozen=lambda m: [m[0], m[2][1]])
+            before(learn)
+            test_eq(moved_in(learn, partial(discriminative, **kwargs)), expected)
+    for kwargs in (dict(n_groups=2), dict(n_groups=4, reset_opt=True)):
+        for splitter in (trainable_params, lambda m: [trainable_params(layer) for layer in m]):
+            learn = adapted(splitter)
+            test_eq(moved_in(learn, partial(discriminative, **kwargs)), expected)
+            test_eq(moved_in(learn, partial(Learner.fit_one_cycle, n_epoch=3, lr_max=1e-2, cbs=GradualUnfreezing())), expected)
+            learn.unfreeze()
+            test_eq(moved_in(learn, partial(Learner.fit, n_epoch=1, lr=1e-2)), expected)
+
+    # %% nbs/checks/fine_tune.ipynb #dabce46a
+    everything = {'0.0', '0.1', '1.0', '1.1', '2.0', '2.1', '3.3'}
+    for before in (Learner.freeze, lambda learn: learn.freeze_to(-2), lambda learn: (learn.freeze(), learn.create_opt())):
+        for kwargs in (dict(), dict(reset_opt=True), dict(n_groups=3, train_bn=False)):
+            learn = adapted(frozen=lambda m: [])
+            before(learn)
+            test_eq(moved_in(learn, partial(discriminative, **kwargs)), everything)
+    with tempfile.TemporaryDirectory() as d:
+        learn = adapted(frozen=lambda m: [m[1]], path=d)
+        learn.freeze()
+        dls = learn.dls
+        for other in (deepcopy(learn), (learn.export('frozen.pkl'), load_learner(Path(d)/'frozen.pkl'))[1]):
+            other.dls = dls
+            test_eq(moved_in(other, discriminative), everything - {'1.0', '1.1'})
+    learn = quiet(vision_learner(plain_deep().dls, 'resnet10t', pretrained=False, n_out=3, loss_func=CrossEntropyLossFlat(), path=tempfile.gettempdir()))
+    learn.freeze()                                               # as it does on being made, if pretrained
+    with contextlib.redirect_stdout(io.StringIO()): learn.fine_tune_discriminative(3, 1e-2)
+    assert all(p.requires_grad for p in learn.model.parameters())
+    learn.unfreeze()
+    learn.model[0].model.conv1.requires_grad_(False)              # by hand, later on
+    learn.fine_tune_discriminative(2, 1e-2)
+    assert not any(p.requires_grad for p in learn.model[0].model.conv1.parameters())
+
+    # %% nbs/checks/fine_tune.ipynb #1f2dd2ae
+    def resumed(d, stop=None):
+        learn = adapted(path=d)
+        with contextlib.suppress(KeyboardInterrupt), contextlib.redirect_stdout(io.StringIO()):
+            learn.fine_tune_discriminative(3, 1e-2, cbs=[Resume(Path(d)/'run'), *L(stop)])
+        return learn
+    with tempfile.TemporaryDirectory() as a, tempfile.TemporaryDirectory() as b:
+        whole_run = resumed(a)
+        resumed(b, Mishap(interrupt, n=14))
+        rest = resumed(b)
+        assert same(list(rest.model.parameters()), list(whole_run.model.parameters()))
+        test_eq([p.requires_grad for p in rest.model.parameters()], [p.requires_grad for p in adapted().model.parameters()])
+
+def test_nothing_to_train_or_no_layers():
+    # %% nbs/checks/fine_tune.ipynb #883293a7
+    class Log(Callback):
+        "What holds in every batch: rates, momenta, frozen groups, the parameters' own switch, the stage"
+        def before_fit(self): self.rows = []
+        def after_pred(self):
+            if not self.training: return
+            open_ = [any(p.requires_grad for p in ps if p.ndim > 1) for ps in self.opt.param_lists]
+            self.rows.append(([h['lr'] for h in self.opt.hypers], [h['mom'] for h in self.opt.hypers], open_, self.fine_tune_stage))
+
+    def deep(cbs=None, seed=0, **kwargs):
+        "A tiny vision learner of four layer groups"
+        learn = learner('vision', seed=seed, cbs=cbs, **kwargs)
+        learn.model = nn.Sequential(ConvLayer(3, 4), ConvLayer(4, 4), ConvLayer(4, 8, stride=2), nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Dropout(0.3), nn.Linear(8, 3)))
+        learn.splitter = four_groups
+        return learn
+    def plain_deep(**kwargs):
+        "The same on loaders without random transforms"
+        learn = deep(**kwargs)
+        learn.dls = DataBlock((ImageBlock, CategoryBlock), get_x=get_image, get_y=get_label, splitter=IndexSplitter(range(24))).dataloaders(list(range(72)), bs=8, num_workers=0)
+        return learn
+    def four_groups(m): return [params(o) for o in m]
+
+    # %% nbs/checks/fine_tune.ipynb #4ddb9fd9
+    def adapted(splitter=four_groups, frozen=lambda m: [m[0], m[2][1]], **kwargs):
+        "The tiny learner of four layers on plain data, some parts frozen by hand before it is made"
+        old = plain_deep()
+        for part in frozen(old.model): part.requires_grad_(False)
+        kwargs = dict(path=Path(tempfile.gettempdir())/'lrx_never_written') | kwargs
+        return quiet(Learner(old.dls, old.model, loss_func=old.loss_func, splitter=splitter, **kwargs))
+    def moved_in(learn, fit):
+        before = {name: p.detach().clone() for name,p in learn.model.named_parameters()}
+        fit(learn)
+        return {name[:3] for name,p in learn.model.named_parameters() if not p.equal(before[name])}
+    expected = {'1.0', '1.1', '2.0', '3.3'}                      # neither 0.0 and 0.1, a ConvLayer's weights and norm, nor 2.1, a norm
+    def discriminative(learn, *args, **kwargs): learn.fine_tune_discriminative(2, 1e-2, *args, wd=0.1, **kwargs)
+
+    # %% nbs/checks/fine_tune.ipynb #dabce46a
+    everything = {'0.0', '0.1', '1.0', '1.1', '2.0', '2.1', '3.3'}
+    for before in (Learner.freeze, lambda learn: learn.freeze_to(-2), lambda learn: (learn.freeze(), learn.create_opt())):
+        for kwargs in (dict(), dict(reset_opt=True), dict(n_groups=3, train_bn=False)):
+            learn = adapted(frozen=lambda m: [])
+            before(learn)
+            test_eq(moved_in(learn, partial(discriminative, **kwargs)), everything)
+    with tempfile.TemporaryDirectory() as d:
+        learn = adapted(frozen=lambda m: [m[1]], path=d)
+        learn.freeze()
+        dls = learn.dls
+        for other in (deepcopy(learn), (learn.export('frozen.pkl'), load_learner(Path(d)/'frozen.pkl'))[1]):
+            other.dls = dls
+            test_eq(moved_in(other, discriminative), everything - {'1.0', '1.1'})
+    learn = quiet(vision_learner(plain_deep().dls, 'resnet10t', pretrained=False, n_out=3, loss_func=CrossEntropyLossFlat(), path=tempfile.gettempdir()))
+    learn.freeze()                                               # as it does on being made, if pretrained
+    with contextlib.redirect_stdout(io.StringIO()): learn.fine_tune_discriminative(3, 1e-2)
+    assert all(p.requires_grad for p in learn.model.parameters())
+    learn.unfreeze()
+    learn.model[0].model.conv1.requires_grad_(False)              # by hand, later on
+    learn.fine_tune_discriminative(2, 1e-2)
+    assert not any(p.requires_grad for p in learn.model[0].model.conv1.parameters())
+
+    # %% nbs/checks/fine_tune.ipynb #e60d5e34
+    for splitter in (four_groups, trainable_params):
+        learn = adapted(splitter, frozen=lambda m: [m])
+        test_fail(lambda: learn.fine_tune_discriminative(2, 1e-2), contains='frozen' if splitter is four_groups else 'no parameter to train', exc=ValueError)
+        assert learn.opt is None
+    learn = adapted(frozen=lambda m: [m[3]], train_bn=False)     # the head by hand: the frozen stage has nothing to train
+    for f in (discriminative, lambda l: l.fine_tune_discriminative(1, None), lambda l: l.fit(2, cbs=GradualUnfreezing())):
+        test_fail(lambda: f(learn), contains='freeze_epochs=0', exc=ValueError)
+    test_eq(moved_in(learn, partial(discriminative, freeze_epochs=0)), everything - {'3.3'})
+    learn = deep()
+    learn.fit(1, 1e-2)
+    learn.model[3] = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 3))     # a new head, which the optimizer does not know
+    test_fail(lambda: discriminative(learn), contains='reset_opt=True', exc=ValueError)
+    assert {'3.2'} <= moved_in(learn, partial(discriminative, reset_opt=True))
+
+    # %% nbs/checks/fine_tune.ipynb #4c55ca4c
+    def is_vector(p): return p.ndim < 2
+    def by_decay(m): return [[p for p in m.parameters() if is_vector(p)], [p for p in m.parameters() if not is_vector(p)]]
+    def timms(m): return [g['params'] for g in param_groups_weight_decay(m)]
+    def layer_decay(m): return [g['params'] for g in param_groups_layer_decay(m)]
+    vit = lambda: timm.create_model('test_vit', num_classes=3, img_size=32)
+    no_bias = lambda: nn.Sequential(*(nn.Sequential(nn.Conv2d(n, 4, 3, bias=False), nn.BatchNorm2d(4)) for n in (3, 4, 4)), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 3, bias=False))
+    dls = plain_deep().dls
+    for make,splitter in ((vit, by_decay), (vit, timms), (vit, layer_decay), (no_bias, by_decay), (no_bias, lambda m: by_decay(m)[::-1])):
+        learn = quiet(Learner(dls, make(), loss_func=CrossEntropyLossFlat(), splitter=splitter))
+        for f in (discriminative, lambda l: l.fit(2, cbs=GradualUnfreezing())): test_fail(lambda: f(learn), contains='weight decay', exc=ValueError)
+        learn.regroup(2)                                         # cut into layers: the last one is the head
+        test_eq({name.split('.')[0] for name,p in learn.model.named_parameters() if any(p is q for q in learn.opt.param_lists[-1])}, {'head' if make is vit else '5'})
+    learn = quiet(Learner(dls, no_bias(), loss_func=CrossEntropyLossFlat(), splitter=by_decay))
+    discriminative(learn, n_groups=2)
+    test_eq(len(learn.opt.param_lists[-1]), 1)
+    as_is = quiet(Learner(dls, no_bias(), loss_func=CrossEntropyLossFlat(), splitter=param_groups_weight_decay, opt_func=partial(OptimWrapper, opt=torch.optim.AdamW)))
+    test_fail(lambda: discriminative(as_is), contains='weight decay', exc=ValueError)
+    for fine in (deep(), adapted(), learner('text')): discriminative(fine)             # layers, tied weights among them
+
+    # %% nbs/checks/fine_tune.ipynb #10e57207
+    class Opened(Callback):
+        def before_fit(self): self.ever = set()
+        def before_batch(self): self.ever.add(tuple(p.requires_grad for p in self.model.parameters()))
+    for frozen in (False, True):
+        learn = deep(cbs=[GradualUnfreezing(), opened := Opened()])
+        if frozen: learn.freeze()
+        was = tuple(p.requires_grad for p in learn.model.parameters())
+        class Seen(Opened):
+            seen = set()
+            def after_fit(self): Seen.seen |= self.ever
+        learn.add_cb(Seen())
+        learn.lr_find(num_it=20, show_plot=False)
+        test_eq(Seen.seen, {was})
+        assert not hasattr(learn, 'fine_tune_stage')
 
 def test_bad_input():
     # %% nbs/checks/fine_tune.ipynb #883293a7

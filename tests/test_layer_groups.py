@@ -13,7 +13,7 @@ import timm
 from fastai.test_utils import synth_learner
 from fastai.text.models import AWD_LSTM, awd_lstm_lm_config, awd_lstm_lm_split, get_language_model
 from fastai_lrx.layer_groups import *
-from fastai_lrx.layer_groups import NormFreeze, cut_points, discriminative_lrs, is_matched, layers_by_name, model_layers, timm_split
+from fastai_lrx.layer_groups import NormFreeze, cut_points, discriminative_lrs, is_matched, layers_by_name, model_layers, timm_split, torn_module
 
 def test_layers():
     # %% nbs/06_layer_groups.ipynb #b57d7f1e
@@ -51,6 +51,11 @@ def test_groups():
     test_close(discriminative_lrs(3, 1e-2), [1e-2/6.76, 1e-2/2.6, 1e-2])
 
 def test_a_learner_s_groups():
+    # %% nbs/06_layer_groups.ipynb #1c16dc11
+    def in_groups(splitter): return Learner(learn.dls, timm.create_model('resnet10t', num_classes=3), loss_func=CrossEntropyLossFlat(), splitter=splitter)
+    test_eq(torn_module(in_groups(timm_split)), '')
+    test_eq(torn_module(in_groups(lambda m: [[p for p in m.parameters() if (p.ndim > 1)==weights] for weights in (True, False)])), 'fc')
+
     # %% nbs/06_layer_groups.ipynb #4714c422
     def small_learner():
         "resnet10t for 12-pixel noise"
