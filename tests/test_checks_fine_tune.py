@@ -416,44 +416,27 @@ def test_computed_beforehand():
     test_eq(len(learn.layer_groups), 2)
 
 def test_frozen_by_hand():
-    # %% nbs/checks/fine_tune.ipynb #883293a7
-    class Log(Callback):
-        "What holds in every batch: rates, momenta, frozen groups, the parameters' own switch, the stage"
-        def before_fit(self): self.rows = []
-        def after_pred(self):
-            if not self.training: return
-            open_ = [any(p.requires_grad for p in ps if p.ndim > 1) for ps in self.opt.param_lists]
-            self.rows.append(([h['lr'] for h in self.opt.hypers], [h['mom'] for h in self.opt.hypers], open_, self.fine_tune_stage))
-
-    def deep(cbs=None, seed=0, **kwargs):
-        "A tiny vision learner of four layer groups"
-        learn = learner('vision', seed=seed, cbs=cbs, **kwargs)
-        learn.model = nn.Sequential(ConvLayer(3, 4), ConvLayer(4, 4), ConvLayer(4, 8, stride=2), nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Dropout(0.3), nn.Linear(8, 3)))
-        learn.splitter = four_groups
-        return learn
-    def plain_deep(**kwargs):
-        "The same on loaders without random transforms"
-        learn = deep(**kwargs)
-        learn.dls = DataBlock((ImageBlock, CategoryBlock), get_x=get_image, get_y=get_label, splitter=IndexSplitter(range(24))).dataloaders(list(range(72)), bs=8, num_workers=0)
-        return learn
-    def four_groups(m): return [params(o) for o in m]
-
     # %% nbs/checks/fine_tune.ipynb #4ddb9fd9
-    def adapted(splitter=four_groups, frozen=lambda m: [m[0], m[2][1]], **kwargs):
-        "The tiny learner of four layers on plain data, some parts frozen by hand before it is made"
-        old = plain_deep()
-        for part in frozen(old.model): part.requires_grad_(False)
+    def each_layer(m): return [params(layer) for layer in m]
+    def open_parts(m): return [trainable_params(layer) for layer in m]
+    def adapted(splitter=each_layer, frozen=lambda m: [m[0], m[2][1]], seed=0, **kwargs):
+        "A learner of four layers on tensors, some parts frozen by hand before it is made"
+        set_seed(seed)
+        layers = [nn.Sequential(nn.Linear(n, 4), nn.BatchNorm1d(4), nn.ReLU()) for n in (5, 4, 4)]
+        model = nn.Sequential(*layers, nn.Sequential(nn.Dropout(0.1), nn.Linear(4, 1)))
+        for part in frozen(model): part.requires_grad_(False)
         kwargs = dict(path=Path(tempfile.gettempdir())/'lrx_never_written') | kwargs
-        return quiet(Learner(old.dls, old.model, loss_func=old.loss_func, splitter=splitter, **kwargs))
+        return quiet(Learner(learner('tensors').dls, model, loss_func=BCEWithLogitsLossFlat(), splitter=splitter, **kwargs))
     def moved_in(learn, fit):
+        "Parts of the model that a fit changes"
         before = {name: p.detach().clone() for name,p in learn.model.named_parameters()}
         fit(learn)
         return {name[:3] for name,p in learn.model.named_parameters() if not p.equal(before[name])}
-    expected = {'1.0', '1.1', '2.0', '3.3'}                      # neither 0.0 and 0.1, a ConvLayer's weights and norm, nor 2.1, a norm
-    def discriminative(learn, *args, **kwargs): learn.fine_tune_discriminative(2, 1e-2, *args, wd=0.1, **kwargs)
+    def discriminative(learn, **kwargs): learn.fine_tune_discriminative(2, 1e-2, wd=0.1, **kwargs)
+    everything = {'0.0', '0.1', '1.0', '1.1', '2.0', '2.1', '3.1'}
+    expected = everything - {'0.0', '0.1', '2.1'}
 
     # %% nbs/checks/fine_tune.ipynb #25363a9e
-    def nothing(learn): pass
     def interrupted(learn):
         with contextlib.suppress(KeyboardInterrupt): learn.fine_tune_discriminative(2, 1e-2, cbs=Mishap(interrupt, n=9), train_bn=False)
     def saved(learn):
@@ -461,133 +444,98 @@ def test_frozen_by_hand():
         with tempfile.TemporaryDirectory() as d:
             learn.path = Path(d)
             learn.load(learn.save('adapted').stem)
-    for before in (nothing, Learner.freeze, interrupted, saved, partial(Learner.lr_find, num_it=20, show_plot=False)):
+    def swept(learn): learn.lr_find(num_it=20, show_plot=False, extend=False)
+    for before in (noop, Learner.freeze, interrupted, saved, swept):
         learn = adapted()
         before(learn)
         test_eq(moved_in(learn, discriminative), expected)
-    for kwargs in (dict(reset_opt=True), dict(train_bn=False), dict(unfreeze='all'), dict(n_groups=3), dict(freeze_epochs=0), dict(precompute=True, train_bn=False)):
-        for before in (nothing, Learner.freeze):
-            learn = adapted(frozen=lambda m: [m[0], m[2][1]])
-            before(learn)
-            test_eq(moved_in(learn, partial(discriminative, **kwargs)), expected)
-    for kwargs in (dict(n_groups=2), dict(n_groups=4, reset_opt=True)):
-        for splitter in (trainable_params, lambda m: [trainable_params(layer) for layer in m]):
-            learn = adapted(splitter)
-            test_eq(moved_in(learn, partial(discriminative, **kwargs)), expected)
-            test_eq(moved_in(learn, partial(Learner.fit_one_cycle, n_epoch=3, lr_max=1e-2, cbs=GradualUnfreezing())), expected)
-            learn.unfreeze()
-            test_eq(moved_in(learn, partial(Learner.fit, n_epoch=1, lr=1e-2)), expected)
+    for kwargs in (dict(reset_opt=True), dict(train_bn=False), dict(unfreeze='all'), dict(n_groups=3), dict(freeze_epochs=0)):
+        learn = adapted()
+        learn.freeze()
+        test_eq(moved_in(learn, partial(discriminative, **kwargs)), expected)
+    learn = adapted()
+    test_eq(moved_in(learn, partial(discriminative, precompute=True, train_bn=False)), expected)
+    test_eq([name for name,p in learn.model.named_parameters() if not p.requires_grad], [name for name,p in adapted().model.named_parameters() if not p.requires_grad])
+    for splitter,kwargs in ((trainable_params, dict(n_groups=2)), (open_parts, dict(n_groups=4, reset_opt=True))):
+        learn = adapted(splitter)
+        test_eq(moved_in(learn, partial(discriminative, **kwargs)), expected)
+        test_eq(moved_in(learn, partial(Learner.fit_one_cycle, n_epoch=3, lr_max=1e-2, cbs=GradualUnfreezing())), expected)
+        learn.unfreeze()
+        test_eq(moved_in(learn, partial(Learner.fit, n_epoch=1, lr=1e-2)), expected)
 
     # %% nbs/checks/fine_tune.ipynb #dabce46a
-    everything = {'0.0', '0.1', '1.0', '1.1', '2.0', '2.1', '3.3'}
-    for before in (Learner.freeze, lambda learn: learn.freeze_to(-2), lambda learn: (learn.freeze(), learn.create_opt())):
-        for kwargs in (dict(), dict(reset_opt=True), dict(n_groups=3, train_bn=False)):
+    for before in (Learner.freeze, partial(Learner.freeze_to, n=-2), lambda learn: (learn.freeze(), learn.create_opt())):
+        for kwargs in (dict(reset_opt=True), dict(n_groups=3, train_bn=False)):
             learn = adapted(frozen=lambda m: [])
             before(learn)
             test_eq(moved_in(learn, partial(discriminative, **kwargs)), everything)
-    with tempfile.TemporaryDirectory() as d:
-        learn = adapted(frozen=lambda m: [m[1]], path=d)
-        learn.freeze()
-        dls = learn.dls
-        for other in (deepcopy(learn), (learn.export('frozen.pkl'), load_learner(Path(d)/'frozen.pkl'))[1]):
-            other.dls = dls
-            test_eq(moved_in(other, discriminative), everything - {'1.0', '1.1'})
-    learn = quiet(vision_learner(plain_deep().dls, 'resnet10t', pretrained=False, n_out=3, loss_func=CrossEntropyLossFlat(), path=tempfile.gettempdir()))
+    learn = adapted(frozen=lambda m: [m[1]])
+    learn.freeze()
+    learn.opt = None                                             # as in an exported learner
+    test_eq(moved_in(deepcopy(learn), discriminative), everything - {'1.0', '1.1'})
+    learn = quiet(vision_learner(learner('vision').dls, 'resnet10t', pretrained=False, n_out=3, loss_func=CrossEntropyLossFlat(), path=tempfile.gettempdir()))
     learn.freeze()                                               # as it does on being made, if pretrained
-    with contextlib.redirect_stdout(io.StringIO()): learn.fine_tune_discriminative(3, 1e-2)
+    with contextlib.redirect_stdout(io.StringIO()): learn.fine_tune_discriminative(1, 1e-2)
     assert all(p.requires_grad for p in learn.model.parameters())
-    learn.unfreeze()
-    learn.model[0].model.conv1.requires_grad_(False)              # by hand, later on
-    learn.fine_tune_discriminative(2, 1e-2)
-    assert not any(p.requires_grad for p in learn.model[0].model.conv1.parameters())
+    learn.model[0].model.conv1.requires_grad_(False)             # by hand, later on
+    learn.fine_tune_discriminative(1, 1e-2)
+    test_eq({name for name,p in learn.model.named_parameters() if not p.requires_grad}, {name for name,p in learn.model.named_parameters() if '.conv1.' in name and 'layer' not in name})
 
     # %% nbs/checks/fine_tune.ipynb #1f2dd2ae
-    def resumed(d, stop=None):
+    class StopOnce(Callback):
+        "Ctrl-C in the third epoch of the first run"
+        runs = 0
+        def before_fit(self): StopOnce.runs += 1
+        def before_batch(self):
+            if StopOnce.runs==1 and self.training and self.epoch==2: raise KeyboardInterrupt
+    def resumed(d):
         learn = adapted(path=d)
         with contextlib.suppress(KeyboardInterrupt), contextlib.redirect_stdout(io.StringIO()):
-            learn.fine_tune_discriminative(3, 1e-2, cbs=[Resume(Path(d)/'run'), *L(stop)])
+            learn.fine_tune_discriminative(3, 1e-2, cbs=[Resume(Path(d)/'run'), StopOnce()])
         return learn
     with tempfile.TemporaryDirectory() as a, tempfile.TemporaryDirectory() as b:
-        whole_run = resumed(a)
-        resumed(b, Mishap(interrupt, n=14))
-        rest = resumed(b)
-        assert same(list(rest.model.parameters()), list(whole_run.model.parameters()))
-        test_eq([p.requires_grad for p in rest.model.parameters()], [p.requires_grad for p in adapted().model.parameters()])
+        resumed(a)
+        ends = [list(resumed(d).model.parameters()) for d in (a, b)]
+        assert same(*ends)
+        test_eq([p.requires_grad for p in ends[0]], [p.requires_grad for p in adapted().model.parameters()])
 
 def test_nothing_to_train_or_no_layers():
-    # %% nbs/checks/fine_tune.ipynb #883293a7
-    class Log(Callback):
-        "What holds in every batch: rates, momenta, frozen groups, the parameters' own switch, the stage"
-        def before_fit(self): self.rows = []
-        def after_pred(self):
-            if not self.training: return
-            open_ = [any(p.requires_grad for p in ps if p.ndim > 1) for ps in self.opt.param_lists]
-            self.rows.append(([h['lr'] for h in self.opt.hypers], [h['mom'] for h in self.opt.hypers], open_, self.fine_tune_stage))
-
-    def deep(cbs=None, seed=0, **kwargs):
-        "A tiny vision learner of four layer groups"
-        learn = learner('vision', seed=seed, cbs=cbs, **kwargs)
-        learn.model = nn.Sequential(ConvLayer(3, 4), ConvLayer(4, 4), ConvLayer(4, 8, stride=2), nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Dropout(0.3), nn.Linear(8, 3)))
-        learn.splitter = four_groups
-        return learn
-    def plain_deep(**kwargs):
-        "The same on loaders without random transforms"
-        learn = deep(**kwargs)
-        learn.dls = DataBlock((ImageBlock, CategoryBlock), get_x=get_image, get_y=get_label, splitter=IndexSplitter(range(24))).dataloaders(list(range(72)), bs=8, num_workers=0)
-        return learn
-    def four_groups(m): return [params(o) for o in m]
-
     # %% nbs/checks/fine_tune.ipynb #4ddb9fd9
-    def adapted(splitter=four_groups, frozen=lambda m: [m[0], m[2][1]], **kwargs):
-        "The tiny learner of four layers on plain data, some parts frozen by hand before it is made"
-        old = plain_deep()
-        for part in frozen(old.model): part.requires_grad_(False)
+    def each_layer(m): return [params(layer) for layer in m]
+    def open_parts(m): return [trainable_params(layer) for layer in m]
+    def adapted(splitter=each_layer, frozen=lambda m: [m[0], m[2][1]], seed=0, **kwargs):
+        "A learner of four layers on tensors, some parts frozen by hand before it is made"
+        set_seed(seed)
+        layers = [nn.Sequential(nn.Linear(n, 4), nn.BatchNorm1d(4), nn.ReLU()) for n in (5, 4, 4)]
+        model = nn.Sequential(*layers, nn.Sequential(nn.Dropout(0.1), nn.Linear(4, 1)))
+        for part in frozen(model): part.requires_grad_(False)
         kwargs = dict(path=Path(tempfile.gettempdir())/'lrx_never_written') | kwargs
-        return quiet(Learner(old.dls, old.model, loss_func=old.loss_func, splitter=splitter, **kwargs))
+        return quiet(Learner(learner('tensors').dls, model, loss_func=BCEWithLogitsLossFlat(), splitter=splitter, **kwargs))
     def moved_in(learn, fit):
+        "Parts of the model that a fit changes"
         before = {name: p.detach().clone() for name,p in learn.model.named_parameters()}
         fit(learn)
         return {name[:3] for name,p in learn.model.named_parameters() if not p.equal(before[name])}
-    expected = {'1.0', '1.1', '2.0', '3.3'}                      # neither 0.0 and 0.1, a ConvLayer's weights and norm, nor 2.1, a norm
-    def discriminative(learn, *args, **kwargs): learn.fine_tune_discriminative(2, 1e-2, *args, wd=0.1, **kwargs)
-
-    # %% nbs/checks/fine_tune.ipynb #dabce46a
-    everything = {'0.0', '0.1', '1.0', '1.1', '2.0', '2.1', '3.3'}
-    for before in (Learner.freeze, lambda learn: learn.freeze_to(-2), lambda learn: (learn.freeze(), learn.create_opt())):
-        for kwargs in (dict(), dict(reset_opt=True), dict(n_groups=3, train_bn=False)):
-            learn = adapted(frozen=lambda m: [])
-            before(learn)
-            test_eq(moved_in(learn, partial(discriminative, **kwargs)), everything)
-    with tempfile.TemporaryDirectory() as d:
-        learn = adapted(frozen=lambda m: [m[1]], path=d)
-        learn.freeze()
-        dls = learn.dls
-        for other in (deepcopy(learn), (learn.export('frozen.pkl'), load_learner(Path(d)/'frozen.pkl'))[1]):
-            other.dls = dls
-            test_eq(moved_in(other, discriminative), everything - {'1.0', '1.1'})
-    learn = quiet(vision_learner(plain_deep().dls, 'resnet10t', pretrained=False, n_out=3, loss_func=CrossEntropyLossFlat(), path=tempfile.gettempdir()))
-    learn.freeze()                                               # as it does on being made, if pretrained
-    with contextlib.redirect_stdout(io.StringIO()): learn.fine_tune_discriminative(3, 1e-2)
-    assert all(p.requires_grad for p in learn.model.parameters())
-    learn.unfreeze()
-    learn.model[0].model.conv1.requires_grad_(False)              # by hand, later on
-    learn.fine_tune_discriminative(2, 1e-2)
-    assert not any(p.requires_grad for p in learn.model[0].model.conv1.parameters())
+    def discriminative(learn, **kwargs): learn.fine_tune_discriminative(2, 1e-2, wd=0.1, **kwargs)
+    everything = {'0.0', '0.1', '1.0', '1.1', '2.0', '2.1', '3.1'}
+    expected = everything - {'0.0', '0.1', '2.1'}
 
     # %% nbs/checks/fine_tune.ipynb #e60d5e34
-    for splitter in (four_groups, trainable_params):
+    for splitter,words in ((each_layer, 'all weights of learn.model are frozen'), (trainable_params, 'no parameter to train')):
         learn = adapted(splitter, frozen=lambda m: [m])
-        test_fail(lambda: learn.fine_tune_discriminative(2, 1e-2), contains='frozen' if splitter is four_groups else 'no parameter to train', exc=ValueError)
+        test_fail(lambda: discriminative(learn), contains=words, exc=ValueError)
         assert learn.opt is None
+    test_fail(lambda: adapted(frozen=lambda m: [m]).fit(2, cbs=GradualUnfreezing()), contains='all weights of learn.model are frozen', exc=ValueError)
     learn = adapted(frozen=lambda m: [m[3]], train_bn=False)     # the head by hand: the frozen stage has nothing to train
     for f in (discriminative, lambda l: l.fine_tune_discriminative(1, None), lambda l: l.fit(2, cbs=GradualUnfreezing())):
         test_fail(lambda: f(learn), contains='freeze_epochs=0', exc=ValueError)
-    test_eq(moved_in(learn, partial(discriminative, freeze_epochs=0)), everything - {'3.3'})
-    learn = deep()
-    learn.fit(1, 1e-2)
-    learn.model[3] = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 3))     # a new head, which the optimizer does not know
-    test_fail(lambda: discriminative(learn), contains='reset_opt=True', exc=ValueError)
-    assert {'3.2'} <= moved_in(learn, partial(discriminative, reset_opt=True))
+    test_eq(moved_in(learn, partial(discriminative, freeze_epochs=0)), everything - {'3.1'})
+    for kwargs in (dict(reset_opt=True), dict(n_groups=4), dict(n_groups=3)):
+        learn = adapted(frozen=lambda m: [])
+        learn.fit(1, 1e-2)
+        learn.model[3] = nn.Sequential(nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 1))     # a new head, which the optimizer does not know
+        test_fail(lambda: discriminative(learn), contains='reset_opt=True', exc=ValueError)
+        assert {'3.0', '3.2'} <= moved_in(learn, partial(discriminative, **kwargs))
 
     # %% nbs/checks/fine_tune.ipynb #4c55ca4c
     def is_vector(p): return p.ndim < 2
@@ -596,7 +544,8 @@ def test_nothing_to_train_or_no_layers():
     def layer_decay(m): return [g['params'] for g in param_groups_layer_decay(m)]
     vit = lambda: timm.create_model('test_vit', num_classes=3, img_size=32)
     no_bias = lambda: nn.Sequential(*(nn.Sequential(nn.Conv2d(n, 4, 3, bias=False), nn.BatchNorm2d(4)) for n in (3, 4, 4)), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 3, bias=False))
-    dls = plain_deep().dls
+    def images(): return DataLoaders.from_dsets(items := [(torch.randn(3, 32, 32), torch.tensor(i%3)) for i in range(12)], items[:4], bs=4, num_workers=0)
+    dls = images()
     for make,splitter in ((vit, by_decay), (vit, timms), (vit, layer_decay), (no_bias, by_decay), (no_bias, lambda m: by_decay(m)[::-1])):
         learn = quiet(Learner(dls, make(), loss_func=CrossEntropyLossFlat(), splitter=splitter))
         for f in (discriminative, lambda l: l.fit(2, cbs=GradualUnfreezing())): test_fail(lambda: f(learn), contains='weight decay', exc=ValueError)
@@ -607,22 +556,18 @@ def test_nothing_to_train_or_no_layers():
     test_eq(len(learn.opt.param_lists[-1]), 1)
     as_is = quiet(Learner(dls, no_bias(), loss_func=CrossEntropyLossFlat(), splitter=param_groups_weight_decay, opt_func=partial(OptimWrapper, opt=torch.optim.AdamW)))
     test_fail(lambda: discriminative(as_is), contains='weight decay', exc=ValueError)
-    for fine in (deep(), adapted(), learner('text')): discriminative(fine)             # layers, tied weights among them
+    discriminative(learner('text'))                              # layers, with tied weights
 
     # %% nbs/checks/fine_tune.ipynb #10e57207
-    class Opened(Callback):
-        def before_fit(self): self.ever = set()
-        def before_batch(self): self.ever.add(tuple(p.requires_grad for p in self.model.parameters()))
+    class Seen(Callback):
+        "What trains in a sweep"
+        ever = set()
+        def before_batch(self): Seen.ever.add(tuple(p.requires_grad for p in self.model.parameters()))
     for frozen in (False, True):
-        learn = deep(cbs=[GradualUnfreezing(), opened := Opened()])
+        learn,Seen.ever = adapted(cbs=[GradualUnfreezing(), Seen()]),set()
         if frozen: learn.freeze()
-        was = tuple(p.requires_grad for p in learn.model.parameters())
-        class Seen(Opened):
-            seen = set()
-            def after_fit(self): Seen.seen |= self.ever
-        learn.add_cb(Seen())
-        learn.lr_find(num_it=20, show_plot=False)
-        test_eq(Seen.seen, {was})
+        learn.lr_find(num_it=20, show_plot=False, extend=False)
+        test_eq(Seen.ever, {tuple(p.requires_grad for p in learn.model.parameters())})
         assert not hasattr(learn, 'fine_tune_stage')
 
 def test_bad_input():
