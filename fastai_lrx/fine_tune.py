@@ -144,7 +144,7 @@ def found_rate(learn:Learner, n:int, anew:bool, cbs:list)->float:
 def default_groups(learn:Learner, base_lr)->int:
     "Into how many layer groups `learn` is cut where nobody says: 4 for a timm model as stock cuts it, else those it has."
     n = n_groups_of(learn)
-    stocks = n==2 and timm_part(learn.model)[1] is not None and getattr(learn.splitter, '__module__', '').startswith('fastai.')
+    stocks = n==2 and timm_part(learn.model)[1] is not None and (getattr(learn.splitter, '__module__', None) or '').startswith('fastai.')
     chosen = isinstance(learn.opt or learn.opt_func, OptimWrapper) or base_lr is not None and not isinstance(base_lr, slice) and np.size(as_rates(base_lr, 'base_lr'))==n
     return 4 if stocks and not chosen else n
 

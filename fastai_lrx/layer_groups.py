@@ -248,16 +248,21 @@ def carry_over(old:Optimizer, new:Optimizer):
 
 # %% ../nbs/06_layer_groups.ipynb #a2435622
 def torn_module(learn:Learner)->str:
-    "Name of a module that groups by kind of parameter tear apart: its biases are in another group than its weights, or its norm in one with others from afar; empty where groups are layers."
+    """Name of a module that shows that the layer groups are by kind of parameter, or empty.
+
+    Most modules have their biases in another group than their weights, or a group of vectors only takes turns with others."""
     home = {id(p): g for g,ps in enumerate(groups_of(learn)) for p in ps}
     rows = [(name.rpartition('.')[0], home[id(p)], p.ndim > 1) for name,p in learn.model.named_parameters() if id(p) in home]
     modules,weighty = {},{g for _,g,is_weight in rows if is_weight}
     for name,g,is_weight in rows: modules.setdefault(name, (set(), set()))[is_weight].add(g)
-    whole = {name: bool(vectors & weights) for name,(vectors,weights) in modules.items() if vectors and weights}
-    torn = [name for name,together in whole.items() if not together]
-    if 2*len(torn) > len(whole): return torn[0]            # one alone may have tied weights
-    turns = [(name, g) for (name,g,_),before in zip(rows, [(None, None, None), *rows]) if g != before[1]]
-    return next((name for i,(name,g) in enumerate(turns) if g not in weighty and g in [o for _,o in turns[:i]]), '')
+    torn = {name: vectors.isdisjoint(weights) for name,(vectors,weights) in modules.items() if vectors and weights}
+    if 2*sum(torn.values()) > len(torn): return next(name for name,is_torn in torn.items() if is_torn)     # a few may have tied weights
+    done,last = set(),None
+    for name,g,_ in rows:
+        if g != last and g in done and g not in weighty: return name
+        done.add(g)
+        last = g
+    return ''
 
 # %% ../nbs/06_layer_groups.ipynb #913ba584
 class LayerGroups:

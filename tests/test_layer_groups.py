@@ -51,11 +51,6 @@ def test_groups():
     test_close(discriminative_lrs(3, 1e-2), [1e-2/6.76, 1e-2/2.6, 1e-2])
 
 def test_a_learner_s_groups():
-    # %% nbs/06_layer_groups.ipynb #1c16dc11
-    def in_groups(splitter): return Learner(learn.dls, timm.create_model('resnet10t', num_classes=3), loss_func=CrossEntropyLossFlat(), splitter=splitter)
-    test_eq(torn_module(in_groups(timm_split)), '')
-    test_eq(torn_module(in_groups(lambda m: [[p for p in m.parameters() if (p.ndim > 1)==weights] for weights in (True, False)])), 'fc')
-
     # %% nbs/06_layer_groups.ipynb #4714c422
     def small_learner():
         "resnet10t for 12-pixel noise"
@@ -77,6 +72,19 @@ def test_a_learner_s_groups():
     test_eq([any(p.requires_grad for p in g if p.ndim > 1) for g in learn.opt.param_lists], [False, False, True, True])
     learn.fit_one_cycle(1, slice(1e-5, 1e-3))
     test_close([h['lr'] for h in learn.opt.hypers][3]/[h['lr'] for h in learn.opt.hypers][0], 100, eps=1)
+
+    # %% nbs/06_layer_groups.ipynb #d12781f4
+    adapter = small_learner()                             # what is frozen before the learner is made stays so
+    adapter.model[0].model.conv1.requires_grad_(False)
+    adapter = Learner(adapter.dls, adapter.model, loss_func=CrossEntropyLossFlat()).regroup(3)
+    adapter.freeze()
+    adapter.unfreeze()
+    assert not any(p.requires_grad for p in adapter.model[0].model.conv1.parameters())
+
+    # %% nbs/06_layer_groups.ipynb #1c16dc11
+    def in_groups(splitter): return Learner(learn.dls, timm.create_model('resnet10t', num_classes=3), loss_func=CrossEntropyLossFlat(), splitter=splitter)
+    test_eq(torn_module(in_groups(timm_split)), '')
+    test_eq(torn_module(in_groups(lambda m: [[p for p in m.parameters() if (p.ndim > 1)==weights] for weights in (True, False)])), 'fc')
 
     # %% nbs/06_layer_groups.ipynb #6e28a4ab
     learn.layer_groups
