@@ -11,7 +11,8 @@ from fastai.basics import *
 from .cycles import check_fit, check_schedule, fit_scheduled
 from . import finder, precompute, state       # patch the lr_find, precomputed and preserved that are called below
 from .precompute import stages_of
-from .layer_groups import NormFreeze, close_groups, discriminative_lrs, frozen_by_hand, groups_of, note_closed, timm_part, torn_module
+from .layer_groups import NormFreeze, close_groups, discriminative_lrs, frozen_by_hand, groups_of, note_closed
+from .layer_groups import timm_part, torn_module
 from .scheduled import group_rates, in_fit, n_groups as n_groups_of, optimizer_of
 from .schedules import CosineRestarts, OneCycle, Joined, SlantedTriangular, Triangular, as_rates, flag, join, one_of, whole
 
@@ -46,7 +47,8 @@ class GradualUnfreezing(Callback):
     def before_fit(self):
         if not in_fit(self.learn): return
         if len(self.opt.param_lists) < 2:
-            raise ValueError("GradualUnfreezing: the model has one layer group, so there is nothing to open; learn.regroup(4) makes more")
+            raise ValueError("GradualUnfreezing: the model has one layer group, so there is nothing to open; "
+                             "learn.regroup(4) makes more")
         check_layers(self.learn)
         check_trainable(self.learn)
         self.open_groups()
@@ -82,7 +84,8 @@ def check_trainable(learn:Learner):
 def check_layers(learn:Learner):
     "ValueError where the layer groups are none that could be opened one by one."
     name = torn_module(learn)
-    if name: raise ValueError(f"the layer groups are by kind of parameter, as for weight decay (see {name!r}), and no layers to open one by one; "
+    if name: raise ValueError("the layer groups are by kind of parameter, as for weight decay "
+                              f"(see {name!r}), and no layers to open one by one; "
                               "give the learner a splitter by layers, or cut it anew (learn.regroup, n_groups=)")
 
 def check_open(learn:Learner):
@@ -129,7 +132,9 @@ def rates_of(learn:Learner, base_lr, n:int, div:float)->np.ndarray:
     return falling if not isinstance(base_lr, slice) and np.size(as_rates(base_lr))==1 else rates
 
 def found_rate(learn:Learner, n:int, anew:bool, cbs:list)->float:
-    "The answer of `lr_find` for the head, the model cut `anew` into `n` groups, told; ValueError where there is none. The learner stays as it is."
+    """The answer of `lr_find` for the head, the model cut `anew` into `n` groups, told; ValueError where there is none.
+
+    The learner stays as it is."""
     with learn.preserved():
         if anew: learn.regroup(n)
         if learn.opt is None: learn.create_opt()
@@ -144,7 +149,8 @@ def found_rate(learn:Learner, n:int, anew:bool, cbs:list)->float:
 def default_groups(learn:Learner, base_lr)->int:
     "Into how many layer groups `learn` is cut where nobody says: 4 for a timm model as stock cuts it, else those it has."
     n = n_groups_of(learn)
-    stocks = n==2 and timm_part(learn.model)[1] is not None and (getattr(learn.splitter, '__module__', None) or '').startswith('fastai.')
+    by_fastai = (getattr(learn.splitter, '__module__', None) or '').startswith('fastai.')
+    stocks = n==2 and timm_part(learn.model)[1] is not None and by_fastai
     chosen = isinstance(learn.opt or learn.opt_func, OptimWrapper) or base_lr is not None and not isinstance(base_lr, slice) and np.size(as_rates(base_lr, 'base_lr'))==n
     return 4 if stocks and not chosen else n
 
@@ -183,7 +189,8 @@ def fine_tune_discriminative(self:Learner,
     stale = not all(id(p) in present for ps in groups_of(self) for p in ps)
     anew = n != n_now or n_groups is not None and bool(stale or torn_module(self))
     if not anew: check_layers(self)
-    if stale and not (anew or reset_opt): raise ValueError("learn.opt: has weights that learn.model no longer has; use reset_opt=True to train the new ones")
+    if stale and not (anew or reset_opt):
+        raise ValueError("learn.opt: has weights that learn.model no longer has; use reset_opt=True to train the new ones")
     cbs = check_fit(self, total, cbs, wd, start_epoch, n)
     if any(isinstance(cb, GradualUnfreezing) for cb in cbs): raise ValueError("cbs: fine_tune_discriminative brings its own GradualUnfreezing; choose with unfreeze=, or use yours with another fit method")
     moms = self.moms if moms is None and schedule=='one_cycle' and 'mom' in optimizer_of(self).hypers[0] else moms

@@ -159,10 +159,12 @@ def groups_of(learn:Learner)->list:
     "The parameters of each layer group, as lists; raises where the splitter gives something else."
     try: groups = [list(ps) for ps in lists_of(learn)]
     except Exception as e:
-        raise ValueError(f"learn.splitter: fails on this model ({type(e).__name__}: {e}); give the learner one that fits it") from e
+        what = f'{type(e).__name__}: {e}'
+        raise ValueError(f"learn.splitter: fails on this model ({what}); give the learner one that fits it") from e
     for i,p in ((i,p) for i,ps in enumerate(groups) for p in ps):
         if not isinstance(p, Tensor):
-            raise TypeError(f"learn.splitter: group {i} holds a {type(p).__name__}; return lists of parameters, such as [params(m[0]), params(m[1])]")
+            raise TypeError(f"learn.splitter: group {i} holds a {type(p).__name__}; "
+                            "return lists of parameters, such as [params(m[0]), params(m[1])]")
     return groups
 
 def present_groups(learn:Learner)->list:
@@ -174,9 +176,10 @@ def present_groups(learn:Learner)->list:
     return groups_of(learn)
 
 def split_trained(model:nn.Module, split, untrained:dict)->L:
-    "The groups that `split` gives, without the parameters `untrained`; what was frozen (False) comes back once it is opened by hand."
+    "The groups of `split` without the parameters `untrained`; those frozen (False) come back once they are opened by hand."
     ps = dict(model.named_parameters())
-    out = {id(ps[name]) for name,was_open in untrained.items() if name in ps and (was_open or not ps[name].requires_grad)}
+    there = {name: was_open for name,was_open in untrained.items() if name in ps}
+    out = {id(ps[name]) for name,was_open in there.items() if was_open or not ps[name].requires_grad}
     return L(L(p for p in group if id(p) not in out) for group in split(model))
 
 # %% ../nbs/06_layer_groups.ipynb #f46aff4d
@@ -194,7 +197,9 @@ def note_closed(learn:Learner, by_hand:list):
                            if id(p) not in ids and (i < opt.frozen_idx or not p.requires_grad)]
 
 def close_groups(learn:Learner, n:int):
-    "Freeze the first `n` layer groups, without a gradient that weight decay or momentum could act on, and open the others but for what was frozen by hand."
+    """Freeze the first `n` layer groups, and open the others but for what was frozen by hand.
+
+    What is frozen has no gradient then that weight decay or momentum could act on."""
     by_hand = frozen_by_hand(learn)
     learn.opt.freeze_to(n)
     for p in by_hand: p.requires_grad_(False)
@@ -209,12 +214,13 @@ def regroup(self:Learner,
     coarse:bool=False, # timm's coarser layers: stages rather than blocks
     matcher=None # layers of your own, as in `timm_split`
 ):
-    """Cut the body into other layer groups; the head stays as it was cut, and weights, optimizer state and what is frozen as they are.
+    """Cut the body into other layer groups; the head, weights, optimizer state and what is frozen stay as they are.
 
-    Parameters that the learner does not train stay in no group."""
+    Parameters that the learner does not train, as its splitter leaves them out, are in no group."""
     old,params = self.opt,dict(self.model.named_parameters())
     if isinstance(old, OptimWrapper) or isinstance(self.opt_func, OptimWrapper):
-        raise TypeError("learn.opt wraps a torch optimizer, whose groups are its own: make it with the groups you want (`timm_split`)")
+        raise TypeError("learn.opt wraps a torch optimizer, whose groups are its own: "
+                        "make it with the groups you want (`timm_split`)")
     names,(*earlier,head) = {id(p): name for name,p in params.items()},present_groups(self) or [[]]
     trained = {id(p) for ps in (*earlier, head, vars(self).get('closed_params', [])) for p in ps}
     split = partial(timm_split, n_groups=n_groups, by=by, coarse=coarse, matcher=matcher,
@@ -227,7 +233,8 @@ def regroup(self:Learner,
     try: self.create_opt()
     except Exception as e:
         vars(self).update(before)
-        raise TypeError(f"opt_func: makes no optimizer of layer groups ({e}); with OptimWrapper, leave out convert_groups=False") from e
+        raise TypeError(f"opt_func: makes no optimizer of layer groups ({e}); "
+                        "with OptimWrapper, leave out convert_groups=False") from e
     self.lr = before['lr']
     if old is None: self.opt = None
     else: carry_over(old, self.opt)
@@ -238,7 +245,8 @@ def carry_over(old:Optimizer, new:Optimizer):
     "Give an optimizer the state, hyper-parameters and frozen groups of one with other layer groups."
     home,lists = {id(p): g for g,ps in enumerate(old.param_lists) for p in ps},new.param_lists
     for p in (p for ps in lists for p in ps if id(p) in home): new.state[p].update(old.state.get(p, {}))
-    for hypers,ps in zip(new.hypers, lists): hypers.update(old.hypers[max((home[id(p)] for p in ps if id(p) in home), default=-1)])
+    for hypers,ps in zip(new.hypers, lists):
+        hypers.update(old.hypers[max((home[id(p)] for p in ps if id(p) in home), default=-1)])
     frozen = [all(home.get(id(p), np.inf) < old.frozen_idx for p in ps) for ps in lists]
     new.frozen_idx = [*frozen, False].index(False) if old.frozen_idx else 0
     if isinstance(old, Lookahead) and isinstance(new, Lookahead):
@@ -250,13 +258,15 @@ def carry_over(old:Optimizer, new:Optimizer):
 def torn_module(learn:Learner)->str:
     """Name of a module that shows that the layer groups are by kind of parameter, or empty.
 
-    Most modules have their biases in another group than their weights, or a group of vectors only takes turns with others."""
+    Most modules have their biases in another group than their weights, or a group of vectors takes turns with others."""
     home = {id(p): g for g,ps in enumerate(groups_of(learn)) for p in ps}
-    rows = [(name.rpartition('.')[0], home[id(p)], p.ndim > 1) for name,p in learn.model.named_parameters() if id(p) in home]
+    trained = [(name, p) for name,p in learn.model.named_parameters() if id(p) in home]
+    rows = [(name.rpartition('.')[0], home[id(p)], p.ndim > 1) for name,p in trained]
     modules,weighty = {},{g for _,g,is_weight in rows if is_weight}
     for name,g,is_weight in rows: modules.setdefault(name, (set(), set()))[is_weight].add(g)
     torn = {name: vectors.isdisjoint(weights) for name,(vectors,weights) in modules.items() if vectors and weights}
-    if 2*sum(torn.values()) > len(torn): return next(name for name,is_torn in torn.items() if is_torn)     # a few may have tied weights
+    if 2*sum(torn.values()) > len(torn):                    # a few may have tied weights
+        return next(name for name,is_torn in torn.items() if is_torn)
     done,last = set(),None
     for name,g,_ in rows:
         if g != last and g in done and g not in weighty: return name
@@ -298,7 +308,7 @@ class LayerGroups:
 def layer_groups(self:Learner)->LayerGroups:
     "The learner's layer groups: first and last module, number of modules with parameters, parameters, how many of them train, and the rate."
     try: return LayerGroups(self)
-    except AttributeError as e: raise RuntimeError(f"learn.layer_groups: {e}") from e     # else it would be looked for in the model
+    except AttributeError as e: raise RuntimeError(f"learn.layer_groups: {e}") from e     # else the model is asked
 
 # %% ../nbs/06_layer_groups.ipynb #7a338660
 @patch
@@ -368,7 +378,8 @@ def misfit(opt:Optimizer, sd:dict)->str:
     "Why the saved state `sd` is not one of `opt`; empty if it can be."
     n_groups,n_saved,ps = len(opt.param_lists),len(sd['hypers']),opt.all_params().itemgot(0)
     if n_groups != n_saved or len(ps) != len(sd['state']):
-        return f'with {n_saved} layer groups and {len(sd["state"])} parameters, but this learner has {n_groups} and {len(ps)}'
+        saved = f'with {n_saved} layer groups and {len(sd["state"])} parameters'
+        return f'{saved}, but this learner has {n_groups} and {len(ps)}'
     averages = ((p, t) for p,state in zip(ps, sd['state']) for k,t in state.items() if k in ('grad_avg','sqr_avg'))
     return 'with its parameters in other groups' if any(t.shape != p.shape for p,t in averages) else ''
 
@@ -379,18 +390,19 @@ def load_state_dict(self:Optimizer,
     "Load the state of an optimizer with the same layer groups; of others it warns, and nothing is loaded."
     how = misfit(self, sd)
     if not how: return self._orig_load_state_dict(sd)
-    warn(f"the optimizer's state was saved {how}, so the optimizer starts afresh; cut the learner as the saved one was (`learn.regroup`), then load again")
+    warn(f"the optimizer's state was saved {how}, so the optimizer starts afresh; "
+         "cut the learner as the saved one was (`learn.regroup`), then load again")
 
 @patch
 def load_state_dict(self:Lookahead,
     sd:dict # what `state_dict` gave
 ):
     "Load the state of the optimizer within, and the slow weights with it; where it does not fit they start afresh, too."
-    inner,slow = {k: v for k,v in sd.items() if k not in ('count','slow_weights')},[s for ss in sd.get('slow_weights') or [] for s in ss]
+    inner = {k: v for k,v in sd.items() if k not in ('count','slow_weights')}
     fits = not isinstance(self.opt, Optimizer) or not misfit(self.opt, inner)
     self.opt.load_state_dict(inner)
     self._init_state()
     if not fits: return
-    ps = [p for ps in self.param_lists for p in ps]
-    self.count = sd.get('count', 0)
-    if [s.shape for s in slow] == [p.shape for p in ps]: self.slow_weights = L(L(slow.pop(0) for _ in ps) for ps in self.param_lists)
+    self.count,slow = sd.get('count', 0),[s for ss in sd.get('slow_weights') or [] for s in ss]
+    if [s.shape for s in slow] == [p.shape for ps in self.param_lists for p in ps]:
+        self.slow_weights = L(L(slow.pop(0) for _ in ps) for ps in self.param_lists)

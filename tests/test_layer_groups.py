@@ -82,9 +82,11 @@ def test_a_learner_s_groups():
     assert not any(p.requires_grad for p in adapter.model[0].model.conv1.parameters())
 
     # %% nbs/06_layer_groups.ipynb #1c16dc11
-    def in_groups(splitter): return Learner(learn.dls, timm.create_model('resnet10t', num_classes=3), loss_func=CrossEntropyLossFlat(), splitter=splitter)
-    test_eq(torn_module(in_groups(timm_split)), '')
-    test_eq(torn_module(in_groups(lambda m: [[p for p in m.parameters() if (p.ndim > 1)==weights] for weights in (True, False)])), 'fc')
+    def in_groups(splitter):
+        model = timm.create_model('resnet10t', num_classes=3)
+        return Learner(learn.dls, model, loss_func=CrossEntropyLossFlat(), splitter=splitter)
+    def by_kind(m): return [[p for p in m.parameters() if (p.ndim > 1)==weights] for weights in (True, False)]
+    test_eq([torn_module(in_groups(splitter)) for splitter in (timm_split, by_kind)], ['', 'fc'])
 
     # %% nbs/06_layer_groups.ipynb #6e28a4ab
     learn.layer_groups
