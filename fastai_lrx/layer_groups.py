@@ -4,8 +4,9 @@
 
 # %% auto #0
 __all__ = ['timm_part', 'layers_by_name', 'is_matched', 'body_and_head', 'matched_layers', 'timm_layers', 'outer_blocks',
-           'module_layers', 'model_layers', 'cut_points', 'timm_split', 'discriminative_lrs', 'LayerGroups',
-           'NormFreeze', 'is_frozen', 'frozen_params', 'fix_statistics']
+           'module_layers', 'model_layers', 'cut_points', 'timm_split', 'discriminative_lrs', 'groups_of',
+           'present_groups', 'split_trained', 'frozen_by_hand', 'note_closed', 'close_groups', 'carry_over',
+           'torn_module', 'LayerGroups', 'NormFreeze', 'is_frozen', 'frozen_params', 'fix_statistics', 'misfit']
 
 # %% ../nbs/06_layer_groups.ipynb #002b2225
 import contextlib, operator, re
@@ -153,6 +154,58 @@ def discriminative_lrs(
     if not np.isfinite(lrs).all(): raise ValueError(f"div={div}: gives rates beyond all numbers for {n_groups} layer groups; the article's is 3 to 10")
     return lrs
 
+# %% ../nbs/06_layer_groups.ipynb #0b74a2ff
+def groups_of(learn:Learner)->list:
+    "The parameters of each layer group, as lists; raises where the splitter gives something else."
+    try: groups = [list(ps) for ps in lists_of(learn)]
+    except Exception as e:
+        what = f'{type(e).__name__}: {e}'
+        raise ValueError(f"learn.splitter: fails on this model ({what}); give the learner one that fits it") from e
+    for i,p in ((i,p) for i,ps in enumerate(groups) for p in ps):
+        if not isinstance(p, Tensor):
+            raise TypeError(f"learn.splitter: group {i} holds a {type(p).__name__}; "
+                            "return lists of parameters, such as [params(m[0]), params(m[1])]")
+    return groups
+
+def present_groups(learn:Learner)->list:
+    "The layer groups; where modules were replaced since the optimizer was made, those that the splitter gives now."
+    groups,present = groups_of(learn),{id(p) for p in learn.model.parameters()}
+    if learn.opt is None or all(id(p) in present for ps in groups for p in ps): return groups
+    learn = copy(learn)
+    learn.opt = None
+    return groups_of(learn)
+
+def split_trained(model:nn.Module, split, untrained:dict)->L:
+    "The groups of `split` without the parameters `untrained`; those frozen (False) come back once they are opened by hand."
+    ps = dict(model.named_parameters())
+    there = {name: was_open for name,was_open in untrained.items() if name in ps}
+    out = {id(ps[name]) for name,was_open in there.items() if was_open or not ps[name].requires_grad}
+    return L(L(p for p in group if id(p) not in out) for group in split(model))
+
+# %% ../nbs/06_layer_groups.ipynb #f46aff4d
+def frozen_by_hand(learn:Learner)->list:
+    "The parameters of the layer groups that do not train, and that neither `freeze_to` nor a callback of ours has closed."
+    groups,closed = groups_of(learn),vars(learn).get('closed_params')
+    if closed is None: closed = [p for ps in groups[:learn.opt.frozen_idx] for p in ps] if learn.opt is not None else []
+    ids = {id(p) for p in closed}
+    return [p for ps in groups for p in ps if not p.requires_grad and id(p) not in ids]
+
+def note_closed(learn:Learner, by_hand:list):
+    "Note what is closed, or belongs to a frozen group, but was not frozen by hand."
+    ids,opt = {id(p) for p in by_hand},learn.opt
+    learn.closed_params = [p for i,ps in enumerate(opt.param_lists) for p in ps
+                           if id(p) not in ids and (i < opt.frozen_idx or not p.requires_grad)]
+
+def close_groups(learn:Learner, n:int):
+    """Freeze the first `n` layer groups, and open the others but for what was frozen by hand.
+
+    What is frozen has no gradient then that weight decay or momentum could act on."""
+    by_hand = frozen_by_hand(learn)
+    learn.opt.freeze_to(n)
+    for p in by_hand: p.requires_grad_(False)
+    for p in (p for ps in learn.opt.param_lists for p in ps if not p.requires_grad): p.grad = None
+    note_closed(learn, by_hand)
+
 # %% ../nbs/06_layer_groups.ipynb #9dfdcf8b
 @patch
 def regroup(self:Learner,
@@ -161,21 +214,65 @@ def regroup(self:Learner,
     coarse:bool=False, # timm's coarser layers: stages rather than blocks
     matcher=None # layers of your own, as in `timm_split`
 ):
-    "Cut the body into other layer groups; the head stays as it was cut, and weights, optimizer state and what is frozen as they are."
-    old,names = self.opt,{id(p): name for name,p in self.model.named_parameters()}
-    if isinstance(old, OptimWrapper) or isinstance(self.opt_func, OptimWrapper): raise TypeError("learn.opt wraps a torch optimizer, whose groups are its own: make it with the groups you want (`timm_split`)")
-    *earlier,head = lists_of(self)
-    splitter = partial(timm_split, n_groups=n_groups, by=by, coarse=coarse, matcher=matcher, head=tuple(names[id(p)] for p in head) if earlier else None)
+    """Cut the body into other layer groups; the head, weights, optimizer state and what is frozen stay as they are.
+
+    Parameters that the learner does not train, as its splitter leaves them out, are in no group."""
+    old,params = self.opt,dict(self.model.named_parameters())
+    if isinstance(old, OptimWrapper) or isinstance(self.opt_func, OptimWrapper):
+        raise TypeError("learn.opt wraps a torch optimizer, whose groups are its own: "
+                        "make it with the groups you want (`timm_split`)")
+    names,(*earlier,head) = {id(p): name for name,p in params.items()},present_groups(self) or [[]]
+    trained = {id(p) for ps in (*earlier, head, vars(self).get('closed_params', [])) for p in ps}
+    split = partial(timm_split, n_groups=n_groups, by=by, coarse=coarse, matcher=matcher,
+                    head=tuple(names[id(p)] for p in head) if earlier and not torn_module(self) else None)
+    untrained = {name: p.requires_grad for name,p in params.items() if id(p) not in trained}
+    splitter = partial(split_trained, split=split, untrained=untrained)
     splitter(self.model)     # raises where it cannot be cut so
+    before = {k: vars(self)[k] for k in ('splitter','opt','lr')}
     self.splitter = splitter
-    if old is None: return self
-    home = {id(p): g for g,ps in enumerate(old.param_lists) for p in ps}
-    self.create_opt()
-    for p,state in old.state.items(): self.opt.state[p].update(state)
-    for new,ps in zip(self.opt.hypers, self.opt.param_lists): new.update(old.hypers[max((home[id(p)] for p in ps if id(p) in home), default=-1)])
-    frozen = [all(home.get(id(p), -1) < old.frozen_idx for p in ps) for ps in self.opt.param_lists]
-    self.opt.frozen_idx = [*frozen, False].index(False)
+    try: self.create_opt()
+    except Exception as e:
+        vars(self).update(before)
+        raise TypeError(f"opt_func: makes no optimizer of layer groups ({e}); "
+                        "with OptimWrapper, leave out convert_groups=False") from e
+    self.lr = before['lr']
+    if old is None: self.opt = None
+    else: carry_over(old, self.opt)
     return self
+
+# %% ../nbs/06_layer_groups.ipynb #86bbbf22
+def carry_over(old:Optimizer, new:Optimizer):
+    "Give an optimizer the state, hyper-parameters and frozen groups of one with other layer groups."
+    home,lists = {id(p): g for g,ps in enumerate(old.param_lists) for p in ps},new.param_lists
+    for p in (p for ps in lists for p in ps if id(p) in home): new.state[p].update(old.state.get(p, {}))
+    for hypers,ps in zip(new.hypers, lists):
+        hypers.update(old.hypers[max((home[id(p)] for p in ps if id(p) in home), default=-1)])
+    frozen = [all(home.get(id(p), np.inf) < old.frozen_idx for p in ps) for ps in lists]
+    new.frozen_idx = [*frozen, False].index(False) if old.frozen_idx else 0
+    if isinstance(old, Lookahead) and isinstance(new, Lookahead):
+        vars(new).update({k: v for k,v in vars(old).items() if k not in ('opt','frozen_idx','slow_weights')})
+        slow = {id(p): s for ps,ss in zip(old.param_lists, old.slow_weights or []) for p,s in zip(ps, ss)}
+        new.slow_weights = L(L(slow.get(id(p), p.detach().clone()) for p in ps) for ps in lists) if slow else None
+
+# %% ../nbs/06_layer_groups.ipynb #a2435622
+def torn_module(learn:Learner)->str:
+    """Name of a module that shows that the layer groups are by kind of parameter, or empty.
+
+    Most modules have their biases in another group than their weights, or a group of vectors takes turns with others."""
+    home = {id(p): g for g,ps in enumerate(groups_of(learn)) for p in ps}
+    trained = [(name, p) for name,p in learn.model.named_parameters() if id(p) in home]
+    rows = [(name.rpartition('.')[0], home[id(p)], p.ndim > 1) for name,p in trained]
+    modules,weighty = {},{g for _,g,is_weight in rows if is_weight}
+    for name,g,is_weight in rows: modules.setdefault(name, (set(), set()))[is_weight].add(g)
+    torn = {name: vectors.isdisjoint(weights) for name,(vectors,weights) in modules.items() if vectors and weights}
+    if 2*sum(torn.values()) > len(torn):                    # a few may have tied weights
+        return next(name for name,is_torn in torn.items() if is_torn)
+    done,last = set(),None
+    for name,g,_ in rows:
+        if g != last and g in done and g not in weighty: return name
+        done.add(g)
+        last = g
+    return ''
 
 # %% ../nbs/06_layer_groups.ipynb #913ba584
 class LayerGroups:
@@ -183,7 +280,7 @@ class LayerGroups:
     def __init__(self, learn:Learner):
         layers = {name for name,m in learn.model.named_modules() if name and not any(True for _ in m.children())}
         names = {id(p): owner if (owner := name.rpartition('.')[0]) in layers else name for name,p in learn.model.named_parameters()}
-        groups = lists_of(learn)
+        groups = groups_of(learn)
         lrs = [h['lr'] for h in learn.opt.hypers] if learn.opt is not None else [learn.lr]*len(groups)
         modules = [list(dict.fromkeys(names[id(p)] for p in g if id(p) in names)) for g in groups]
         self.frame = pd.DataFrame(dict(first=[m[0] if m else '' for m in modules], last=[m[-1] if m else '' for m in modules], layers=[len(m) for m in modules],
@@ -210,14 +307,17 @@ class LayerGroups:
 @patch(as_prop=True)
 def layer_groups(self:Learner)->LayerGroups:
     "The learner's layer groups: first and last module, number of modules with parameters, parameters, how many of them train, and the rate."
-    return LayerGroups(self)
+    try: return LayerGroups(self)
+    except AttributeError as e: raise RuntimeError(f"learn.layer_groups: {e}") from e     # else the model is asked
 
 # %% ../nbs/06_layer_groups.ipynb #7a338660
 @patch
 def freeze_to(self:Learner,
     n:int # groups before this one are frozen; negative numbers count from the head
 ):
-    "Freeze the layer groups before `n`; warns where that freezes none although it was meant to."
+    """Freeze the layer groups before `n`; warns where that freezes none although it was meant to.
+
+    Norm layers of theirs that train even so, as stock has it, do not if they were frozen by hand."""
     try: n = operator.index(n)
     except (TypeError, RuntimeError): raise TypeError(f"n={shown(n)}: pass the number of a layer group") from None
     if self.opt is None: self.create_opt()
@@ -225,7 +325,11 @@ def freeze_to(self:Learner,
     if n < 0 and -n >= n_groups:
         warn(f"freeze_to({n}): the model has {n_groups} layer group{'s'*(n_groups > 1)}, so nothing is frozen; learn.regroup({1-n}) makes more")
         n = 0
+    by_hand = frozen_by_hand(self)
     self.opt.freeze_to(n)
+    note_closed(self, by_hand)
+    ids = {id(p) for p in by_hand}
+    for p in (p for ps in self.opt.param_lists[:self.opt.frozen_idx] for p in ps if id(p) in ids): p.requires_grad_(False)
     self.opt.clear_state()
 
 # %% ../nbs/06_layer_groups.ipynb #802a76ad
@@ -246,10 +350,11 @@ class NormFreeze(Callback):
     def freeze_norms(self):
         "Take the frozen groups out of autograd, and put layers with running statistics among them in eval mode."
         if self.opt is None: return
-        frozen = frozen_params(self.opt)
+        frozen,by_hand = frozen_params(self.opt),frozen_by_hand(self.learn)
         self.switched_off += [p for p in frozen if p.requires_grad]
         for p in frozen: p.requires_grad_(False).grad = None
-        fix_statistics(self.model, frozen)
+        note_closed(self.learn, by_hand)
+        fix_statistics(self.model, frozen | {p for p in self.model.parameters() if not p.requires_grad})
 
 # %% ../nbs/06_layer_groups.ipynb #9af18f66
 def is_frozen(ps:list, opt)->bool:
@@ -269,13 +374,35 @@ def fix_statistics(module:nn.Module, frozen:set):
         if any(name.startswith('running_') and b is not None for name,b in m._buffers.items()): m.eval()
 
 # %% ../nbs/06_layer_groups.ipynb #0831598b
+def misfit(opt:Optimizer, sd:dict)->str:
+    "Why the saved state `sd` is not one of `opt`; empty if it can be."
+    n_groups,n_saved,ps = len(opt.param_lists),len(sd['hypers']),opt.all_params().itemgot(0)
+    if n_groups != n_saved or len(ps) != len(sd['state']):
+        saved = f'with {n_saved} layer groups and {len(sd["state"])} parameters'
+        return f'{saved}, but this learner has {n_groups} and {len(ps)}'
+    averages = ((p, t) for p,state in zip(ps, sd['state']) for k,t in state.items() if k in ('grad_avg','sqr_avg'))
+    return 'with its parameters in other groups' if any(t.shape != p.shape for p,t in averages) else ''
+
 @patch
 def load_state_dict(self:Optimizer,
     sd:dict # what `state_dict` gave
 ):
     "Load the state of an optimizer with the same layer groups; of others it warns, and nothing is loaded."
-    n_groups,n_saved,ps = len(self.param_lists),len(sd['hypers']),self.all_params().itemgot(0)
-    if n_groups != n_saved or len(ps) != len(sd['state']): how = f'with {n_saved} layer groups and {len(sd["state"])} parameters, but this learner has {n_groups} and {len(ps)}'
-    elif any(t.shape != p.shape for p,state in zip(ps, sd['state']) for k,t in state.items() if k in ('grad_avg','sqr_avg')): how = 'with its parameters in other groups'
-    else: return self._orig_load_state_dict(sd)
-    warn(f"the optimizer's state was saved {how}, so the optimizer starts afresh; cut the learner as the saved one was (`learn.regroup`), then load again")
+    how = misfit(self, sd)
+    if not how: return self._orig_load_state_dict(sd)
+    warn(f"the optimizer's state was saved {how}, so the optimizer starts afresh; "
+         "cut the learner as the saved one was (`learn.regroup`), then load again")
+
+@patch
+def load_state_dict(self:Lookahead,
+    sd:dict # what `state_dict` gave
+):
+    "Load the state of the optimizer within, and the slow weights with it; where it does not fit they start afresh, too."
+    inner = {k: v for k,v in sd.items() if k not in ('count','slow_weights')}
+    fits = not isinstance(self.opt, Optimizer) or not misfit(self.opt, inner)
+    self.opt.load_state_dict(inner)
+    self._init_state()
+    if not fits: return
+    self.count,slow = sd.get('count', 0),[s for ss in sd.get('slow_weights') or [] for s in ss]
+    if [s.shape for s in slow] == [p.shape for ps in self.param_lists for p in ps]:
+        self.slow_weights = L(L(slow.pop(0) for _ in ps) for ps in self.param_lists)

@@ -6,6 +6,8 @@ from ranks import on_ranks
 from fastcore.test import *
 from hypothesis import given, settings, strategies as st
 from copy import deepcopy
+from timm.optim import param_groups_layer_decay, param_groups_weight_decay
+import timm
 from fastai_lrx.all import *
 from fastai_lrx.fine_tune import n_open, shapes, staged
 from fastai.callback.schedule import combined_cos
@@ -412,6 +414,168 @@ def test_computed_beforehand():
     learn.freeze()
     learn.fine_tune_discriminative(1, 1e-3)            # a wrapped optimizer that exists keeps its groups
     test_eq(len(learn.layer_groups), 2)
+
+def test_frozen_by_hand():
+    # %% nbs/checks/fine_tune.ipynb #4ddb9fd9
+    def each_layer(m): return [params(layer) for layer in m]
+    def open_parts(m): return [trainable_params(layer) for layer in m]
+    def adapted(splitter=each_layer, frozen=lambda m: [m[0], m[2][1]], seed=0, **kwargs):
+        "A learner of four layers on tensors, some parts frozen by hand before it is made"
+        set_seed(seed)
+        layers = [nn.Sequential(nn.Linear(n, 4), nn.BatchNorm1d(4), nn.ReLU()) for n in (5, 4, 4)]
+        model = nn.Sequential(*layers, nn.Sequential(nn.Dropout(0.1), nn.Linear(4, 1)))
+        for part in frozen(model): part.requires_grad_(False)
+        kwargs = dict(path=Path(tempfile.gettempdir())/'lrx_never_written') | kwargs
+        return quiet(Learner(learner('tensors').dls, model, loss_func=BCEWithLogitsLossFlat(), splitter=splitter, **kwargs))
+    def moved_in(learn, fit):
+        "Parts of the model that a fit changes"
+        before = {name: p.detach().clone() for name,p in learn.model.named_parameters()}
+        fit(learn)
+        return {name[:3] for name,p in learn.model.named_parameters() if not p.equal(before[name])}
+    def discriminative(learn, **kwargs): learn.fine_tune_discriminative(2, 1e-2, wd=0.1, **kwargs)
+    everything = {'0.0', '0.1', '1.0', '1.1', '2.0', '2.1', '3.1'}
+    expected = everything - {'0.0', '0.1', '2.1'}
+
+    # %% nbs/checks/fine_tune.ipynb #25363a9e
+    def interrupted(learn):
+        with contextlib.suppress(KeyboardInterrupt): discriminative(learn, cbs=Mishap(interrupt, n=9), train_bn=False)
+    def saved(learn):
+        learn.fit(1, 1e-2)
+        with tempfile.TemporaryDirectory() as d:
+            learn.path = Path(d)
+            learn.load(learn.save('adapted').stem)
+    def swept(learn): learn.lr_find(num_it=20, show_plot=False, extend=False)
+    for before in (noop, Learner.freeze, interrupted, saved, swept):
+        learn = adapted()
+        before(learn)
+        test_eq(moved_in(learn, discriminative), expected)
+    for kwargs in (dict(reset_opt=True), dict(train_bn=False), dict(unfreeze='all'), dict(n_groups=3), dict(freeze_epochs=0)):
+        learn = adapted()
+        learn.freeze()
+        test_eq(moved_in(learn, partial(discriminative, **kwargs)), expected)
+    learn = adapted()
+    test_eq(moved_in(learn, partial(discriminative, precompute=True, train_bn=False)), expected)
+    test_eq([p.requires_grad for p in learn.model.parameters()], [p.requires_grad for p in adapted().model.parameters()])
+    for splitter,kwargs in ((trainable_params, dict(n_groups=2)), (open_parts, dict(n_groups=4, reset_opt=True))):
+        learn = adapted(splitter)
+        test_eq(moved_in(learn, partial(discriminative, **kwargs)), expected)
+        test_eq(moved_in(learn, partial(Learner.fit_one_cycle, n_epoch=3, lr_max=1e-2, cbs=GradualUnfreezing())), expected)
+        learn.unfreeze()
+        test_eq(moved_in(learn, partial(Learner.fit, n_epoch=1, lr=1e-2)), expected)
+
+    # %% nbs/checks/fine_tune.ipynb #dabce46a
+    for before in (Learner.freeze, partial(Learner.freeze_to, n=-2), lambda learn: (learn.freeze(), learn.create_opt())):
+        for kwargs in (dict(reset_opt=True), dict(n_groups=3, train_bn=False)):
+            learn = adapted(frozen=lambda m: [])
+            before(learn)
+            test_eq(moved_in(learn, partial(discriminative, **kwargs)), everything)
+    learn = adapted(frozen=lambda m: [m[1]])
+    learn.freeze()
+    learn.opt = None                                             # as in an exported learner
+    test_eq(moved_in(deepcopy(learn), discriminative), everything - {'1.0', '1.1'})
+    kwargs = dict(pretrained=False, n_out=3, loss_func=CrossEntropyLossFlat(), path=tempfile.gettempdir())
+    learn = quiet(vision_learner(learner('vision').dls, 'resnet10t', **kwargs))
+    learn.freeze()                                               # as it does on being made, if pretrained
+    with contextlib.redirect_stdout(io.StringIO()): learn.fine_tune_discriminative(1, 1e-2)
+    assert all(p.requires_grad for p in learn.model.parameters())
+    stem = learn.model[0].model.conv1.requires_grad_(False)      # by hand, later on
+    learn.fine_tune_discriminative(1, 1e-2)
+    test_eq({p for p in learn.model.parameters() if not p.requires_grad}, set(stem.parameters()))
+
+    # %% nbs/checks/fine_tune.ipynb #1f2dd2ae
+    class StopOnce(Callback):
+        "Ctrl-C in the third epoch of the first run"
+        runs = 0
+        def before_fit(self): StopOnce.runs += 1
+        def before_batch(self):
+            if StopOnce.runs==1 and self.training and self.epoch==2: raise KeyboardInterrupt
+    def resumed(d):
+        learn = adapted(path=d)
+        with contextlib.suppress(KeyboardInterrupt), contextlib.redirect_stdout(io.StringIO()):
+            learn.fine_tune_discriminative(3, 1e-2, cbs=[Resume(Path(d)/'run'), StopOnce()])
+        return learn
+    with tempfile.TemporaryDirectory() as a, tempfile.TemporaryDirectory() as b:
+        resumed(a)
+        ends = [list(resumed(d).model.parameters()) for d in (a, b)]
+        assert same(*ends)
+        test_eq([p.requires_grad for p in ends[0]], [p.requires_grad for p in adapted().model.parameters()])
+
+def test_nothing_to_train_or_no_layers():
+    # %% nbs/checks/fine_tune.ipynb #4ddb9fd9
+    def each_layer(m): return [params(layer) for layer in m]
+    def open_parts(m): return [trainable_params(layer) for layer in m]
+    def adapted(splitter=each_layer, frozen=lambda m: [m[0], m[2][1]], seed=0, **kwargs):
+        "A learner of four layers on tensors, some parts frozen by hand before it is made"
+        set_seed(seed)
+        layers = [nn.Sequential(nn.Linear(n, 4), nn.BatchNorm1d(4), nn.ReLU()) for n in (5, 4, 4)]
+        model = nn.Sequential(*layers, nn.Sequential(nn.Dropout(0.1), nn.Linear(4, 1)))
+        for part in frozen(model): part.requires_grad_(False)
+        kwargs = dict(path=Path(tempfile.gettempdir())/'lrx_never_written') | kwargs
+        return quiet(Learner(learner('tensors').dls, model, loss_func=BCEWithLogitsLossFlat(), splitter=splitter, **kwargs))
+    def moved_in(learn, fit):
+        "Parts of the model that a fit changes"
+        before = {name: p.detach().clone() for name,p in learn.model.named_parameters()}
+        fit(learn)
+        return {name[:3] for name,p in learn.model.named_parameters() if not p.equal(before[name])}
+    def discriminative(learn, **kwargs): learn.fine_tune_discriminative(2, 1e-2, wd=0.1, **kwargs)
+    everything = {'0.0', '0.1', '1.0', '1.1', '2.0', '2.1', '3.1'}
+    expected = everything - {'0.0', '0.1', '2.1'}
+
+    # %% nbs/checks/fine_tune.ipynb #e60d5e34
+    for splitter,words in ((each_layer, 'all weights of learn.model are frozen'), (trainable_params, 'no parameter to train')):
+        learn = adapted(splitter, frozen=lambda m: [m])
+        test_fail(lambda: discriminative(learn), contains=words, exc=ValueError)
+        assert learn.opt is None
+    learn = adapted(frozen=lambda m: [m])
+    test_fail(lambda: learn.fit(2, cbs=GradualUnfreezing()), contains='all weights of learn.model are frozen', exc=ValueError)
+    learn = adapted(frozen=lambda m: [m[3]], train_bn=False)     # the head by hand: the frozen stage has nothing to train
+    for f in (discriminative, lambda l: l.fine_tune_discriminative(1, None), lambda l: l.fit(2, cbs=GradualUnfreezing())):
+        test_fail(lambda: f(learn), contains='freeze_epochs=0', exc=ValueError)
+    test_eq(moved_in(learn, partial(discriminative, freeze_epochs=0)), everything - {'3.1'})
+    for kwargs in (dict(reset_opt=True), dict(n_groups=4), dict(n_groups=3)):
+        learn = adapted(frozen=lambda m: [])
+        learn.fit(1, 1e-2)
+        learn.model[3] = nn.Sequential(nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 1))     # the optimizer does not know it
+        test_fail(lambda: discriminative(learn), contains='reset_opt=True', exc=ValueError)
+        assert {'3.0', '3.2'} <= moved_in(learn, partial(discriminative, **kwargs))
+
+    # %% nbs/checks/fine_tune.ipynb #4c55ca4c
+    def is_vector(p): return p.ndim < 2
+    def by_decay(m): return [[p for p in m.parameters() if is_vector(p)], [p for p in m.parameters() if not is_vector(p)]]
+    def timms(m): return [g['params'] for g in param_groups_weight_decay(m)]
+    def layer_decay(m): return [g['params'] for g in param_groups_layer_decay(m)]
+    def vit(): return timm.create_model('test_vit', num_classes=3, img_size=32)
+    def conv(n): return nn.Sequential(nn.Conv2d(n, 4, 3, bias=False), nn.BatchNorm2d(4))
+    def no_bias(): return nn.Sequential(*map(conv, (3, 4, 4)), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 3, bias=False))
+    items = [(torch.randn(3, 32, 32), torch.tensor(i%3)) for i in range(12)]
+    dls = DataLoaders.from_dsets(items, items[:4], bs=4, num_workers=0)
+    def made(model, splitter, **kwargs): return quiet(Learner(dls, model, loss_func=CrossEntropyLossFlat(), splitter=splitter, **kwargs))
+    def turned(m): return by_decay(m)[::-1]
+    def gradual(learn): learn.fit(2, cbs=GradualUnfreezing())
+    for make,splitter in ((vit, by_decay), (vit, timms), (vit, layer_decay), (no_bias, by_decay), (no_bias, turned)):
+        learn = made(make(), splitter)
+        for f in (discriminative, gradual): test_fail(lambda: f(learn), contains='weight decay', exc=ValueError)
+        learn.regroup(2)                                         # cut into layers: the last one is the head
+        head = learn.model.head if make is vit else learn.model[-1]
+        test_eq(set(learn.opt.param_lists[-1]), set(head.parameters()))
+    learn = made(no_bias(), by_decay)
+    discriminative(learn, n_groups=2)
+    test_eq(len(learn.opt.param_lists[-1]), 1)
+    as_is = made(no_bias(), param_groups_weight_decay, opt_func=partial(OptimWrapper, opt=torch.optim.AdamW))
+    test_fail(lambda: discriminative(as_is), contains='weight decay', exc=ValueError)
+    discriminative(learner('text'))                              # layers, with tied weights
+
+    # %% nbs/checks/fine_tune.ipynb #10e57207
+    class Seen(Callback):
+        "What trains in a sweep"
+        ever = set()
+        def before_batch(self): Seen.ever.add(tuple(p.requires_grad for p in self.model.parameters()))
+    for frozen in (False, True):
+        learn,Seen.ever = adapted(cbs=[GradualUnfreezing(), Seen()]),set()
+        if frozen: learn.freeze()
+        learn.lr_find(num_it=20, show_plot=False, extend=False)
+        test_eq(Seen.ever, {tuple(p.requires_grad for p in learn.model.parameters())})
+        assert not hasattr(learn, 'fine_tune_stage')
 
 def test_bad_input():
     # %% nbs/checks/fine_tune.ipynb #883293a7

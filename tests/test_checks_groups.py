@@ -164,6 +164,150 @@ def test_frozen():
     assert a[0] and all(name.startswith('1.') for name in a[0])
     test_eq(a[0], b[0])
 
+def test_frozen_by_hand():
+    # %% nbs/checks/groups.ipynb #625f3f0e
+    def adapted(splitter=None, frozen=lambda m: [m[0], m[2]], **kwargs):
+        "A learner of four layers, some of them frozen by hand"
+        set_seed(0)
+        layers = [nn.Sequential(nn.Linear(n, 4), nn.BatchNorm1d(4), nn.ReLU()) for n in (5, 4, 4)]
+        m = nn.Sequential(*layers, nn.Sequential(nn.Flatten(), nn.Linear(4, 1)))
+        for part in frozen(m): part.requires_grad_(False)
+        kwargs = dict(loss_func=BCEWithLogitsLossFlat(), path=Path(tempfile.gettempdir())/'lrx_never_written') | kwargs
+        return quiet(Learner(learner('tensors').dls, m, splitter=splitter or trainable_params, **kwargs))
+    def each_layer(m): return [params(layer) for layer in m]
+    def only_head(m): return [params(m[3])]
+    def trained_parts(m): return [trainable_params(layer) for layer in m]
+    def open_layers(learn): return [i for i,layer in enumerate(learn.model) if any(p.requires_grad for p in layer.parameters())]
+
+    # %% nbs/checks/groups.ipynb #9bfd5faa
+    for splitter,layers in ((trainable_params, [1, 3]), (trained_parts, [1, 3]), (only_head, [3])):
+        for first_fit in (False, True):                          # learn.opt is None, or has a state
+            learn = adapted(splitter, frozen=lambda m: [m[0], m[2]] if layers==[1, 3] else [])
+            if first_fit: learn.fit(1, 1e-2)
+            before = deepcopy(learn.model.state_dict())
+            learn.regroup(4).regroup(3)                          # once more: they stay out
+            test_eq(len(learn.layer_groups), 3)
+            for change in ('freeze', 'unfreeze', 'create_opt', 'freeze', 'create_opt', 'unfreeze'):
+                getattr(learn, change)()
+                learn.fit(1, 1e-2, wd=0.1)
+            moved = {int(name[0]) for name,p in learn.model.named_parameters() if not p.equal(before[name])}
+            test_eq(moved, set(layers))
+
+    learn = adapted(frozen=lambda m: m[:3])                      # one group has nothing to train
+    learn.regroup(2)
+    test_eq(list(learn.layer_groups.to_frame().trainable), [0, 5])
+    learn.model[0].requires_grad_(True)                          # changed one's mind: a new optimizer trains it, as in stock
+    learn.create_opt()
+    assert list(learn.layer_groups.to_frame().trainable)[0] > 0
+
+    # %% nbs/checks/groups.ipynb #24801e65
+    learn = adapted(each_layer, frozen=lambda m: [])             # what the learner froze is opened again
+    learn.freeze()
+    learn.regroup(3)
+    learn.unfreeze()
+    test_eq(open_layers(learn), [0, 1, 2, 3])
+    learn = adapted(each_layer)                                  # stock's unfreeze opens all that the splitter gives
+    learn.freeze()
+    learn.unfreeze()
+    test_eq(open_layers(learn), [0, 1, 2, 3])
+    learn.freeze()
+    learn.opt = None                                             # as in an exported learner
+    learn = deepcopy(learn)
+    learn.splitter = trained_parts
+    learn.regroup(2)
+    learn.unfreeze()
+    test_eq(open_layers(learn), [0, 1, 2, 3])
+    learn = adapted(each_layer, frozen=lambda m: [m[0]])         # freezing opens no norm layer that was frozen by hand
+    learn.freeze_to(-2)
+    test_eq(open_layers(learn), [1, 2, 3])                       # that of layer 1 trains, as stock has it
+    with tempfile.TemporaryDirectory() as d:
+        saved = adapted(path=d).regroup(3)
+        saved.fit(1, 1e-2)
+        saved.save('groups')
+        loaded = adapted(path=d).regroup(3)
+        loaded.load('groups')
+        loaded.unfreeze()
+        test_eq(open_layers(loaded), [1, 3])
+
+    # %% nbs/checks/groups.ipynb #1846e692
+    learn = adapted(frozen=lambda m: [m[0]]).regroup(3)          # NormFreeze: its running statistics stand still, too
+    before = deepcopy(learn.model.state_dict())
+    learn.fit(1, 1e-2, cbs=NormFreeze())
+    moved = {int(name[0]) for name,t in learn.model.state_dict().items() if not t.equal(before[name])}
+    test_eq(moved, {1, 2, 3})
+
+def test_other_optimizers_other_heads():
+    # %% nbs/checks/groups.ipynb #d82e1d67
+    def ranger_fit(regroup):
+        learn = learner('vision', opt_func=partial(ranger, k=4))
+        learn.fit(1, 1e-2)                                       # six batches: two after the last look ahead
+        learn.opt.alpha = 0.3
+        if regroup: learn.regroup(3)
+        learn.fit(1, 1e-2)
+        return weights(learn)[:-1]
+    assert same(ranger_fit(True), ranger_fit(False))
+
+    def ranger_state(n, **kwargs):
+        learn = learner('vision', opt_func=partial(ranger, k=4), **kwargs).regroup(n)
+        learn.fit(1, 1e-2)
+        return learn
+    def reload(saved, learn):
+        with tempfile.TemporaryDirectory() as d:
+            learn.path = saved.path = Path(d)
+            saved.save('ranger')
+            with warnings.catch_warnings(record=True) as caught:
+                warnings.simplefilter('always')
+                learn.load('ranger')
+        return ' '.join(str(w.message) for w in caught)
+    learn = ranger_state(2)
+    loaded = deepcopy(first(learn.model.parameters()))
+    assert 'starts afresh' in reload(ranger_state(3), learn)
+    test_eq((learn.opt.count, learn.opt.slow_weights), (0, None))        # afresh, not drawn back to the weights of before
+    learn.fit(1, 1e-2)
+    saved = ranger_state(2)
+    learn = learner('vision', opt_func=partial(ranger, k=4))
+    assert 'optimizer' not in reload(saved, learn)
+    test_eq((learn.opt.count, [len(g) for g in learn.opt.slow_weights]), (6, [len(g) for g in learn.opt.param_lists]))
+    for a,b in ((RAdam, ranger), (ranger, RAdam)):               # with and without it
+        saved,learn = learner('vision', opt_func=a),learner('vision', opt_func=b)
+        saved.fit(1, 1e-2)
+        assert 'optimizer' not in reload(saved, learn)
+        learn.fit(1, 1e-2)
+
+    # %% nbs/checks/groups.ipynb #d93d3a6c
+    for opt_func in (Adam, partial(ranger, k=4)):
+        for n in (2, 3):
+            learn = learner('vision', opt_func=opt_func)
+            learn.fit(1, 1e-2)
+            body = first(learn.model[0].parameters())
+            learn.model[1] = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 4), nn.Linear(4, 3))
+            learn.regroup(n)
+            assert 'grad_avg' in learn.opt.state[body]
+            test_eq(len(learn.opt.param_lists[-1]), 4)
+            test_eq({id(p) for ps in learn.opt.param_lists for p in ps}, {id(p) for p in learn.model.parameters()})
+            test_eq(set(map(id, learn.opt.state)) - {id(p) for p in learn.model.parameters()}, set())
+            before = deepcopy(learn.model[1].state_dict())
+            learn.fit(1, 1e-2)
+            assert not any(t.equal(before[name]) for name,t in learn.model[1].state_dict().items())
+    learn = learner('vision')
+    learn.freeze()
+    learn.model[1] = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 3))
+    learn.regroup(3)
+    test_eq(learn.opt.frozen_idx, 2)
+    test_eq([any(p.requires_grad for p in ps if p.ndim > 1) for ps in learn.opt.param_lists], [False, False, True])
+
+    # %% nbs/checks/groups.ipynb #0aabaa47
+    wrapped_as_is = partial(OptimWrapper, opt=torch.optim.SGD, convert_groups=False)
+    def made_by_hand(params, lr): return OptimWrapper(params, opt=torch.optim.SGD, convert_groups=False, lr=lr)
+    for opt_func in (wrapped_as_is, partial(wrapped_as_is, momentum=0.9), made_by_hand):
+        learn = learner('tabular', opt_func=opt_func)
+        splitter = learn.splitter
+        for f in (lambda: learn.regroup(2), lambda: learn.fine_tune_discriminative(1, 1e-2, n_groups=2)):
+            test_fail(f, contains='convert_groups=False', exc=TypeError)
+            assert learn.opt is None and learn.splitter is splitter
+        learn.fit(1, 1e-2)                                       # as stock has it: one group
+        test_fail(learn.regroup, contains='wraps a torch optimizer', exc=TypeError)
+
 def test_bad_input():
     # %% nbs/checks/groups.ipynb #db0fca0e
     blocks = {'blocks': r'^0\.(\d+)'}                   # layers of one's own, in a model that is none of timm's
@@ -226,3 +370,18 @@ def test_bad_input():
     test_eq(learn.opt.frozen_idx, 0)
     for args,word in (((2.5, 1e-3), 'n_groups=2.5'), ((3, -1), 'lr_max=-1'), ((3, float('nan')), 'must be finite'), ((3, [1,2,3]), 'lr_max'), ((3, '3'), 'lr_max')):
         test_fail(lambda: discriminative_lrs(*args), contains=word)
+
+    # %% nbs/checks/groups.ipynb #fe5c3182
+    for splitter,words in ((lambda m: [m[0].parameters(), m[1].parameters()], 'group 0 holds a generator'),
+                           (lambda m: [tuple(m[0].parameters()), tuple(m[1].parameters())], 'group 0 holds a tuple'),
+                           (lambda m: [[m[0]], [m[1]]], 'group 0 holds a Sequential'),
+                           (lambda m: [params(m.body), params(m.head)], "no attribute 'body'"),
+                           (lambda m: [params(m[0]), params(m[7])], 'index 7 is out of range')):
+        for made in (False, True):
+            learn = learner('vision')
+            learn.splitter = splitter
+            if made and 'generator' in words: learn.create_opt()         # fastai makes an optimizer of it, which trains nothing
+            for f in (lambda: learn.layer_groups, lambda: learn.regroup(3), lambda: learn.fine_tune_discriminative(1)):
+                test_fail(f, contains=words)
+                test_fail(f, contains='learn.splitter')
+            assert learn.splitter is splitter

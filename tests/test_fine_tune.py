@@ -4,7 +4,8 @@ from fastai.basics import *
 from fastai_lrx.cycles import check_fit, check_schedule, fit_scheduled
 from fastai_lrx import finder, precompute, state
 from fastai_lrx.precompute import stages_of
-from fastai_lrx.layer_groups import NormFreeze, discriminative_lrs, timm_part
+from fastai_lrx.layer_groups import NormFreeze, close_groups, discriminative_lrs, frozen_by_hand, groups_of, note_closed
+from fastai_lrx.layer_groups import timm_part, torn_module
 from fastai_lrx.scheduled import group_rates, in_fit, n_groups as n_groups_of, optimizer_of
 from fastai_lrx.schedules import CosineRestarts, OneCycle, Joined, SlantedTriangular, Triangular, as_rates, flag, join, one_of, whole
 import warnings, fastprogress.fastprogress as fp

@@ -13,7 +13,7 @@ import timm
 from fastai.test_utils import synth_learner
 from fastai.text.models import AWD_LSTM, awd_lstm_lm_config, awd_lstm_lm_split, get_language_model
 from fastai_lrx.layer_groups import *
-from fastai_lrx.layer_groups import NormFreeze, cut_points, discriminative_lrs, is_matched, layers_by_name, model_layers, timm_split
+from fastai_lrx.layer_groups import NormFreeze, cut_points, discriminative_lrs, is_matched, layers_by_name, model_layers, timm_split, torn_module
 
 def test_layers():
     # %% nbs/06_layer_groups.ipynb #b57d7f1e
@@ -72,6 +72,21 @@ def test_a_learner_s_groups():
     test_eq([any(p.requires_grad for p in g if p.ndim > 1) for g in learn.opt.param_lists], [False, False, True, True])
     learn.fit_one_cycle(1, slice(1e-5, 1e-3))
     test_close([h['lr'] for h in learn.opt.hypers][3]/[h['lr'] for h in learn.opt.hypers][0], 100, eps=1)
+
+    # %% nbs/06_layer_groups.ipynb #d12781f4
+    adapter = small_learner()                             # what is frozen before the learner is made stays so
+    adapter.model[0].model.conv1.requires_grad_(False)
+    adapter = Learner(adapter.dls, adapter.model, loss_func=CrossEntropyLossFlat()).regroup(3)
+    adapter.freeze()
+    adapter.unfreeze()
+    assert not any(p.requires_grad for p in adapter.model[0].model.conv1.parameters())
+
+    # %% nbs/06_layer_groups.ipynb #1c16dc11
+    def in_groups(splitter):
+        model = timm.create_model('resnet10t', num_classes=3)
+        return Learner(learn.dls, model, loss_func=CrossEntropyLossFlat(), splitter=splitter)
+    def by_kind(m): return [[p for p in m.parameters() if (p.ndim > 1)==weights] for weights in (True, False)]
+    test_eq([torn_module(in_groups(splitter)) for splitter in (timm_split, by_kind)], ['', 'fc'])
 
     # %% nbs/06_layer_groups.ipynb #6e28a4ab
     learn.layer_groups
