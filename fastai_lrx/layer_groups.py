@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['timm_part', 'layers_by_name', 'is_matched', 'body_and_head', 'matched_layers', 'timm_layers', 'outer_blocks',
            'module_layers', 'model_layers', 'cut_points', 'timm_split', 'discriminative_lrs', 'groups_of',
-           'present_groups', 'split_trained', 'frozen_by_hand', 'note_closed', 'close_groups', 'carry_over',
-           'torn_module', 'LayerGroups', 'NormFreeze', 'is_frozen', 'frozen_params', 'fix_statistics', 'misfit']
+           'present_groups', 'split_trained', 'frozen_by_hand', 'note_closed', 'close_groups', 'torn_module',
+           'carry_over', 'LayerGroups', 'NormFreeze', 'is_frozen', 'frozen_params', 'fix_statistics', 'misfit']
 
 # %% ../nbs/06_layer_groups.ipynb #002b2225
 import contextlib, operator, re
@@ -206,6 +206,26 @@ def close_groups(learn:Learner, n:int):
     for p in (p for ps in learn.opt.param_lists for p in ps if not p.requires_grad): p.grad = None
     note_closed(learn, by_hand)
 
+# %% ../nbs/06_layer_groups.ipynb #a2435622
+def torn_module(learn:Learner)->str:
+    """Name of a module that shows that the layer groups are by kind of parameter, or empty.
+
+    Most modules have their biases in another group than their weights, or a group of vectors takes turns with others."""
+    home = {id(p): g for g,ps in enumerate(groups_of(learn)) for p in ps}
+    trained = [(name, p) for name,p in learn.model.named_parameters() if id(p) in home]
+    rows = [(name.rpartition('.')[0], home[id(p)], p.ndim > 1) for name,p in trained]
+    modules,weighty = {},{g for _,g,is_weight in rows if is_weight}
+    for name,g,is_weight in rows: modules.setdefault(name, (set(), set()))[is_weight].add(g)
+    torn = {name: vectors.isdisjoint(weights) for name,(vectors,weights) in modules.items() if vectors and weights}
+    if 2*sum(torn.values()) > len(torn):                    # a few may have tied weights
+        return next(name for name,is_torn in torn.items() if is_torn)
+    done,last = set(),None
+    for name,g,_ in rows:
+        if g != last and g in done and g not in weighty: return name
+        done.add(g)
+        last = g
+    return ''
+
 # %% ../nbs/06_layer_groups.ipynb #9dfdcf8b
 @patch
 def regroup(self:Learner,
@@ -253,26 +273,6 @@ def carry_over(old:Optimizer, new:Optimizer):
         vars(new).update({k: v for k,v in vars(old).items() if k not in ('opt','frozen_idx','slow_weights')})
         slow = {id(p): s for ps,ss in zip(old.param_lists, old.slow_weights or []) for p,s in zip(ps, ss)}
         new.slow_weights = L(L(slow.get(id(p), p.detach().clone()) for p in ps) for ps in lists) if slow else None
-
-# %% ../nbs/06_layer_groups.ipynb #a2435622
-def torn_module(learn:Learner)->str:
-    """Name of a module that shows that the layer groups are by kind of parameter, or empty.
-
-    Most modules have their biases in another group than their weights, or a group of vectors takes turns with others."""
-    home = {id(p): g for g,ps in enumerate(groups_of(learn)) for p in ps}
-    trained = [(name, p) for name,p in learn.model.named_parameters() if id(p) in home]
-    rows = [(name.rpartition('.')[0], home[id(p)], p.ndim > 1) for name,p in trained]
-    modules,weighty = {},{g for _,g,is_weight in rows if is_weight}
-    for name,g,is_weight in rows: modules.setdefault(name, (set(), set()))[is_weight].add(g)
-    torn = {name: vectors.isdisjoint(weights) for name,(vectors,weights) in modules.items() if vectors and weights}
-    if 2*sum(torn.values()) > len(torn):                    # a few may have tied weights
-        return next(name for name,is_torn in torn.items() if is_torn)
-    done,last = set(),None
-    for name,g,_ in rows:
-        if g != last and g in done and g not in weighty: return name
-        done.add(g)
-        last = g
-    return ''
 
 # %% ../nbs/06_layer_groups.ipynb #913ba584
 class LayerGroups:
