@@ -11,6 +11,7 @@ import operator
 from dataclasses import dataclass, field
 
 from fastai.basics import *
+from .finder import runs_in_sweep
 from .plots import new_axes
 from .scheduled import as_callbacks, check_cycles, check_validation, ends_cycle, in_fit, measured, set_mark
 from .schedules import flag, shown, whole
@@ -198,12 +199,13 @@ class SnapshotEnsemble:
     def __repr__(self): return f'{type(self).__name__} of {len(self)} snapshots, cycles {", ".join(str(s.cycle) for s in self.snapshots)}'
 
     def each(self, do, dl=None):
-        "Call `do` with each snapshot in the learner's model, the last one first; every time with the same random numbers."
+        "Call `do` with each snapshot in the model, the last one first, and the same random numbers; no callback writes."
         state = LearnerState(self.learn, device='cpu')
         state.keeper.keep(dl)
         try:
             for snap in reversed(self.snapshots):
                 state.restore()
+                self.learn.cbs = self.learn.cbs.filter(runs_in_sweep)        # `restore` brings the others back
                 put_weights(get_model(self.learn.model), snap.load(), 'snaps')
                 do()
         finally: state.restore()
@@ -279,9 +281,10 @@ def predict(self:SnapshotEnsemble, item, *args, **kwargs)->tuple:
 def show_results(self:SnapshotEnsemble, ds_idx:int=1, dl=None, max_n:int=9, shuffle:bool=True, **kwargs):
     "Show items of a batch with their targets and mean predictions."
     self.check(ds_idx, dl)
-    if dl is None: dl = self.learn.dls[ds_idx].new(shuffle=shuffle)
-    batch = dl.one_batch()
-    dl.show_results(batch, self.get_preds(dl=[batch], with_decoded=True)[2], max_n=max_n, **kwargs)
+    with self.learn.preserved('cpu'):
+        if dl is None: dl = self.learn.dls[ds_idx].new(shuffle=shuffle)
+        batch = dl.one_batch()
+        dl.show_results(batch, self.get_preds(dl=[batch], with_decoded=True)[2], max_n=max_n, **kwargs)
 
 # %% ../nbs/10_snapshots.ipynb #a4a35f64
 @patch
