@@ -263,7 +263,7 @@ def data_sets(dl)->list:
 
 def is_unseen(look)->bool:
     "Whether nothing but type and length of a data set could be looked at."
-    return isinstance(look, list) and len(look)==2 and isinstance(look[0], str)
+    return isinstance(look, list) and [type(o) for o in look]==[str, int]
 
 def digest(*things)->str: return fingerprint(*things)[:8]
 def without_addresses(o)->str: return re.sub(r' at 0x[0-9a-f]+', '', repr(o))
