@@ -4,23 +4,27 @@
 
 # %% auto #0
 __all__ = ['generator_states', 'is_plain', 'attributes', 'put_attributes', 'model_state', 'put_model_state', 'optimizers',
-           'opt_state', 'put_opt_state', 'sources', 'data_state', 'is_text', 'put_data_state', 'callback_state',
-           'put_callback_state', 'is_given', 'has_state_dict', 'forgetful', 'loss_parts', 'part_state',
-           'put_part_state', 'run_state', 'others', 'put_run_state', 'description', 'digest', 'without_addresses',
-           'looked_at', 'plain_part', 'arguments', 'difference', 'Resume', 'is_on_cuda', 'written_by_thread']
+           'opt_state', 'put_opt_state', 'inner_loaders', 'loaders_in', 'sources', 'parts_of', 'data_state', 'is_text',
+           'put_data_state', 'callback_state', 'put_callback_state', 'is_given', 'has_state_dict', 'forgetful',
+           'is_secret', 'loss_parts', 'part_state', 'put_part_state', 'run_state', 'others', 'only_watches',
+           'put_run_state', 'description', 'described_data', 'data_sets', 'is_unseen', 'digest', 'without_addresses',
+           'looked_at', 'in_any_order', 'is_data', 'plain_part', 'arguments', 'difference', 'listed', 'Resume',
+           'is_on_cuda', 'written_by_thread']
 
 # %% ../nbs/07_resume.ipynb #b9a2cd74
 from concurrent.futures import ThreadPoolExecutor
+from types import MethodType
 import inspect
 
 from fastai.basics import *
 from fastai.callback.progress import CSVLogger, ProgressCallback, ShowGraphCallback
 from fastai.callback.schedule import ParamScheduler
-from fastai.callback.tracker import TrackerCallback
+from fastai.callback.tracker import SaveModelCallback, TrackerCallback
 from .scheduled import everywhere, in_fit, length_of, n_batches
 from .schedules import Schedule, flag, whole
-from .state import generator_state, global_rngs, put_generator_state, read_scalars, uninterrupted
-from .storage import atomic_write, damaged, discard, fingerprint, folder_of, file_content, load_state, put_weights, try_lock, write_state
+from .state import generator_state, global_rngs, is_yours, put_generator_state, read_scalars, uninterrupted
+from .storage import (atomic_write, buffers_of, damaged, discard, fingerprint, folder_of, file_content,
+                                load_state, put_buffers, put_weights, storable, try_lock, write_state)
 
 # %% ../nbs/07_resume.ipynb #7e11adc2
 def generator_states(o)->dict:
@@ -47,14 +51,18 @@ def put_attributes(o, saved:dict):
 
 # %% ../nbs/07_resume.ipynb #d0de6f35
 def model_state(model:nn.Module)->dict:
-    "Weights and buffers, which parameters train, and gradients; those that are zero, as `zero_grad` leaves them, by name only."
-    grads = {name: p.grad for name,p in model.named_parameters() if p.grad is not None}
+    "Parameters, buffers, which parameters train, and gradients; those that are zero, as `zero_grad` leaves them, by name."
+    params = dict(model.named_parameters())
+    buffers = buffers_of(model) | {k: t for k,t in buffers_of(model, persistent=False).items() if t is None or storable(t)}
+    grads = {name: p.grad for name,p in params.items() if p.grad is not None}
     some = read_scalars([g.any() for g in grads.values()])
     zero = [name for name,full in zip(grads, some) if not full]
-    return dict(weights=dict((*model.named_parameters(), *model.named_buffers())), open=[name for name,p in model.named_parameters() if p.requires_grad], zero=zero, grads={name: g for name,g in grads.items() if name not in zero})
+    return dict(params=params, buffers=buffers, open=[name for name,p in params.items() if p.requires_grad], zero=zero,
+                grads={name: g for name,g in grads.items() if name not in zero})
 
 def put_model_state(model:nn.Module, saved:dict):
-    put_weights(model, saved['weights'])
+    put_weights(model, saved['params'] | buffers_of(model))
+    put_buffers(model, saved['buffers'])
     for name,p in model.named_parameters():
         p.requires_grad_(name in saved['open'])
         p.grad = torch.zeros_like(p) if name in saved['zero'] else saved['grads'][name].to(p.device, copy=True) if name in saved['grads'] else None
@@ -75,13 +83,36 @@ def put_opt_state(opt, saved:dict):
         vars(opt)['state'][p] = {k: v.to(p.device, copy=True) if isinstance(v, Tensor) else v for k,v in state.items()}
 
 # %% ../nbs/07_resume.ipynb #82b22a0b
+_loaders = DataLoader, torch.utils.data.DataLoader
+
+def inner_loaders(dl)->list:
+    "Loaders that a loader serves from; of a class of your own those among its attributes."
+    values = vars(dl) if hasattr(dl, '__dict__') else {}
+    if isinstance(dl, _loaders): return [values[k] for k in ('dl', 'source') if values.get(k) is not None]
+    def items(v): return v if isinstance(v, (list,tuple,L)) else v.values() if isinstance(v, dict) else [v]
+    parts = [o for v in values.values() for o in items(v)]
+    return [o for o in parts if isinstance(o, _loaders) or is_yours(type(o)) and hasattr(type(o), '__iter__')]
+
+def loaders_in(dl)->list:
+    "A loader and all that it serves from, each once."
+    found = [dl]
+    for o in found:                                # grows meanwhile
+        for inner in inner_loaders(o):
+            if not any(inner is other for other in found): found.append(inner)
+    return found
+
 def sources(dl)->list:
-    "A loader, loaders that it serves from, its data set and sampler, and all their transforms: what may have generators."
-    inner = [vars(dl).get(k) for k in ('dl', 'source')]
-    dataset = getattr(dl, 'dataset', None)
-    pipelines = [vars(dl).get(k) for k in ('after_item', 'before_batch', 'after_batch')] + [tl.tfms for tl in getattr(dataset, 'tls', [dataset] if isinstance(dataset, TfmdLists) else [])]
-    fs = [f for p in pipelines if isinstance(p, Pipeline) for f in p.fs]
-    return [o for o in (dl, dataset, getattr(dl, 'sampler', None), *fs) if hasattr(o, '__dict__')] + [o for loader in inner if loader is not None for o in sources(loader)]
+    "What may have generators: loaders, their data sets and samplers, and all their transforms."
+    return [o for loader in loaders_in(dl) for o in parts_of(loader) if hasattr(o, '__dict__')]
+
+def parts_of(dl)->list:
+    "A loader, its data set, samplers and transforms."
+    dataset,batch_sampler = getattr(dl, 'dataset', None),getattr(dl, 'batch_sampler', None)
+    tls = getattr(dataset, 'tls', [dataset] if isinstance(dataset, TfmdLists) else [])
+    own = vars(dl) if hasattr(dl, '__dict__') else {}
+    pipelines = [own.get(k) for k in ('after_item', 'before_batch', 'after_batch')] + [tl.tfms for tl in tls]
+    samplers = getattr(dl, 'sampler', None),batch_sampler,getattr(batch_sampler, 'sampler', None)
+    return [dl, dataset, *samplers, *(f for p in pipelines if isinstance(p, Pipeline) for f in p.fs)]
 
 def data_state(dls)->list:
     "Random generators and counters of loaders, data sets and transforms, and the order of texts."
@@ -134,9 +165,19 @@ def has_state_dict(cb): return hasattr(type(cb), 'state_dict') and hasattr(type(
 
 def forgetful(learn)->list:
     "Names of callbacks, none of fastai's, that remember what cannot be stored."
-    def secret(v): return not is_plain(v) and generator_state(v) is None and (isinstance(v, nn.Module) or not callable(v)) and not isinstance(v, Learner)
-    known = lambda cb: type(cb).__module__.startswith(('fastai.', 'fastai_lrx.')) or has_state_dict(cb)
-    return [f"{type(cb).__name__} ({', '.join(names)})" for cb in learn.cbs if not known(cb) and (names := [k for k,v in vars(cb).items() if k != 'learn' and secret(v)])]
+    def known(cb): return type(cb).__module__.startswith(('fastai.', 'fastai_lrx.')) or has_state_dict(cb)
+    secrets = {cb: [k for k,v in vars(cb).items() if is_secret(v, learn)] for cb in learn.cbs if not known(cb)}
+    return [f"{type(cb).__name__} ({', '.join(names)})" for cb,names in secrets.items() if names]
+
+def is_secret(v, learn)->bool:
+    "Whether a value has a state that cannot be stored: another learner, a module, an object, or what holds one."
+    if v is learn or is_plain(v) or generator_state(v) is not None: return False
+    if isinstance(v, MethodType): return is_secret(v.__self__, learn)
+    if isinstance(v, partial): return any(is_secret(o, learn) for o in (v.func, *v.args, *v.keywords.values()))
+    if isinstance(v, dict): return any(is_secret(o, learn) for o in v.values())
+    if isinstance(v, (list,tuple,L)): return any(is_secret(o, learn) for o in v)
+    if isinstance(v, Callback): return v not in learn.cbs
+    return isinstance(v, (nn.Module,Learner)) or not callable(v)
 
 # %% ../nbs/07_resume.ipynb #1c667d3a
 def loss_parts(f)->list:
@@ -157,13 +198,26 @@ def put_part_state(o, saved:dict):
 def run_state(learn:Learner)->dict:
     "All that influences how a fit goes on."
     scaler = vars(learn).get('scaler')      # `learn.scaler` could be the model's
-    return dict(model=part_state(get_model(learn.model)), loss=[part_state(o) for o in loss_parts(learn.loss_func)], optimizers=[opt_state(o) for o in optimizers(learn.opt)], data=data_state(learn.dls), callbacks=[callback_state(cb) for cb in others(learn)],
+    return dict(model=part_state(get_model(learn.model)), loss=[part_state(o) for o in loss_parts(learn.loss_func)], optimizers=[opt_state(o) for o in optimizers(learn.opt)], data=data_state(learn.dls),
+                callbacks={name: callback_state(cb) for name,cb in others(learn).items()},
                 numbers={k: v for k,v in vars(learn).items() if isinstance(v, (int,float,str)) and k != 'create_mbar' or k == 'smooth_loss'}, record=list(getattr(learn, 'final_record', [])),
                 scaler=scaler.state_dict() if scaler is not None else {}, rng={name: get() for name,(get,_) in global_rngs().items()})
 
-def others(learn)->list:
-    "The callbacks that have a state: all but those that show progress."
-    return [cb for cb in learn.cbs.sorted('order') if not isinstance(cb, (Resume,ProgressCallback,ShowGraphCallback))]
+def others(learn)->dict:
+    "The callbacks that have a state, by class and number: all but those that show progress."
+    cbs,res = [cb for cb in learn.cbs.sorted('order') if not isinstance(cb, (Resume,ProgressCallback,ShowGraphCallback))],{}
+    for cb in cbs:
+        name = type(cb).__name__
+        res[name, sum(o[0]==name for o in res)] = cb
+    return res
+
+_logging_modules = {f'fastai.callback.{o}' for o in ('wandb','tensorboard','neptune','comet','azureml')}
+
+def only_watches(cb)->bool:
+    "Whether a callback of fastai's only logs, draws or writes, so that training is the same without it."
+    if isinstance(cb, SaveModelCallback): return cb.every_epoch or cb.at_end       # otherwise it loads the best one at the end
+    logs = any(c.__module__ in _logging_modules for c in type(cb).__mro__)
+    return logs or isinstance(cb, (CSVLogger,ProgressCallback,ShowGraphCallback))
 
 def put_run_state(learn:Learner, saved:dict):
     "Put all back; Ctrl-C is held back meanwhile."
@@ -172,7 +226,8 @@ def put_run_state(learn:Learner, saved:dict):
         for o,state in zip(loss_parts(learn.loss_func), saved['loss']): put_part_state(o, state)
         for o,state in zip(optimizers(learn.opt), saved['optimizers']): put_opt_state(o, state)
         put_data_state(learn.dls, saved['data'])
-        for cb,state in zip(others(learn), saved['callbacks']): put_callback_state(cb, state)
+        for name,cb in others(learn).items():
+            if name in saved['callbacks']: put_callback_state(cb, saved['callbacks'][name])
         for k,v in saved['numbers'].items():
             if not isinstance(v, str): setattr(learn, k, v)
         learn.final_record = L(saved['record'])
@@ -184,15 +239,31 @@ def put_run_state(learn:Learner, saved:dict):
 def description(learn:Learner)->dict:
     "What a fit is, in a few words: epochs, model, optimizer, schedule, loss, data and the arguments of callbacks."
     model,schedules = get_model(learn.model),{k: s for cb in learn.cbs if isinstance(cb, ParamScheduler) for k,s in cb.scheds.items()}
-    n,tensors = n_batches(learn.dls)*learn.n_epoch,(*model.named_parameters(), *model.named_buffers())
+    n,tensors = n_batches(learn.dls)*learn.n_epoch,list(model.named_parameters())
     def values(s): return s.at(np.linspace(0, max(n-1, 0), 33).astype(int), max(n, 1)).tolist() if isinstance(s, Schedule) else [np.asarray(s(p), dtype=float).tolist() for p in np.linspace(0, 1, 33)]
     hypers = [{k: float(v) for k,v in group.items() if isinstance(v, (int,float,np.generic)) and k not in schedules} for group in learn.opt.hypers]
     loss = getattr(learn.loss_func, 'func', learn.loss_func)
     return dict(epochs=learn.n_epoch, model=f'{sum(t.numel() for _,t in tensors)} weights ({digest([[name, list(t.shape), str(t.dtype)] for name,t in tensors], without_addresses(model))})', groups=[len(ps) for ps in learn.opt.param_lists],
                 schedule={k: f'from {np.ravel(values(s))[0]:.3g}, up to {np.max(values(s)):.3g} ({digest(values(s))})' for k,s in schedules.items()},
-                optimizer=[type(o).__name__ for o in optimizers(learn.opt)], hypers=hypers, loss=f"{getattr(learn.loss_func, '__name__', type(learn.loss_func).__name__)} ({digest(without_addresses(loss), loss if isinstance(loss, nn.Module) else None)})",
-                data=[f"{length_of(learn.dls, i)} batches of {getattr(dl, 'bs', None) or getattr(dl, 'batch_size', None)} ({digest(looked_at(getattr(dl.dataset, 'items', dl.dataset)))})" for i,dl in enumerate(learn.dls.loaders)],
-                callbacks=[f"{type(cb).__name__}({', '.join(f'{k}={v}' for k,v in arguments(cb).items())})" for cb in others(learn)])
+                optimizer=[type(o).__name__ for o in optimizers(learn.opt)], hypers=hypers, loss=f"{getattr(learn.loss_func, '__name__', type(learn.loss_func).__name__)} ({digest(without_addresses(loss), loss.state_dict() if isinstance(loss, nn.Module) else None)})",
+                data=[described_data(dl, length_of(learn.dls, i)) for i,dl in enumerate(learn.dls.loaders)],
+                callbacks=[f"{name}({', '.join(f'{k}={v}' for k,v in arguments(cb).items())})" for (name,_),cb in others(learn).items() if not only_watches(cb)])
+
+def described_data(dl, n:int)->str:
+    "What a loader of `n` batches serves, in a few words."
+    looks = [looked_at(getattr(ds, 'items', ds)) for ds in data_sets(dl) or [dl]]
+    unseen = ', of which only its length is known' if any(map(is_unseen, looks)) else ''
+    return f"{n} batches of {getattr(dl, 'bs', None) or getattr(dl, 'batch_size', None)} ({digest(looks)}){unseen}"
+
+def data_sets(dl)->list:
+    "The data sets of a loader, or of those that it serves from."
+    loaders = [o for o in loaders_in(dl) if not hasattr(o, 'source')]
+    sets = [ds for o in loaders if (ds := getattr(o, 'dataset', None)) is not None]
+    return [ds for i,ds in enumerate(sets) if not any(ds is other for other in sets[:i])]
+
+def is_unseen(look)->bool:
+    "Whether nothing but type and length of a data set could be looked at."
+    return isinstance(look, list) and [type(o) for o in look]==[str, int]
 
 def digest(*things)->str: return fingerprint(*things)[:8]
 def without_addresses(o)->str: return re.sub(r' at 0x[0-9a-f]+', '', repr(o))
@@ -202,16 +273,36 @@ def looked_at(items):
     if isinstance(items, pd.DataFrame):
         try: return pd.util.hash_pandas_object(items, index=False).values
         except TypeError: return pd.util.hash_pandas_object(items.astype(str), index=False).values
+    if isinstance(items, pd.Series): return looked_at(items.to_frame())
     if isinstance(items, torch.utils.data.TensorDataset): return [looked_at(t) for t in items.tensors]
+    if isinstance(items, torch.utils.data.Subset): return [looked_at(items.indices), looked_at(items.dataset)]
+    if isinstance(items, torch.utils.data.ConcatDataset): return [looked_at(o) for o in items.datasets]
+    if isinstance(items, (range,str,Path,bool,int,float)): return repr(items)
+    if isinstance(items, (Tensor,ndarray)) and not items.ndim: return repr(items.tolist())
     if isinstance(items, (Tensor,ndarray,list,tuple,L)) and len(items):
         some = items[::max(1, len(items)//64)]
         return [len(items), some if isinstance(some, Tensor) or getattr(some, 'dtype', np.dtype(object)).kind in 'biuf' else [plain_part(o) for o in some]]
-    return [type(items).__name__, len(items) if hasattr(items, '__len__') else 0]
+    own = vars(items) if is_yours(type(items)) and hasattr(items, '__dict__') else {}
+    seen = {k: looked_at(in_any_order(v)) for k,v in own.items() if is_data(items, k, v)}
+    return [type(items).__name__, len(items) if hasattr(items, '__len__') else 0, *([seen] if seen else [])]
+
+def in_any_order(v):
+    "Numbers and names sorted, as a data set may shuffle what it holds."
+    if isinstance(v, (Tensor,ndarray)): return v if v.ndim != 1 or v.dtype in (torch.bool, np.dtype(bool)) else v.sort().values if isinstance(v, Tensor) else np.sort(v)
+    try: return sorted(v) if isinstance(v, (list,tuple,L)) else v
+    except (TypeError, ValueError, RuntimeError): return v
+
+def is_data(ds, name:str, v)->bool:
+    "Whether an attribute tells what a data set of your own holds: items, other data sets, names, and numbers that it was made with."
+    if isinstance(v, (Tensor,ndarray,list,tuple,L,range,pd.DataFrame,pd.Series,torch.utils.data.Dataset,str,Path)): return True
+    return isinstance(v, (bool,int,float)) and name in inspect.signature(type(ds).__init__).parameters
 
 def plain_part(o):
-    "`o` if it is plain, else the name of its type."
+    "`o` if it is plain, what is plain of a record, else the name of its type."
     if isinstance(o, (list,tuple,L)): return [plain_part(v) for v in o]
-    return o.item() if isinstance(o, np.generic) and is_plain(o) else o if is_plain(o) and not isinstance(o, (dict,set)) else type(o).__name__
+    if isinstance(o, dict): return {str(k): plain_part(v) for k,v in o.items()}
+    if is_yours(type(o)) and hasattr(o, '__dict__'): return {k: v for k,v in vars(o).items() if isinstance(v, (bool,int,float,str,Path))}
+    return o.item() if isinstance(o, np.generic) and is_plain(o) else o if is_plain(o) and not isinstance(o, set) else type(o).__name__
 
 def arguments(cb)->dict:
     "The plain arguments that a callback was made with."
@@ -221,8 +312,19 @@ def difference(then:dict, now:dict)->str:
     "The first thing in which two descriptions differ, in words; empty if they do not."
     for k in now | then:
         a,b = then.get(k, 'none'),now.get(k, 'none')
-        if a != b: return f'{k}: {difference(a, b)}' if isinstance(a, dict) and isinstance(b, dict) else f'{k} {a}, and now it is {b}'
+        if a == b: continue
+        if isinstance(a, list) and isinstance(b, list):
+            if all(isinstance(o, dict) for o in a+b) and len(a)==len(b): a,b = next((x, y) for x,y in zip(a, b) if x != y)
+            elif sorted(map(str, a)) != sorted(map(str, b)): a,b = (listed(x, y) for x,y in ((a, b), (b, a)))
+        if isinstance(a, dict) and isinstance(b, dict): return f'{k}: {difference(a, b)}'
+        return f'{k} {a}, and now it is {b}'
     return ''
+
+def listed(a:list, b:list)->str:
+    "What `a` has and `b` has not."
+    rest = list(b)
+    only = [o for o in a if o not in rest or rest.remove(o)]
+    return ', '.join(map(str, only)) or 'none'
 
 # %% ../nbs/07_resume.ipynb #066c41bd
 class Resume(Callback):
@@ -382,6 +484,9 @@ def find(self:Resume):
         other = difference(info['what'], self.what)
         if other: raise ValueError(f"name={str(self.folder)!r}: was begun by another fit, with {other}; use another name, or restart=True to start over")
         self.done,self.finished,self.saved = done,finished,saved
+        if finished and any('only its length is known' in o for o in self.what['data']): warn(
+            f"name={str(self.folder)!r}: fit {self.number} was finished with data as long as these, of which no more can be told; "
+            "where they are other ones, as in cross-validation, give each a name of its own, such as f'{name}_fold{i}'")
         if not rank_distrib(): print(f"Resume: fit {self.number} of {str(self.folder)!r} " + ('was finished; its result is back' if finished else f'goes on after {done} of {self.learn.n_epoch} epochs'))
         return
 

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['atomic_write', 'discard', 'pack', 'flatten', 'unflatten', 'fingerprint', 'save_state', 'file_content', 'write_state',
-           'checksum', 'load_state', 'state_info', 'damaged', 'weights_of', 'check_weights', 'put_weights',
-           'mapped_state', 'folder_of', 'try_lock']
+           'checksum', 'load_state', 'state_info', 'damaged', 'buffers_of', 'put_buffers', 'state_of', 'weights_of',
+           'check_weights', 'put_weights', 'storable', 'mapped_state', 'folder_of', 'try_lock']
 
 # %% ../nbs/03_storage.ipynb #801a88bb
 from contextlib import contextmanager, suppress
@@ -218,16 +218,42 @@ def damaged(path, why):
     return ValueError(f"path={str(path)!r}: damaged, or not written by fastai_lrx ({why}); delete it or use an earlier one")
 
 # %% ../nbs/03_storage.ipynb #63a0e566
+def buffers_of(model:torch.nn.Module, persistent:bool=True)->dict:
+    "Buffers of a model by name, None where one is empty so far; `persistent`: those in its `state_dict`, else the others."
+    return {f'{path}.{name}'.lstrip('.'): t for path,m in model.named_modules() for name,t in m._buffers.items()
+            if (name in m._non_persistent_buffers_set) != persistent}
+
+@torch.no_grad()
+def put_buffers(model:torch.nn.Module, buffers:dict):
+    "Give a model its buffers back, whatever their shape; those made in use are made again."
+    modules,device = dict(model.named_modules()),next((p.device for p in model.parameters()), None)
+    for name,t in buffers.items():
+        path,_,name = name.rpartition('.')
+        m = modules.get(path)
+        if m is None: continue
+        old = m._buffers.get(name)
+        if old is not None and t is not None and old.shape==t.shape and old.dtype==t.dtype and 0 not in old.stride():
+            old.copy_(t)
+        elif name in m._buffers: m._buffers[name] = None if t is None else t.to(device, copy=True)
+        elif t is not None and not hasattr(m, name): m.register_buffer(name, t.to(device, copy=True), persistent=False)
+
+def state_of(model:torch.nn.Module)->dict:
+    "Parameters and persistent buffers of a model by name; None where a buffer is empty so far."
+    return dict(model.named_parameters()) | buffers_of(model)
+
 def weights_of(model:torch.nn.Module)->dict:
-    "A copy of all parameters and buffers of a model by name, on the CPU."
-    return {name: t.detach().to('cpu', copy=True) for name,t in (*model.named_parameters(), *model.named_buffers())}
+    "A copy of all parameters and persistent buffers of a model by name, on the CPU."
+    return {name: t if t is None else t.detach().to('cpu', copy=True) for name,t in state_of(model).items()}
 
 def check_weights(model:torch.nn.Module, weights:dict, what:str='weights')->dict:
-    "The tensors of `model` by name; ValueError unless `weights` have the same names and shapes."
-    own = dict((*model.named_parameters(), *model.named_buffers()))
-    shape = lambda d, name: list(d[name].shape) if name in d else 'missing'
-    wrong = [name for name in own | weights if shape(own, name) != shape(weights, name)]
-    if wrong: raise ValueError(f"{what}: {len(wrong)} of {len(own | weights)} do not fit the model; {wrong[0]} is {shape(weights, wrong[0])}, in the model {shape(own, wrong[0])}; use the model they were taken from")
+    "The tensors of `model` by name; ValueError unless `weights` have the same names and shapes, where not empty."
+    own = state_of(model)
+    def shape(d, name): return 'missing' if name not in d else 'empty' if d[name] is None else list(d[name].shape)
+    def fits(a, b): return a == b or 'missing' not in (a, b) and 'empty' in (a, b)
+    wrong = [name for name in own | weights if not fits(shape(own, name), shape(weights, name))]
+    if wrong: raise ValueError(
+        f"{what}: {len(wrong)} of {len(own | weights)} do not fit the model; {wrong[0]} is {shape(weights, wrong[0])}, "
+        f"in the model {shape(own, wrong[0])}; use the model they were taken from")
     return own
 
 @torch.no_grad()
@@ -237,11 +263,18 @@ def put_weights(
     what:str='weights' # what to call them in an error
 ):
     "Copy weights into a model in place."
-    for name,t in check_weights(model, weights, what).items(): t.copy_(weights[name])
+    own = check_weights(model, weights, what)
+    empty = {name: weights[name] for name,t in own.items() if t is None or weights[name] is None}
+    for name in own.keys() - empty: own[name].copy_(weights[name])
+    put_buffers(model, empty)
 
 # %% ../nbs/03_storage.ipynb #51dc9427
 _names = {torch.float64: 'F64', torch.float32: 'F32', torch.float16: 'F16', torch.bfloat16: 'BF16', torch.int64: 'I64', torch.int32: 'I32',
           torch.int16: 'I16', torch.int8: 'I8', torch.uint8: 'U8', torch.bool: 'BOOL'}
+
+def storable(t:torch.Tensor)->bool:
+    "Whether a file can hold a tensor as it is: no sparse, nested or quantized one."
+    return t.dtype in _names and t.layout==torch.strided and not t.is_nested
 
 @contextmanager
 def mapped_state(

@@ -53,6 +53,27 @@ def test_no_trace():
     test_eq((learn.recorder.values, learn.recorder.losses, learn.recorder.iters, [type(cb) for cb in learn.cbs], learn.metrics), history)
     assert 'error_rate' in res.start and 'accuracy' not in res.start
 
+    # %% nbs/checks/compare.ipynb #2bfde692
+    class Tells(Callback):
+        "Counts the fits, and what looks like one, that it is told of"
+        def __init__(self): self.n = 0
+        def before_fit(self): self.n += 1
+    class Writes(Tells): run_in_sweep = False
+    class Both(Writes): run_in_compare = True
+    cbs = [Tells(), Writes(), Both(), UntilOverfit()]
+    told,learn = [],learner('tensors', cbs=cbs)
+    def own_log(l):
+        l.add_cb(CSVLogger(fname='own.csv'))
+        l.fit_sgdr(2, 1, 1e-2, cycle_mult=1)
+        told.append([cb.n for cb in cbs[:3]] + [cbs[3] in l.cbs])
+        log.append((l.path/'own.csv').read_text())
+    log = []
+    with tempfile.TemporaryDirectory() as d, contextlib.redirect_stdout(io.StringIO()):
+        learn.path = Path(d)
+        learn.compare(dict(own_log=own_log), seeds=1)
+        test_eq((Path(d)/'own.csv').read_text(), log[0])
+    test_eq(told, [[1, 0, 1, True]])
+
 def test_the_same_batches():
     # %% nbs/checks/compare.ipynb #e5846a4d
     def story(kind, look, **kwargs):
@@ -341,3 +362,34 @@ def test_two_ranks():
     test_eq(results[0][1:3], results[1][1:3])
     assert results[0][3] != results[1][3]         # dropout differs between them
     test_eq([o[2] != {} for o in results[0][1]], [True, True]*2)
+
+def test_inside_precomputed():
+    # %% nbs/checks/compare.ipynb #82f596e6
+    seen = dict(plain=[], peeking=[], cached=[])
+    class Labels(Callback):
+        "Labels of the training batches, one list per epoch"
+        order,run_in_sweep = -50,False
+        def __init__(self, into): self.into = into
+        def before_train(self): self.into.append([])
+        def before_batch(self):
+            if self.training: self.into[-1].append(self.y.flatten().tolist())
+    def fits(name, *cbs): return lambda l: l.fit(2, 1e-2, cbs=[Labels(seen[name]), *cbs])
+    def peeking(l):
+        for _ in range(3): l.dls.train.get_idxs() if hasattr(l.dls.train, 'get_idxs') else next(iter(l.dls.train.batch_sampler))
+        fits('peeking')(l)
+    def cached(l):
+        with l.precomputed(): fits('cached')(l)
+    for kind in ('vision', 'tensors'):
+        learn = learner(kind)
+        learn.freeze()
+        for v in seen.values(): v.clear()
+        with warnings.catch_warnings():
+            warnings.simplefilter('ignore')                          # norm layers of frozen groups
+            with learn.precomputed():
+                res = learn.compare(dict(plain=fits('plain'), peeking=peeking), seeds=1)
+            assert not any(run.failed for run in res.runs), [run.failed for run in res.runs]
+            res = learn.compare(dict(cached=cached), seeds=1)
+        test_eq(len(seen['plain']), 2)
+        assert seen['plain'][0] != seen['plain'][1]
+        test_eq(seen['peeking'], seen['plain'])
+        test_eq(seen['cached'], seen['plain'])

@@ -733,3 +733,448 @@ def test_two_ranks():
     for plain,again,opened,opened_again,names in on_ranks(resume_on_ranks):
         assert same(plain, again) and same(opened, opened_again)
         test_eq(len(names), 4)
+
+def test_caches_are_no_weights():
+    # %% nbs/checks/resume.ipynb #e366d287
+    class Killed(BaseException): "Stands for kill -9: nobody catches it"
+
+    class Kill(Callback):
+        "Kills at `event` of an epoch of a fit (and a batch, in training)."
+        order,run_in_sweep = 2000,False                 # after everybody, unless it says so
+        def __init__(self, fit=None, epoch=None, event=None, batch=None, place=2000):
+            self.place,self.what,self.fits,self.order = (fit, epoch, batch),event,-1,place
+        def __call__(self, event_name):
+            in_fit = not self.learn.lock.locked()
+            if event_name == 'before_fit' and in_fit: self.fits += 1
+            batch = self.learn.iter if event_name in ('before_batch','after_pred','after_loss','after_step','after_batch') and self.learn.training else None
+            if in_fit and event_name == self.what and (self.fits, getattr(self.learn, 'epoch', 0), batch) == self.place: raise Killed
+        def state_dict(self): return {}              # otherwise the next run would be killed at the same place
+        def load_state_dict(self, saved): pass
+
+    def new_folder(): return Path(tempfile.mkdtemp())
+    def adam(learn): return [v for p in learn.model.parameters() for v in learn.opt.state.get(p, {}).values() if isinstance(v, Tensor)]
+    def end(learn):
+        "Everything that a fit leaves: weights, buffers, losses, history, optimizer, random generators, callbacks"
+        r,opt = learn.recorder,learn.opt
+        random_numbers = [random.random(), float(np.random.rand()), float(torch.rand(1)), [dl.rng.random() for dl in learn.dls.loaders if hasattr(dl, 'rng')]]
+        return dict(model=fingerprint(learn.model), losses=[float(o) for o in r.losses], lrs=r.lrs, iters=r.iters, values=[[float(x) for x in v] for v in r.values], hps=getattr(r, 'hps', None),
+                    groups=getattr(r, 'group_hps', None), hypers=[dict(h) for h in opt.hypers], adam=fingerprint(adam(learn)), frozen=(opt.frozen_idx, [p.requires_grad for p in learn.model.parameters()]),
+                    cycle_losses=getattr(r, 'cycle_losses', None), best_cycle=getattr(r, 'best_cycle', None), marks=getattr(r, 'marks', None), rng=random_numbers)
+
+    def run(make, fits, folder, *kill, resumed=True):
+        "Make a learner, and fit it; what it ends as, None if it was killed"
+        keep_autocast(process := Keeper())                # what a new process would begin with
+        set_seed(1)
+        learn = make()
+        try:
+            with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings():
+                warnings.simplefilter('ignore')
+                fits(learn, [*([Resume(folder/'r')] if resumed else []), Kill(*kill)])
+        except Killed: return None
+        finally: process.restore()
+        return end(learn)
+
+    def plain(v):
+        "The same in python's own types: a stored number of numpy's comes back as one"
+        if isinstance(v, dict): return {k: plain(o) for k,o in v.items()}
+        if isinstance(v, (list,tuple,L)): return [plain(o) for o in v]
+        return v.item() if isinstance(v, (np.generic,Tensor)) else v
+    def same_end(a, b):
+        "Whether two ends are the same, and the names of what differs"
+        differs = [k for k in a if str(plain(a[k])) != str(plain(b[k]))]
+        return not differs,differs
+
+    def survives(make, fits, kills, folder=None):
+        "Whether a fit that is killed at all these places, one after the other, ends as one that is never killed and one that nobody watches"
+        oracle = run(make, fits, new_folder(), resumed=False)
+        assert same_end(run(make, fits, new_folder()), oracle)[0], same_end(run(make, fits, new_folder()), oracle)
+        folder = folder or new_folder()
+        for kill in kills: assert run(make, fits, folder, *kill) is None, f'{kill}: never got there'
+        again = run(make, fits, folder)
+        assert same_end(again, oracle)[0], same_end(again, oracle)[1]
+        finished = run(make, fits, folder)
+        assert same_end(finished, oracle)[0], same_end(finished, oracle)[1]
+        return True
+
+    in_batch = lambda epoch, fit=0: (fit, epoch, 'after_pred', 2)
+    places = [in_batch(0), in_batch(1), (0, 1, 'before_validate'), (0, 2, 'after_epoch', None, 500), (0, 2, 'after_epoch'), (0, 2, 'after_fit', None, 500), ]
+
+    # %% nbs/checks/resume.ipynb #69513613
+    class Rotary(nn.Module):
+        "Buffers of every kind: made in `forward`, grown there with a number that says so, empty at first, a mean that counts, one that is spread out"
+        def __init__(self):
+            super().__init__()
+            self.lin,self.n_cached = nn.Linear(5, 1),2
+            self.register_buffer('grown', torch.ones(2), persistent=False)
+            self.register_buffer('first', None)
+            self.register_buffer('mean', torch.zeros(1), persistent=False)
+            self.register_buffer('bank', torch.zeros(0, 5))
+            self.register_buffer('mask', torch.ones(1).expand(4), persistent=False)
+        def forward(self, x):
+            if not hasattr(self, 'table'): self.register_buffer('table', torch.linspace(1, 1.1, 5), persistent=False)
+            if self.n_cached < len(x):
+                self.n_cached = len(x)
+                self.register_buffer('grown', torch.ones(len(x)), persistent=False)
+            if self.first is None: self.first = x[:1].detach().clone()
+            if self.training:
+                self.mean = self.mean*0.9 + x.mean().detach()*0.1
+                if len(self.bank) < 24: self.bank = torch.cat([self.bank, x[:3].detach()])
+            return self.lin(x*self.table + self.mean + self.first*0.1 + self.bank.mean(0))*self.grown[:len(x),None]*self.mask[0]
+    def with_caches(model=Rotary):
+        learn = learner('tensors')
+        return quiet(Learner(learn.dls, model(), loss_func=learn.loss_func))
+    one_cycle = lambda l,cbs: l.fit_one_cycle(3, 1e-2, cbs=cbs)
+    survives(with_caches, one_cycle, [in_batch(0), in_batch(1), (0, 2, 'after_epoch')])
+
+    # %% nbs/checks/resume.ipynb #b80878eb
+    learn,folder = with_caches(),new_folder()              # a cell that was stopped and is run again, with the same learner
+    with contextlib.redirect_stdout(io.StringIO()):
+        for kill in (in_batch(0), in_batch(2)):
+            try: learn.fit_one_cycle(3, 1e-2, cbs=[Resume(folder/'r'), Kill(*kill)])
+            except Killed: pass
+        learn.fit_one_cycle(3, 1e-2, cbs=[Resume(folder/'r'), Kill()])
+    class InLoss(nn.Module):
+        "A loss function with a cache"
+        def forward(self, pred, targ):
+            if not hasattr(self, 'scale'): self.register_buffer('scale', torch.ones(1), persistent=False)
+            return F.binary_cross_entropy_with_logits(pred, targ)*self.scale
+    learn,folder = with_caches(),new_folder()
+    learn.loss_func = InLoss()
+    with contextlib.redirect_stdout(io.StringIO()):
+        try: learn.fit(2, 1e-2, cbs=[Resume(folder/'r'), Kill(*in_batch(1))])
+        except Killed: pass
+        learn.fit(2, 1e-2, cbs=[Resume(folder/'r'), Kill()])
+    test_eq(len(learn.recorder.values), 2)
+
+    # %% nbs/checks/resume.ipynb #9b297239
+    class Table(nn.Module):
+        "A rotary table: a longer text makes it longer"
+        def __init__(self):
+            super().__init__()
+            self.lin = nn.Linear(5, 1)
+            self.register_buffer('first', None)
+        def forward(self, x):
+            if not hasattr(self, 'table') or len(self.table) < len(x): self.register_buffer('table', torch.ones(len(x), 5), persistent=False)
+            if self.first is None: self.first = x[:1].detach().clone()
+            return self.lin(x*self.table[:len(x)] + self.first)
+    learn,snaps,disk = with_caches(Table),Snapshots(),Snapshots(new_folder()/'s')
+    with contextlib.redirect_stdout(io.StringIO()): learn.fit_sgdr(2, 1, 1e-2, cycle_mult=1, cbs=[snaps, disk, UntilOverfit(2)])
+    test_eq(set(snaps.snapshots[0].load()), set(learn.model.state_dict()))
+    other = with_caches(Table)                             # has run no batch yet
+    test_eq(SnapshotEnsemble.load(disk.folder, other).validate(), SnapshotEnsemble(learn, snaps).validate())
+    assert other.model.first is None
+    longer = torch.utils.data.DataLoader(learn.dls.train.dataset, batch_size=40)
+    learn.validate(dl=longer)                              # the table is longer now
+    SnapshotEnsemble(learn, snaps).validate()
+    empty = nn.BatchNorm1d(2, affine=False)
+    test_fail(lambda: storage.put_weights(nn.Identity(), weights_of(empty)), contains='running_mean is [2], in the model missing')
+    test_fail(lambda: storage.put_weights(nn.BatchNorm1d(3, affine=False), weights_of(empty)), contains='running_mean is [2], in the model [3]')
+
+def test_loaders_of_your_own():
+    # %% nbs/checks/resume.ipynb #e366d287
+    class Killed(BaseException): "Stands for kill -9: nobody catches it"
+
+    class Kill(Callback):
+        "Kills at `event` of an epoch of a fit (and a batch, in training)."
+        order,run_in_sweep = 2000,False                 # after everybody, unless it says so
+        def __init__(self, fit=None, epoch=None, event=None, batch=None, place=2000):
+            self.place,self.what,self.fits,self.order = (fit, epoch, batch),event,-1,place
+        def __call__(self, event_name):
+            in_fit = not self.learn.lock.locked()
+            if event_name == 'before_fit' and in_fit: self.fits += 1
+            batch = self.learn.iter if event_name in ('before_batch','after_pred','after_loss','after_step','after_batch') and self.learn.training else None
+            if in_fit and event_name == self.what and (self.fits, getattr(self.learn, 'epoch', 0), batch) == self.place: raise Killed
+        def state_dict(self): return {}              # otherwise the next run would be killed at the same place
+        def load_state_dict(self, saved): pass
+
+    def new_folder(): return Path(tempfile.mkdtemp())
+    def adam(learn): return [v for p in learn.model.parameters() for v in learn.opt.state.get(p, {}).values() if isinstance(v, Tensor)]
+    def end(learn):
+        "Everything that a fit leaves: weights, buffers, losses, history, optimizer, random generators, callbacks"
+        r,opt = learn.recorder,learn.opt
+        random_numbers = [random.random(), float(np.random.rand()), float(torch.rand(1)), [dl.rng.random() for dl in learn.dls.loaders if hasattr(dl, 'rng')]]
+        return dict(model=fingerprint(learn.model), losses=[float(o) for o in r.losses], lrs=r.lrs, iters=r.iters, values=[[float(x) for x in v] for v in r.values], hps=getattr(r, 'hps', None),
+                    groups=getattr(r, 'group_hps', None), hypers=[dict(h) for h in opt.hypers], adam=fingerprint(adam(learn)), frozen=(opt.frozen_idx, [p.requires_grad for p in learn.model.parameters()]),
+                    cycle_losses=getattr(r, 'cycle_losses', None), best_cycle=getattr(r, 'best_cycle', None), marks=getattr(r, 'marks', None), rng=random_numbers)
+
+    def run(make, fits, folder, *kill, resumed=True):
+        "Make a learner, and fit it; what it ends as, None if it was killed"
+        keep_autocast(process := Keeper())                # what a new process would begin with
+        set_seed(1)
+        learn = make()
+        try:
+            with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings():
+                warnings.simplefilter('ignore')
+                fits(learn, [*([Resume(folder/'r')] if resumed else []), Kill(*kill)])
+        except Killed: return None
+        finally: process.restore()
+        return end(learn)
+
+    def plain(v):
+        "The same in python's own types: a stored number of numpy's comes back as one"
+        if isinstance(v, dict): return {k: plain(o) for k,o in v.items()}
+        if isinstance(v, (list,tuple,L)): return [plain(o) for o in v]
+        return v.item() if isinstance(v, (np.generic,Tensor)) else v
+    def same_end(a, b):
+        "Whether two ends are the same, and the names of what differs"
+        differs = [k for k in a if str(plain(a[k])) != str(plain(b[k]))]
+        return not differs,differs
+
+    def survives(make, fits, kills, folder=None):
+        "Whether a fit that is killed at all these places, one after the other, ends as one that is never killed and one that nobody watches"
+        oracle = run(make, fits, new_folder(), resumed=False)
+        assert same_end(run(make, fits, new_folder()), oracle)[0], same_end(run(make, fits, new_folder()), oracle)
+        folder = folder or new_folder()
+        for kill in kills: assert run(make, fits, folder, *kill) is None, f'{kill}: never got there'
+        again = run(make, fits, folder)
+        assert same_end(again, oracle)[0], same_end(again, oracle)[1]
+        finished = run(make, fits, folder)
+        assert same_end(finished, oracle)[0], same_end(finished, oracle)[1]
+        return True
+
+    in_batch = lambda epoch, fit=0: (fit, epoch, 'after_pred', 2)
+    places = [in_batch(0), in_batch(1), (0, 1, 'before_validate'), (0, 2, 'after_epoch', None, 500), (0, 2, 'after_epoch'), (0, 2, 'after_fit', None, 500), ]
+
+    # %% nbs/checks/resume.ipynb #19ace266
+    class Zip:
+        "Batches of two loaders, mixed"
+        def __init__(self, *loaders): self.loaders,self.rng = loaders,np.random.default_rng(0)
+        def __len__(self): return min(map(len, self.loaders))
+        def __iter__(self):
+            for (xa,ya),(xb,yb) in zip(*self.loaders): yield xa + xb*0.1 + self.rng.normal()*0.01, ya
+    class Tables:
+        "Batches of tensors of its own"
+        def __init__(self, x, y): self.x,self.y = x,y
+        def __len__(self): return len(self.x)//8
+        def __iter__(self): return zip(self.x.split(8), self.y.split(8))
+    def zipped(second=0.):
+        learn = learner('tensors')
+        data = torch.utils.data.TensorDataset(torch.randn(48, 5) + second, torch.ones(48, 1))
+        order = torch.utils.data.RandomSampler(data, generator=torch.Generator().manual_seed(3))
+        batches = torch.utils.data.BatchSampler(order, 8, drop_last=False)
+        learn.dls = DataLoaders(Zip(learn.dls.train, torch.utils.data.DataLoader(data, batch_sampler=batches)), Tables(torch.arange(80.).view(16, 5)/80, torch.ones(16, 1)), device='cpu')
+        return learn
+    survives(zipped, lambda l,cbs: l.fit_one_cycle(3, 1e-2, cbs=cbs), [in_batch(1), in_batch(2)])
+    folder = new_folder()
+    learn = zipped()
+    with contextlib.redirect_stdout(io.StringIO()): learn.fit(1, 1e-2, cbs=Resume(folder/'r'))
+    test_fail(lambda: zipped(5.).fit(1, 1e-2, cbs=Resume(folder/'r')), contains='batches of None')          # of other data
+    snaps = Snapshots()
+    learn.fit_sgdr(2, 1, 1e-2, cycle_mult=1, cbs=snaps)
+    ens = SnapshotEnsemble(learn, snaps)
+    for dl in (learn.dls.valid, learn.dls.train): test_eq(len(ens.get_preds(dl=dl)[0]), len(learn.get_preds(dl=dl)[0]))
+    test_eq(ens.validate(), ens.validate(dl=learn.dls.valid))
+    for dl in ('abc', learn.dls.train.loaders[1].dataset, 3, (o for o in ())): test_fail(lambda: ens.get_preds(dl=dl), contains='pass a loader')
+
+def test_what_callbacks_know_of_others():
+    # %% nbs/checks/resume.ipynb #e366d287
+    class Killed(BaseException): "Stands for kill -9: nobody catches it"
+
+    class Kill(Callback):
+        "Kills at `event` of an epoch of a fit (and a batch, in training)."
+        order,run_in_sweep = 2000,False                 # after everybody, unless it says so
+        def __init__(self, fit=None, epoch=None, event=None, batch=None, place=2000):
+            self.place,self.what,self.fits,self.order = (fit, epoch, batch),event,-1,place
+        def __call__(self, event_name):
+            in_fit = not self.learn.lock.locked()
+            if event_name == 'before_fit' and in_fit: self.fits += 1
+            batch = self.learn.iter if event_name in ('before_batch','after_pred','after_loss','after_step','after_batch') and self.learn.training else None
+            if in_fit and event_name == self.what and (self.fits, getattr(self.learn, 'epoch', 0), batch) == self.place: raise Killed
+        def state_dict(self): return {}              # otherwise the next run would be killed at the same place
+        def load_state_dict(self, saved): pass
+
+    def new_folder(): return Path(tempfile.mkdtemp())
+    def adam(learn): return [v for p in learn.model.parameters() for v in learn.opt.state.get(p, {}).values() if isinstance(v, Tensor)]
+    def end(learn):
+        "Everything that a fit leaves: weights, buffers, losses, history, optimizer, random generators, callbacks"
+        r,opt = learn.recorder,learn.opt
+        random_numbers = [random.random(), float(np.random.rand()), float(torch.rand(1)), [dl.rng.random() for dl in learn.dls.loaders if hasattr(dl, 'rng')]]
+        return dict(model=fingerprint(learn.model), losses=[float(o) for o in r.losses], lrs=r.lrs, iters=r.iters, values=[[float(x) for x in v] for v in r.values], hps=getattr(r, 'hps', None),
+                    groups=getattr(r, 'group_hps', None), hypers=[dict(h) for h in opt.hypers], adam=fingerprint(adam(learn)), frozen=(opt.frozen_idx, [p.requires_grad for p in learn.model.parameters()]),
+                    cycle_losses=getattr(r, 'cycle_losses', None), best_cycle=getattr(r, 'best_cycle', None), marks=getattr(r, 'marks', None), rng=random_numbers)
+
+    def run(make, fits, folder, *kill, resumed=True):
+        "Make a learner, and fit it; what it ends as, None if it was killed"
+        keep_autocast(process := Keeper())                # what a new process would begin with
+        set_seed(1)
+        learn = make()
+        try:
+            with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings():
+                warnings.simplefilter('ignore')
+                fits(learn, [*([Resume(folder/'r')] if resumed else []), Kill(*kill)])
+        except Killed: return None
+        finally: process.restore()
+        return end(learn)
+
+    def plain(v):
+        "The same in python's own types: a stored number of numpy's comes back as one"
+        if isinstance(v, dict): return {k: plain(o) for k,o in v.items()}
+        if isinstance(v, (list,tuple,L)): return [plain(o) for o in v]
+        return v.item() if isinstance(v, (np.generic,Tensor)) else v
+    def same_end(a, b):
+        "Whether two ends are the same, and the names of what differs"
+        differs = [k for k in a if str(plain(a[k])) != str(plain(b[k]))]
+        return not differs,differs
+
+    def survives(make, fits, kills, folder=None):
+        "Whether a fit that is killed at all these places, one after the other, ends as one that is never killed and one that nobody watches"
+        oracle = run(make, fits, new_folder(), resumed=False)
+        assert same_end(run(make, fits, new_folder()), oracle)[0], same_end(run(make, fits, new_folder()), oracle)
+        folder = folder or new_folder()
+        for kill in kills: assert run(make, fits, folder, *kill) is None, f'{kill}: never got there'
+        again = run(make, fits, folder)
+        assert same_end(again, oracle)[0], same_end(again, oracle)[1]
+        finished = run(make, fits, folder)
+        assert same_end(finished, oracle)[0], same_end(finished, oracle)[1]
+        return True
+
+    in_batch = lambda epoch, fit=0: (fit, epoch, 'after_pred', 2)
+    places = [in_batch(0), in_batch(1), (0, 1, 'before_validate'), (0, 2, 'after_epoch', None, 500), (0, 2, 'after_epoch'), (0, 2, 'after_fit', None, 500), ]
+
+    # %% nbs/checks/resume.ipynb #aacc7809
+    class Trains(Callback):
+        "Trains another learner after each epoch"
+        def __init__(self, **held): vars(self).update(held)
+    class Knows(Callback):
+        def before_fit(self): self.me,self.parts,self.act = self.learn,[self.learn.cbs[0], print],F.relu
+    def warned(*cbs):
+        with warnings.catch_warnings(record=True) as caught, contextlib.redirect_stdout(io.StringIO()):
+            warnings.simplefilter('always')
+            learner('tensors').fit(1, cbs=[Resume(new_folder()), *cbs])
+        return [re.search(r': (.*) cannot be stored', str(w.message))[1] for w in caught if 'cannot be stored' in str(w.message)]
+    other = learner('tensors')
+    test_eq(warned(Trains(other=other)), ['Trains (other)'])
+    test_eq(warned(Trains(both=[other], fit=other.fit, later=partial(learner.__class__, other), step=partial(other.fit, 1))), ['Trains (both, fit, later, step)'])
+    test_eq(warned(Knows()), [])
+
+def test_loggers_come_and_go_folds_do_not():
+    # %% nbs/checks/resume.ipynb #e366d287
+    class Killed(BaseException): "Stands for kill -9: nobody catches it"
+
+    class Kill(Callback):
+        "Kills at `event` of an epoch of a fit (and a batch, in training)."
+        order,run_in_sweep = 2000,False                 # after everybody, unless it says so
+        def __init__(self, fit=None, epoch=None, event=None, batch=None, place=2000):
+            self.place,self.what,self.fits,self.order = (fit, epoch, batch),event,-1,place
+        def __call__(self, event_name):
+            in_fit = not self.learn.lock.locked()
+            if event_name == 'before_fit' and in_fit: self.fits += 1
+            batch = self.learn.iter if event_name in ('before_batch','after_pred','after_loss','after_step','after_batch') and self.learn.training else None
+            if in_fit and event_name == self.what and (self.fits, getattr(self.learn, 'epoch', 0), batch) == self.place: raise Killed
+        def state_dict(self): return {}              # otherwise the next run would be killed at the same place
+        def load_state_dict(self, saved): pass
+
+    def new_folder(): return Path(tempfile.mkdtemp())
+    def adam(learn): return [v for p in learn.model.parameters() for v in learn.opt.state.get(p, {}).values() if isinstance(v, Tensor)]
+    def end(learn):
+        "Everything that a fit leaves: weights, buffers, losses, history, optimizer, random generators, callbacks"
+        r,opt = learn.recorder,learn.opt
+        random_numbers = [random.random(), float(np.random.rand()), float(torch.rand(1)), [dl.rng.random() for dl in learn.dls.loaders if hasattr(dl, 'rng')]]
+        return dict(model=fingerprint(learn.model), losses=[float(o) for o in r.losses], lrs=r.lrs, iters=r.iters, values=[[float(x) for x in v] for v in r.values], hps=getattr(r, 'hps', None),
+                    groups=getattr(r, 'group_hps', None), hypers=[dict(h) for h in opt.hypers], adam=fingerprint(adam(learn)), frozen=(opt.frozen_idx, [p.requires_grad for p in learn.model.parameters()]),
+                    cycle_losses=getattr(r, 'cycle_losses', None), best_cycle=getattr(r, 'best_cycle', None), marks=getattr(r, 'marks', None), rng=random_numbers)
+
+    def run(make, fits, folder, *kill, resumed=True):
+        "Make a learner, and fit it; what it ends as, None if it was killed"
+        keep_autocast(process := Keeper())                # what a new process would begin with
+        set_seed(1)
+        learn = make()
+        try:
+            with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings():
+                warnings.simplefilter('ignore')
+                fits(learn, [*([Resume(folder/'r')] if resumed else []), Kill(*kill)])
+        except Killed: return None
+        finally: process.restore()
+        return end(learn)
+
+    def plain(v):
+        "The same in python's own types: a stored number of numpy's comes back as one"
+        if isinstance(v, dict): return {k: plain(o) for k,o in v.items()}
+        if isinstance(v, (list,tuple,L)): return [plain(o) for o in v]
+        return v.item() if isinstance(v, (np.generic,Tensor)) else v
+    def same_end(a, b):
+        "Whether two ends are the same, and the names of what differs"
+        differs = [k for k in a if str(plain(a[k])) != str(plain(b[k]))]
+        return not differs,differs
+
+    def survives(make, fits, kills, folder=None):
+        "Whether a fit that is killed at all these places, one after the other, ends as one that is never killed and one that nobody watches"
+        oracle = run(make, fits, new_folder(), resumed=False)
+        assert same_end(run(make, fits, new_folder()), oracle)[0], same_end(run(make, fits, new_folder()), oracle)
+        folder = folder or new_folder()
+        for kill in kills: assert run(make, fits, folder, *kill) is None, f'{kill}: never got there'
+        again = run(make, fits, folder)
+        assert same_end(again, oracle)[0], same_end(again, oracle)[1]
+        finished = run(make, fits, folder)
+        assert same_end(finished, oracle)[0], same_end(finished, oracle)[1]
+        return True
+
+    in_batch = lambda epoch, fit=0: (fit, epoch, 'after_pred', 2)
+    places = [in_batch(0), in_batch(1), (0, 1, 'before_validate'), (0, 2, 'after_epoch', None, 500), (0, 2, 'after_epoch'), (0, 2, 'after_fit', None, 500), ]
+
+    # %% nbs/checks/resume.ipynb #71c27035
+    class Jolts(Callback):
+        "Counts, and acts on it"
+        def __init__(self): self.n = 0
+        def before_batch(self):
+            if self.training: self.n,self.learn.xb = self.n+1,(self.x + self.n*1e-3,)
+    folder = new_folder()
+    def go(*cbs, kill=Kill):
+        learn = learner('tensors', path=folder)
+        with contextlib.redirect_stdout(io.StringIO()):
+            try: learn.fit(4, 1e-2, cbs=[Resume(folder/'r'), Jolts(), GradientClip(1.), *cbs, kill()])
+            except Killed: pass
+        return learn
+    plain = learner('tensors')
+    plain.fit(4, 1e-2, cbs=[Jolts(), GradientClip(1.), Kill()])
+    go(CSVLogger(), kill=lambda: Kill(*in_batch(1)))
+    go(ProgressCallback(), ShowGraphCallback(), SaveModelCallback(every_epoch=True), kill=lambda: Kill(*in_batch(2)))
+    def refusal(*cbs):
+        try: go(*cbs)
+        except ValueError as e: return str(e).split('another fit, with ')[1].split(';')[0]
+    test_eq(refusal(GradientAccumulation(9)), 'callbacks none, and now it is GradientAccumulation(n_acc=9)')
+    learn = go(CSVLogger(fname='other.csv'), CSVLogger())
+    assert same(weights(learn), weights(plain))
+    test_eq(len((folder/'other.csv').read_text().splitlines()), 1+2)
+    test_eq(difference(dict(hypers=[dict(lr=1, wd=2), dict(lr=1, wd=2)]), dict(hypers=[dict(lr=1, wd=2), dict(lr=1, wd=3)])), 'hypers: wd 2, and now it is 3')
+    test_eq(difference(dict(callbacks=['A()', 'B()', 'B()']), dict(callbacks=['B()', 'A()', 'C()'])), 'callbacks B(), and now it is C()')
+
+    # %% nbs/checks/resume.ipynb #b7caa670
+    class Fold:
+        "Items of a fold, told by whatever it is given"
+        def __init__(self, **kwargs): vars(self).update(kwargs)
+        def __len__(self): return 32
+        def __getitem__(self, i): return torch.full((5,), i/32),torch.ones(1)
+    class Numbered(Fold):
+        def __init__(self, fold): self.fold,self.asked = fold,0
+        def __getitem__(self, i):
+            self.asked += 1
+            return super().__getitem__(i)
+    class Row:
+        def __init__(self, name): self.name = name
+    def fold(folder, ds, cls=torch.utils.data.DataLoader):
+        learn = learner('tensors')
+        learn.dls = DataLoaders(cls(ds, batch_size=8), cls(ds, batch_size=8), device='cpu')
+        with contextlib.redirect_stdout(io.StringIO()): learn.fit(1, 1e-2, cbs=Resume(folder/'r'))
+    ids = np.arange(64)
+    subset = partial(torch.utils.data.Subset, Fold())
+    of_each_kind = dict(arrays=[Fold(ids=ids[:32]), Fold(ids=ids[32:])], masks=[Fold(mask=ids < 32), Fold(mask=ids >= 32)], subsets=[subset(ids[:32]), subset(ids[32:])], numbers=[Numbered(0), Numbered(1)],
+                        tables=[Fold(df=pd.DataFrame(dict(a=ids[i:i+32]))) for i in (0, 32)], records=[Fold(rows=[dict(name=f'{i}', x=[i])]*32) for i in (0, 1)],
+                        objects=[Fold(rows=[Row(f'{i}')]*32) for i in (0, 1)], joined=[torch.utils.data.ConcatDataset([Fold(ids=ids[:16]), Numbered(i)]) for i in (0, 1)], ranges=[subset(range(32)), subset(range(32, 64))])
+    for name,(a,b) in of_each_kind.items():
+        folder = new_folder()
+        with warnings.catch_warnings():
+            warnings.simplefilter('error', UserWarning)
+            fold(folder, a)
+            fold(folder, a)                                         # finished, and known as the same
+        test_fail(lambda: fold(folder, b), contains='was begun by another fit, with data')
+    shuffled,folder = Fold(ids=ids[:32].copy(), names=[str(i) for i in ids]),new_folder()
+    fold(folder, shuffled)
+    np.random.shuffle(shuffled.ids); random.shuffle(shuffled.names)
+    fold(folder, shuffled)
+    folder = new_folder()
+    fold(folder, Fold())
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter('always')
+        fold(folder, Fold())
+    assert any('give each a name of its own' in str(w.message) for w in caught)

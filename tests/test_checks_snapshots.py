@@ -593,3 +593,98 @@ def test_until_it_overfits():
         test_fail(lambda: other.fit_sgdr(1, 1, cbs=UntilOverfit()), contains='this fit will have none')
         test_fail(lambda: other.fit_sgdr(1, 1, cbs=Snapshots(keep=1, best=True)), contains='this fit will have none')
     test_fail(lambda: UntilOverfit(1.5), contains='patience=1.5')
+
+def test_looking_writes_nothing():
+    # %% nbs/checks/snapshots.ipynb #97fb9a69
+    class Oracle(Callback):
+        "The weights after every batch, and at the end of every epoch"
+        order = -5
+        def before_fit(self): self.batches,self.epochs = [],[]
+        def after_batch(self):
+            if self.training: self.batches.append(weights_of(self.model))
+        def after_epoch(self): self.epochs.append(weights_of(self.model))
+
+    class Dictate(Callback):
+        "Validation losses as told, one for each epoch"
+        order = 51                                    # right after the recorder
+        def __init__(self, *losses): self.told = losses
+        def after_epoch(self): self.learn.final_record[1] = self.told[self.epoch]
+
+    def new_folder(): return Path(tempfile.mkdtemp())/'snaps'
+    def scored(**kwargs):
+        "A vision learner on a validation set without random transforms, its accuracy measured"
+        return learner('vision', **kwargs)
+    def alone(learn, snap, do):
+        "What a learner says with the weights of a single snapshot"
+        with learn.preserved():
+            storage.put_weights(learn.model, snap.load())
+            return do(learn)
+    def same_weights(a, b): return fingerprint(a) == fingerprint(b)
+
+    # %% nbs/checks/snapshots.ipynb #f32798df
+    def trained(kind, n=3, loss_func=None, **kwargs):
+        learn,snaps = learner(kind, **kwargs),Snapshots()
+        if loss_func is not None: learn.loss_func = loss_func
+        learn.fit_sgdr(n, 1, 3e-2, cycle_mult=1, cbs=snaps)
+        return learn,snaps
+
+    def close(a, b, eps=1e-5): assert torch.allclose(torch.as_tensor(a).float(), torch.as_tensor(b).float(), atol=eps, rtol=1e-4), (a, b)
+
+    def mean_of(learn, snaps, act, **kwargs):
+        "Predictions of the members with the activation `act`, averaged, and targets"
+        res = [alone(learn, s, lambda l: l.get_preds(act=act, **kwargs)) for s in snaps.snapshots]
+        return torch.stack([r[0] for r in res]).mean(0),res[0][1]
+
+    softmax = partial(F.softmax, dim=1)
+    for loss_func,act in ((CrossEntropyLossFlat(), softmax), (LabelSmoothingCrossEntropyFlat(), softmax), (FocalLossFlat(), softmax), (nn.CrossEntropyLoss(), softmax), (F.cross_entropy, softmax)):
+        learn,snaps = trained('vision', loss_func=loss_func)
+        ens = SnapshotEnsemble(learn, snaps)
+        preds,targs = mean_of(learn, snaps, act)
+        close(ens.get_preds(act=act)[0], preds)
+        test_eq(ens.get_preds()[1], targs)
+        loss,acc = ens.validate()
+        close(loss, loss_func(preds.log(), targs))
+        close(acc, (preds.argmax(1)==targs).float().mean())
+
+    # %% nbs/checks/snapshots.ipynb #7c0f1f4d
+    class Counts(Callback):
+        "Sees how often it is told of an epoch"
+        n = 0
+        def before_epoch(self): self.n += 1
+    class Writes(Counts):
+        "Says that it has no place where one only looks"
+        run_in_sweep = False
+    def refuse(self): raise AssertionError('draws, or talks to a server')
+    Wandb = type('Wandb', (Callback,), dict(__module__='fastai.callback.wandb', before_fit=refuse))
+    class Draws(ShowGraphCallback): before_fit = refuse
+    def content(folder): return {str(p): p.read_bytes() for p in sorted(Path(folder).rglob('*')) if p.is_file()}
+
+    folder,snaps = Path(tempfile.mkdtemp()),Snapshots()
+    learn = learner('vision', path=folder)
+    learn.fit_sgdr(2, 1, 1e-2, cycle_mult=1, cbs=snaps)
+    expected = learn.validate()
+    cbs = [SaveModelCallback(), SaveModelCallback(fname='each', every_epoch=True), CSVLogger(), EarlyStoppingCallback(), ShortEpochCallback(), Wandb(), Draws(), Resume(folder/'r'), Counts(), Writes()]
+    (folder/'models').mkdir()
+    learn.save('model')
+    (folder/'history.csv').write_text('an earlier log')
+    learn.add_cbs(cbs)
+    before,ens,item = content(folder),SnapshotEnsemble(learn, snaps),learn.dls.valid_ds.items[3]
+    drawn = random.getstate(),torch.get_rng_state().tolist()
+    for ask in (lambda: ens.predict(item), lambda: ens.plot(), lambda: ens.diversity(), lambda: ens.show_results(max_n=1)):
+        ask()
+        test_eq(content(folder), before)
+        test_eq((random.getstate(), torch.get_rng_state().tolist()), drawn)
+    plt.close('all')
+    test_eq([cb for cb in learn.cbs if cb in cbs], cbs)
+    assert all(cb.learn is learn for cb in cbs) and learn.save_model in cbs
+    alone = SnapshotEnsemble(learn, snaps, last=1)
+    close(alone.validate(), expected)                                # all of the validation set, though an epoch is short here
+    seen = [cb.n for cb in cbs if isinstance(cb, Counts)]
+    class InTheFit(Callback):
+        "Looks in the middle of a fit"
+        run_in_sweep = False
+        def after_epoch(self): self.told = [cb.n for cb in cbs[-2:]],alone.validate(cbs=(seen := Counts())),seen.n
+    learn.remove_cbs(cbs[4:7])
+    with contextlib.redirect_stdout(io.StringIO()): learn.fit(1, cbs=(looks := InTheFit()))
+    (taking_part,writing),_,given = looks.told
+    test_eq((taking_part, writing, given), (1, 1, 1))                # what is given with the question takes part

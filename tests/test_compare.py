@@ -4,19 +4,18 @@ import warnings, fastprogress.fastprogress as fp
 from dataclasses import dataclass, field
 import itertools, math, random, re, textwrap, time
 from fastai.basics import *
-from fastai.callback.progress import CSVLogger, ProgressCallback, ShowGraphCallback
-from fastai.callback.tracker import SaveModelCallback, TrackerCallback
-from fastai.callback.training import ShortEpochCallback
+from fastai.callback.tracker import SaveModelCallback
 from fastprogress.fastprogress import progress_bar
 from matplotlib.ticker import LogLocator
 from scipy import stats
+from fastai_lrx.cycles import UntilOverfit
+from fastai_lrx.finder import runs_in_sweep
 from fastai_lrx.plots import new_axes
 from fastai_lrx.range_tests import as_metric
-from fastai_lrx.resume import Resume
+from fastai_lrx.resume import Resume, only_watches, sources
 from fastai_lrx.scheduled import check_validation, in_fit, measured, recorded_names, team_of
 from fastai_lrx.schedules import number, shown, whole
-from fastai_lrx.snapshots import Snapshots
-from fastai_lrx.state import LearnerState, new_seed, read_scalars
+from fastai_lrx.state import LearnerState, generator_state, new_seed, read_scalars
 from fastai_lrx.storage import put_weights, weights_of
 from fastcore.test import *
 from fastai.test_utils import synth_learner

@@ -2,15 +2,16 @@
 import pytest
 import warnings, fastprogress.fastprogress as fp
 from concurrent.futures import ThreadPoolExecutor
+from types import MethodType
 import inspect
 from fastai.basics import *
 from fastai.callback.progress import CSVLogger, ProgressCallback, ShowGraphCallback
 from fastai.callback.schedule import ParamScheduler
-from fastai.callback.tracker import TrackerCallback
+from fastai.callback.tracker import SaveModelCallback, TrackerCallback
 from fastai_lrx.scheduled import everywhere, in_fit, length_of, n_batches
 from fastai_lrx.schedules import Schedule, flag, whole
-from fastai_lrx.state import generator_state, global_rngs, put_generator_state, read_scalars, uninterrupted
-from fastai_lrx.storage import atomic_write, damaged, discard, fingerprint, folder_of, file_content, load_state, put_weights, try_lock, write_state
+from fastai_lrx.state import generator_state, global_rngs, is_yours, put_generator_state, read_scalars, uninterrupted
+from fastai_lrx.storage import atomic_write, buffers_of, damaged, discard, fingerprint, folder_of, file_content, load_state, put_buffers, put_weights, storable, try_lock, write_state
 from fastcore.test import *
 from fastai.callback.all import *
 from fastai_lrx.cycles import *

@@ -13,7 +13,7 @@ from fastcore.test import *
 from torch import nn
 import subprocess, sys, tempfile
 from fastai_lrx.storage import *
-from fastai_lrx.storage import atomic_write, file_content, fingerprint, flatten, folder_of, load_state, mapped_state, put_weights, save_state, state_info, try_lock, unflatten, weights_of, write_state
+from fastai_lrx.storage import atomic_write, buffers_of, file_content, fingerprint, flatten, folder_of, load_state, mapped_state, put_buffers, put_weights, save_state, state_info, try_lock, unflatten, weights_of, write_state
 
 def test_all_or_nothing():
     # %% nbs/03_storage.ipynb #81686384
@@ -114,14 +114,17 @@ def test_state_without_pickle():
 def test_the_weights_of_a_model():
     # %% nbs/03_storage.ipynb #f296e744
     m = nn.Sequential(nn.Linear(2,2), nn.BatchNorm1d(2))
-    m.register_buffer('steps', torch.zeros(1), persistent=False)
-    before,weights = fingerprint(m),weights_of(m)
+    m.register_buffer('table', torch.zeros(3), persistent=False)
+    before,weights = fingerprint(m.state_dict()),weights_of(m)
+    test_eq(list(weights), list(m.state_dict()))
     for t in (*m.parameters(), *m.buffers()): t.data += 1
-    test_ne(fingerprint(m), before)
+    test_ne(fingerprint(m.state_dict()), before)
     put_weights(m, weights)
-    test_eq(fingerprint(m), before)
+    test_eq(fingerprint(m.state_dict()), before)
+    test_eq(m.table, torch.ones(3))
     test_fail(lambda: put_weights(nn.Sequential(nn.Linear(2,3)), weights), contains='0.weight is [2, 2], in the model [3, 2]')
-    list(weights)
+    put_buffers(m, dict(table=torch.arange(5.)))                     # it has been longer
+    buffers_of(m, persistent=False)
 
 def test_larger_than_memory():
     # %% nbs/03_storage.ipynb #81686384
