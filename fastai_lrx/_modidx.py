@@ -246,6 +246,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                  'fastai_lrx/layer_groups.py'),
                                          'fastai_lrx.layer_groups.torn_module': ( 'layer_groups.html#torn_module',
                                                                                   'fastai_lrx/layer_groups.py')},
+            'fastai_lrx.messages': { 'fastai_lrx.messages._folders': ('messages.html#_folders', 'fastai_lrx/messages.py'),
+                                     'fastai_lrx.messages.warn': ('messages.html#warn', 'fastai_lrx/messages.py')},
             'fastai_lrx.plots': { 'fastai_lrx.plots.Picture': ('plots.html#picture', 'fastai_lrx/plots.py'),
                                   'fastai_lrx.plots.Picture._repr_png_': ('plots.html#picture._repr_png_', 'fastai_lrx/plots.py'),
                                   'fastai_lrx.plots.group_colors': ('plots.html#group_colors', 'fastai_lrx/plots.py'),

@@ -18,6 +18,7 @@ from matplotlib.ticker import LogLocator
 from scipy import stats
 from .cycles import UntilOverfit
 from .finder import runs_in_sweep
+from .messages import warn
 from .plots import new_axes
 from .range_tests import as_metric
 from .resume import Resume, only_watches, sources

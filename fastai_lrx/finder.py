@@ -16,6 +16,7 @@ from fastai.basics import *
 from fastai.callback.schedule import LRFinder, ParamScheduler, slide, minimum, steep
 from fastai.callback.progress import CSVLogger, ProgressCallback, ShowGraphCallback
 from fastai.callback.training import ShortEpochCallback
+from .messages import warn
 from .state import LearnerState, as_device, read_scalars
 from .suggest import SweepCurve, halfway, reasons, second_look, trust, valley
 from .plots import new_axes, plot_sweep

@@ -13,6 +13,7 @@ import contextlib, operator, re
 
 from fastai.basics import *
 from matplotlib.ticker import EngFormatter
+from .messages import warn
 from .plots import group_colors, new_axes
 from .scheduled import lists_of
 from .schedules import flag, number, one_of, shown, whole

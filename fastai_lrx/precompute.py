@@ -22,6 +22,7 @@ from fastai.basics import *
 from fastai.callback.fp16 import MixedPrecision
 from fastprogress.fastprogress import progress_bar
 from .layer_groups import NormFreeze, fix_statistics, frozen_params
+from .messages import warn
 from .scheduled import everywhere, in_fit, team_of
 from .schedules import number, shown, whole
 from .state import Keeper, as_device, is_yours, keep_autocast, keep_rngs, read_scalars, remember, uninterrupted

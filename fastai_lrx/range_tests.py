@@ -12,6 +12,7 @@ from itertools import islice
 
 from fastai.basics import *
 from fastai.callback.schedule import ParamScheduler
+from .messages import warn
 from .suggest import SweepCurve, by_drop, halfway, lowest, reasons, trust
 from .plots import group_colors, group_names, new_axes, plot_sweep
 from .finder import LRSweep, look, run_sweep, sweep_rates

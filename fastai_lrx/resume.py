@@ -20,6 +20,7 @@ from fastai.basics import *
 from fastai.callback.progress import CSVLogger, ProgressCallback, ShowGraphCallback
 from fastai.callback.schedule import ParamScheduler
 from fastai.callback.tracker import SaveModelCallback, TrackerCallback
+from .messages import warn
 from .scheduled import everywhere, in_fit, length_of, n_batches
 from .schedules import Schedule, flag, whole
 from .state import generator_state, global_rngs, is_yours, put_generator_state, read_scalars, uninterrupted

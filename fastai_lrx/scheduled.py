@@ -13,6 +13,7 @@ import inspect
 from fastai.basics import *
 from fastai.callback.schedule import ParamScheduler
 from fastai.optimizer import _BaseOptimizer
+from .messages import warn
 from .schedules import Schedule, as_number, as_rates, number, shown, whole
 from .plots import mark_cycle_ends, new_axes, plot_groups
 

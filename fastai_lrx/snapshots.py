@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 
 from fastai.basics import *
 from .finder import runs_in_sweep
+from .messages import warn
 from .plots import new_axes
 from .scheduled import as_callbacks, check_cycles, check_validation, ends_cycle, in_fit, measured, set_mark
 from .schedules import flag, shown, whole

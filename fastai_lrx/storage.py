@@ -10,7 +10,6 @@ __all__ = ['atomic_write', 'discard', 'pack', 'flatten', 'unflatten', 'fingerpri
 # %% ../nbs/03_storage.ipynb #801a88bb
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from warnings import warn
 import hashlib, json, math, os, platform, secrets, time
 try: import fcntl
 except ImportError: fcntl,msvcrt = None,__import__('msvcrt')        # on Windows
@@ -20,6 +19,7 @@ from fastcore.foundation import L
 from fastcore.basics import noop
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
+from .messages import warn
 
 # %% ../nbs/03_storage.ipynb #85ec3d3a
 @contextmanager

@@ -10,6 +10,7 @@ from matplotlib.ticker import LogLocator
 from scipy import stats
 from fastai_lrx.cycles import UntilOverfit
 from fastai_lrx.finder import runs_in_sweep
+from fastai_lrx.messages import warn
 from fastai_lrx.plots import new_axes
 from fastai_lrx.range_tests import as_metric
 from fastai_lrx.resume import Resume, only_watches, sources

@@ -8,6 +8,7 @@ from fastai.basics import *
 from fastai.callback.schedule import LRFinder, ParamScheduler, slide, minimum, steep
 from fastai.callback.progress import CSVLogger, ProgressCallback, ShowGraphCallback
 from fastai.callback.training import ShortEpochCallback
+from fastai_lrx.messages import warn
 from fastai_lrx.state import LearnerState, as_device, read_scalars
 from fastai_lrx.suggest import SweepCurve, halfway, reasons, second_look, trust, valley
 from fastai_lrx.plots import new_axes, plot_sweep

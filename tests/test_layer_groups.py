@@ -3,6 +3,7 @@ import pytest
 import contextlib, operator, re
 from fastai.basics import *
 from matplotlib.ticker import EngFormatter
+from fastai_lrx.messages import warn
 from fastai_lrx.plots import group_colors, new_axes
 from fastai_lrx.scheduled import lists_of
 from fastai_lrx.schedules import flag, number, one_of, shown, whole

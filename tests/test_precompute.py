@@ -10,6 +10,7 @@ from fastai.basics import *
 from fastai.callback.fp16 import MixedPrecision
 from fastprogress.fastprogress import progress_bar
 from fastai_lrx.layer_groups import NormFreeze, fix_statistics, frozen_params
+from fastai_lrx.messages import warn
 from fastai_lrx.scheduled import everywhere, in_fit, team_of
 from fastai_lrx.schedules import number, shown, whole
 from fastai_lrx.state import Keeper, as_device, is_yours, keep_autocast, keep_rngs, read_scalars, remember, uninterrupted

@@ -5,6 +5,7 @@ from copy import deepcopy
 from itertools import islice
 from fastai.basics import *
 from fastai.callback.schedule import ParamScheduler
+from fastai_lrx.messages import warn
 from fastai_lrx.suggest import SweepCurve, by_drop, halfway, lowest, reasons, trust
 from fastai_lrx.plots import group_colors, group_names, new_axes, plot_sweep
 from fastai_lrx.finder import LRSweep, look, run_sweep, sweep_rates

@@ -8,6 +8,7 @@ from fastai.basics import *
 from fastai.callback.progress import CSVLogger, ProgressCallback, ShowGraphCallback
 from fastai.callback.schedule import ParamScheduler
 from fastai.callback.tracker import SaveModelCallback, TrackerCallback
+from fastai_lrx.messages import warn
 from fastai_lrx.scheduled import everywhere, in_fit, length_of, n_batches
 from fastai_lrx.schedules import Schedule, flag, whole
 from fastai_lrx.state import generator_state, global_rngs, is_yours, put_generator_state, read_scalars, uninterrupted

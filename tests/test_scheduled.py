@@ -4,6 +4,7 @@ import inspect
 from fastai.basics import *
 from fastai.callback.schedule import ParamScheduler
 from fastai.optimizer import _BaseOptimizer
+from fastai_lrx.messages import warn
 from fastai_lrx.schedules import Schedule, as_number, as_rates, number, shown, whole
 from fastai_lrx.plots import mark_cycle_ends, new_axes, plot_groups
 from fastcore.test import *

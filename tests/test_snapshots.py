@@ -6,6 +6,7 @@ import operator
 from dataclasses import dataclass, field
 from fastai.basics import *
 from fastai_lrx.finder import runs_in_sweep
+from fastai_lrx.messages import warn
 from fastai_lrx.plots import new_axes
 from fastai_lrx.scheduled import as_callbacks, check_cycles, check_validation, ends_cycle, in_fit, measured, set_mark
 from fastai_lrx.schedules import flag, shown, whole

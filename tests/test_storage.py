@@ -2,13 +2,13 @@
 import pytest
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from warnings import warn
 import hashlib, json, math, os, platform, secrets, time
 import numpy as np, torch
 from fastcore.foundation import L
 from fastcore.basics import noop
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
+from fastai_lrx.messages import warn
 from fastcore.test import *
 from torch import nn
 import subprocess, sys, tempfile
