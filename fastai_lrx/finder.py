@@ -61,12 +61,11 @@ class LRSweep(ParamScheduler):
         stop_div:bool=True # stop when the loss diverges
     ):
         super().__init__({'lr': None})
-        self.rates,self.stop_div,self.bar,self.pbar,self.losses = rates,stop_div,False,None,[]
+        self.rates,self.stop_div,self.bar,self.pbar,self.losses,self.bad_batch = rates,stop_div,False,None,[],None
 
     def before_fit(self):
         super().before_fit()
-        self.lrs,self.losses,self.smooth_losses,self.best,self.start = [],[],[],float('inf'),None
-        self.bad_batch = None
+        self.lrs,self.losses,self.smooth_losses,self.best,self.start,self.bad_batch = [],[],[],float('inf'),None,None
         if self.bar:
             self.pbar = progress_bar(range(len(self.rates)), leave=False)
             self.pbar.update(0)

@@ -62,8 +62,11 @@ class RangeSweep(LRSweep):
         Learner._do_epoch_validate(self.learn)
         self.values.append(float(self.metric.value))
         self.valid_losses.append(float(self.valid_loss.value))
-        for o,attributes in kept: vars(o).clear(); vars(o).update(attributes)
+        def restore():
+            for o,attributes in kept: vars(o).clear(); vars(o).update(attributes)
+        restore()
         for cb in switching: cb('before_train')
+        restore()                                    # a text model's hidden state, which one of them resets
 
 # %% ../nbs/05a_range_tests.ipynb #86d51416
 _low,_high = r'loss|error|mse|mae|msle|perplex', r'accura|f1|fbeta|precision|recall|roc|auc|dice|jaccard|kappa|corr|r2|variance|score|bleu'

@@ -275,7 +275,7 @@ def test_curves():
             assert suggest.trust(c) in suggest.reasons and np.isfinite(c.error) and np.isfinite(c.start) and len(suggest.second_look(c))==2
             for f in (lowest, halfway, by_drop): test_eq(np.isnan(f(c)) or c.lrs.min()*(1-1e-9) <= f(c) <= c.lrs.max()*(1+1e-9), True)
         reads = {f.__name__: entry(f, curve=curve) for f in (lowest, halfway, suggest.trust, suggest.second_look)}
-        return reads | {'SweepCurve': entry(SweepCurve, readable, lrs=lrs, losses=losses, smooth_losses=losses, num_it=60, sweep='exp', free='stop_div', also=dict(lrs='losses')),
+        return reads | {'SweepCurve': entry(SweepCurve, readable, lrs=lrs, losses=losses, smooth_losses=losses, num_it=60, sweep='exp', free='stop_div bad_batch', also=dict(lrs='losses')),
                         'SweepCurve.smooth': entry(curve.smooth, lambda r: test_eq(np.isfinite(r).all(), True), sigma=2.), 'SweepCurve.loss_at': entry(curve.loss_at, lambda r: test_eq(math.isfinite(r), True), lr=1e-3),
                         'by_drop': entry(by_drop, within, curve=curve, share=.9), 'valley': entry(valley, lambda r: within(r[0]), lrs=lrs, losses=losses, free='num_it'),
                         'gaussian_smooth': entry(suggest.gaussian_smooth, values=losses, sigma=2.)}
@@ -1346,7 +1346,7 @@ def test_everything_public():
             assert suggest.trust(c) in suggest.reasons and np.isfinite(c.error) and np.isfinite(c.start) and len(suggest.second_look(c))==2
             for f in (lowest, halfway, by_drop): test_eq(np.isnan(f(c)) or c.lrs.min()*(1-1e-9) <= f(c) <= c.lrs.max()*(1+1e-9), True)
         reads = {f.__name__: entry(f, curve=curve) for f in (lowest, halfway, suggest.trust, suggest.second_look)}
-        return reads | {'SweepCurve': entry(SweepCurve, readable, lrs=lrs, losses=losses, smooth_losses=losses, num_it=60, sweep='exp', free='stop_div', also=dict(lrs='losses')),
+        return reads | {'SweepCurve': entry(SweepCurve, readable, lrs=lrs, losses=losses, smooth_losses=losses, num_it=60, sweep='exp', free='stop_div bad_batch', also=dict(lrs='losses')),
                         'SweepCurve.smooth': entry(curve.smooth, lambda r: test_eq(np.isfinite(r).all(), True), sigma=2.), 'SweepCurve.loss_at': entry(curve.loss_at, lambda r: test_eq(math.isfinite(r), True), lr=1e-3),
                         'by_drop': entry(by_drop, within, curve=curve, share=.9), 'valley': entry(valley, lambda r: within(r[0]), lrs=lrs, losses=losses, free='num_it'),
                         'gaussian_smooth': entry(suggest.gaussian_smooth, values=losses, sigma=2.)}
@@ -1578,7 +1578,7 @@ def test_everything_with_many_more_values_slow():
             assert suggest.trust(c) in suggest.reasons and np.isfinite(c.error) and np.isfinite(c.start) and len(suggest.second_look(c))==2
             for f in (lowest, halfway, by_drop): test_eq(np.isnan(f(c)) or c.lrs.min()*(1-1e-9) <= f(c) <= c.lrs.max()*(1+1e-9), True)
         reads = {f.__name__: entry(f, curve=curve) for f in (lowest, halfway, suggest.trust, suggest.second_look)}
-        return reads | {'SweepCurve': entry(SweepCurve, readable, lrs=lrs, losses=losses, smooth_losses=losses, num_it=60, sweep='exp', free='stop_div', also=dict(lrs='losses')),
+        return reads | {'SweepCurve': entry(SweepCurve, readable, lrs=lrs, losses=losses, smooth_losses=losses, num_it=60, sweep='exp', free='stop_div bad_batch', also=dict(lrs='losses')),
                         'SweepCurve.smooth': entry(curve.smooth, lambda r: test_eq(np.isfinite(r).all(), True), sigma=2.), 'SweepCurve.loss_at': entry(curve.loss_at, lambda r: test_eq(math.isfinite(r), True), lr=1e-3),
                         'by_drop': entry(by_drop, within, curve=curve, share=.9), 'valley': entry(valley, lambda r: within(r[0]), lrs=lrs, losses=losses, free='num_it'),
                         'gaussian_smooth': entry(suggest.gaussian_smooth, values=losses, sigma=2.)}

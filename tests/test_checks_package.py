@@ -41,7 +41,7 @@ assert new=={'LearnerState','Schedule','Flat','CosineRestarts','Triangular','Sla
 
 def test_layers():
     # %% nbs/checks/package.ipynb #c8bdb8cf
-    layers = ['state schedules suggest storage plots', 'scheduled', 'layer_groups resume', 'finder', 'range_tests cycles snapshots preview backbones precompute', 'fine_tune compare', 'all', 'demo']
+    layers = ['messages', 'state schedules suggest storage plots', 'scheduled', 'layer_groups resume', 'finder', 'range_tests cycles snapshots preview backbones precompute', 'fine_tune compare', 'all', 'demo']
     height = {m:i for i,line in enumerate(layers) for m in line.split()}
     folder = Path(fastai_lrx.__file__).parent
     test_eq({p.stem for p in folder.glob('*.py')} - {'__init__','_modidx'}, set(height))
