@@ -84,7 +84,7 @@ class Watch(Callback):
 
 # %% ../nbs/14_compare.ipynb #8d5d11b9
 def takes_part(cb)->bool:
-    "Whether a callback of the learner takes part in comparisons: unless it says so itself, all but those that write or draw."
+    "Whether a callback takes part in comparisons: unless it says so itself, all but those that write or draw."
     silent = getattr(cb, 'run_in_sweep', True) or isinstance(cb, UntilOverfit)
     return getattr(cb, 'run_in_compare', silent and not only_watches(cb) and not isinstance(cb, SaveModelCallback))
 

@@ -25,7 +25,7 @@ from .scheduled import everywhere, in_fit, length_of, n_batches
 from .schedules import Schedule, flag, whole
 from .state import generator_state, global_rngs, is_yours, put_generator_state, read_scalars, uninterrupted
 from .storage import (atomic_write, buffers_of, damaged, discard, fingerprint, folder_of, file_content,
-                                load_state, put_buffers, put_weights, storable, try_lock, write_state)
+                                load_state, put_buffers, put_weights, state_of, storable, try_lock, write_state)
 
 # %% ../nbs/07_resume.ipynb #7e11adc2
 def generator_states(o)->dict:
@@ -52,18 +52,20 @@ def put_attributes(o, saved:dict):
 
 # %% ../nbs/07_resume.ipynb #d0de6f35
 def model_state(model:nn.Module)->dict:
-    "Parameters, buffers, which parameters train, and gradients; those that are zero, as `zero_grad` leaves them, by name."
-    params = dict(model.named_parameters())
-    buffers = buffers_of(model) | {k: t for k,t in buffers_of(model, persistent=False).items() if t is None or storable(t)}
-    grads = {name: p.grad for name,p in params.items() if p.grad is not None}
+    "Weights, caches, which parameters train, and gradients; those that are zero, as `zero_grad` leaves them, by name."
+    caches = {k: t for k,t in buffers_of(model, persistent=False).items() if t is None or storable(t)}
+    grads = {name: p.grad for name,p in model.named_parameters() if p.grad is not None}
     some = read_scalars([g.any() for g in grads.values()])
     zero = [name for name,full in zip(grads, some) if not full]
-    return dict(params=params, buffers=buffers, open=[name for name,p in params.items() if p.requires_grad], zero=zero,
-                grads={name: g for name,g in grads.items() if name not in zero})
+    return dict(weights=state_of(model), caches=caches, zero=zero,
+                grads={name: g for name,g in grads.items() if name not in zero},
+                open=[name for name,p in model.named_parameters() if p.requires_grad])
 
 def put_model_state(model:nn.Module, saved:dict):
-    put_weights(model, saved['params'] | buffers_of(model))
-    put_buffers(model, saved['buffers'])
+    "Put it back; buffers may have another shape meanwhile, or be made only in use."
+    params,weights = dict(model.named_parameters()),saved['weights']
+    put_weights(model, {name: t for name,t in weights.items() if name in params} | buffers_of(model))
+    put_buffers(model, {name: t for name,t in weights.items() if name not in params} | saved['caches'])
     for name,p in model.named_parameters():
         p.requires_grad_(name in saved['open'])
         p.grad = torch.zeros_like(p) if name in saved['zero'] else saved['grads'][name].to(p.device, copy=True) if name in saved['grads'] else None
@@ -199,15 +201,19 @@ def put_part_state(o, saved:dict):
 def run_state(learn:Learner)->dict:
     "All that influences how a fit goes on."
     scaler = vars(learn).get('scaler')      # `learn.scaler` could be the model's
-    return dict(model=part_state(get_model(learn.model)), loss=[part_state(o) for o in loss_parts(learn.loss_func)], optimizers=[opt_state(o) for o in optimizers(learn.opt)], data=data_state(learn.dls),
+    return dict(model=part_state(get_model(learn.model)), loss=[part_state(o) for o in loss_parts(learn.loss_func)],
+                optimizers=[opt_state(o) for o in optimizers(learn.opt)], data=data_state(learn.dls),
                 callbacks={name: callback_state(cb) for name,cb in others(learn).items()},
-                numbers={k: v for k,v in vars(learn).items() if isinstance(v, (int,float,str)) and k != 'create_mbar' or k == 'smooth_loss'}, record=list(getattr(learn, 'final_record', [])),
-                scaler=scaler.state_dict() if scaler is not None else {}, rng={name: get() for name,(get,_) in global_rngs().items()})
+                numbers={k: v for k,v in vars(learn).items()
+                         if isinstance(v, (int,float,str)) and k != 'create_mbar' or k == 'smooth_loss'},
+                record=list(getattr(learn, 'final_record', [])), scaler={} if scaler is None else scaler.state_dict(),
+                rng={name: get() for name,(get,_) in global_rngs().items()})
 
 def others(learn)->dict:
     "The callbacks that have a state, by class and number: all but those that show progress."
-    cbs,res = [cb for cb in learn.cbs.sorted('order') if not isinstance(cb, (Resume,ProgressCallback,ShowGraphCallback))],{}
-    for cb in cbs:
+    res = {}
+    for cb in learn.cbs.sorted('order'):
+        if isinstance(cb, (Resume,ProgressCallback,ShowGraphCallback)): continue
         name = type(cb).__name__
         res[name, sum(o[0]==name for o in res)] = cb
     return res
@@ -216,7 +222,7 @@ _logging_modules = {f'fastai.callback.{o}' for o in ('wandb','tensorboard','nept
 
 def only_watches(cb)->bool:
     "Whether a callback of fastai's only logs, draws or writes, so that training is the same without it."
-    if isinstance(cb, SaveModelCallback): return cb.every_epoch or cb.at_end       # otherwise it loads the best one at the end
+    if isinstance(cb, SaveModelCallback): return cb.every_epoch or cb.at_end       # else it loads the best one
     logs = any(c.__module__ in _logging_modules for c in type(cb).__mro__)
     return logs or isinstance(cb, (CSVLogger,ProgressCallback,ShowGraphCallback))
 
@@ -248,7 +254,8 @@ def description(learn:Learner)->dict:
                 schedule={k: f'from {np.ravel(values(s))[0]:.3g}, up to {np.max(values(s)):.3g} ({digest(values(s))})' for k,s in schedules.items()},
                 optimizer=[type(o).__name__ for o in optimizers(learn.opt)], hypers=hypers, loss=f"{getattr(learn.loss_func, '__name__', type(learn.loss_func).__name__)} ({digest(without_addresses(loss), loss.state_dict() if isinstance(loss, nn.Module) else None)})",
                 data=[described_data(dl, length_of(learn.dls, i)) for i,dl in enumerate(learn.dls.loaders)],
-                callbacks=[f"{name}({', '.join(f'{k}={v}' for k,v in arguments(cb).items())})" for (name,_),cb in others(learn).items() if not only_watches(cb)])
+                callbacks=[f"{name}({', '.join(f'{k}={v}' for k,v in arguments(cb).items())})"
+                           for (name,_),cb in others(learn).items() if not only_watches(cb)])
 
 def described_data(dl, n:int)->str:
     "What a loader of `n` batches serves, in a few words."
@@ -289,21 +296,26 @@ def looked_at(items):
 
 def in_any_order(v):
     "Numbers and names sorted, as a data set may shuffle what it holds."
-    if isinstance(v, (Tensor,ndarray)): return v if v.ndim != 1 or v.dtype in (torch.bool, np.dtype(bool)) else v.sort().values if isinstance(v, Tensor) else np.sort(v)
-    try: return sorted(v) if isinstance(v, (list,tuple,L)) else v
-    except (TypeError, ValueError, RuntimeError): return v
+    try:
+        if isinstance(v, (list,tuple,L)): return sorted(v)
+        if not isinstance(v, (Tensor,ndarray)) or v.ndim != 1 or v.dtype in (torch.bool, np.dtype(bool)): return v
+        return v.sort().values if isinstance(v, Tensor) else np.sort(v)
+    except (TypeError, ValueError, RuntimeError): return v       # what has no order
 
 def is_data(ds, name:str, v)->bool:
-    "Whether an attribute tells what a data set of your own holds: items, other data sets, names, and numbers that it was made with."
-    if isinstance(v, (Tensor,ndarray,list,tuple,L,range,pd.DataFrame,pd.Series,torch.utils.data.Dataset,str,Path)): return True
+    "Whether an attribute tells what a data set of your own holds: items, data sets, names, numbers it was made with."
+    tables = Tensor,ndarray,list,tuple,L,range,pd.DataFrame,pd.Series,torch.utils.data.Dataset
+    if isinstance(v, (*tables,str,Path)): return True
     return isinstance(v, (bool,int,float)) and name in inspect.signature(type(ds).__init__).parameters
 
 def plain_part(o):
     "`o` if it is plain, what is plain of a record, else the name of its type."
     if isinstance(o, (list,tuple,L)): return [plain_part(v) for v in o]
     if isinstance(o, dict): return {str(k): plain_part(v) for k,v in o.items()}
-    if is_yours(type(o)) and hasattr(o, '__dict__'): return {k: v for k,v in vars(o).items() if isinstance(v, (bool,int,float,str,Path))}
-    return o.item() if isinstance(o, np.generic) and is_plain(o) else o if is_plain(o) and not isinstance(o, set) else type(o).__name__
+    if is_yours(type(o)) and hasattr(o, '__dict__'):
+        return {k: v for k,v in vars(o).items() if isinstance(v, (bool,int,float,str,Path))}
+    if not is_plain(o) or isinstance(o, set): return type(o).__name__
+    return o.item() if isinstance(o, np.generic) else o
 
 def arguments(cb)->dict:
     "The plain arguments that a callback was made with."
@@ -315,8 +327,9 @@ def difference(then:dict, now:dict)->str:
         a,b = then.get(k, 'none'),now.get(k, 'none')
         if a == b: continue
         if isinstance(a, list) and isinstance(b, list):
-            if all(isinstance(o, dict) for o in a+b) and len(a)==len(b): a,b = next((x, y) for x,y in zip(a, b) if x != y)
-            elif sorted(map(str, a)) != sorted(map(str, b)): a,b = (listed(x, y) for x,y in ((a, b), (b, a)))
+            of_groups = len(a)==len(b) and all(isinstance(o, dict) for o in a+b)
+            if of_groups: a,b = next(pair for pair in zip(a, b) if pair[0] != pair[1])
+            elif sorted(map(str, a)) != sorted(map(str, b)): a,b = listed(a, b),listed(b, a)
         if isinstance(a, dict) and isinstance(b, dict): return f'{k}: {difference(a, b)}'
         return f'{k} {a}, and now it is {b}'
     return ''
@@ -486,8 +499,8 @@ def find(self:Resume):
         if other: raise ValueError(f"name={str(self.folder)!r}: was begun by another fit, with {other}; use another name, or restart=True to start over")
         self.done,self.finished,self.saved = done,finished,saved
         if finished and any('only its length is known' in o for o in self.what['data']): warn(
-            f"name={str(self.folder)!r}: fit {self.number} was finished with data as long as these, of which no more can be told; "
-            "where they are other ones, as in cross-validation, give each a name of its own, such as f'{name}_fold{i}'")
+            f"name={str(self.folder)!r}: fit {self.number} was finished with data as long as these, all that is known; "
+            "where they are others, as in cross-validation, give each a name of its own, such as f'{name}_fold{i}'")
         if not rank_distrib(): print(f"Resume: fit {self.number} of {str(self.folder)!r} " + ('was finished; its result is back' if finished else f'goes on after {done} of {self.learn.n_epoch} epochs'))
         return
 

@@ -160,11 +160,12 @@ class MeanPrediction(Callback):
             self.learn.pred = self.inverse(self.sums[i]/self.n_models).to(self.pred.device)
 
 # %% ../nbs/10_snapshots.ipynb #a3e06df3
-_no_loaders = (str, bytes, dict, set, L, Tensor, ndarray, pd.DataFrame, pd.Series, torch.utils.data.Dataset, Datasets, Learner, DataLoaders)
+_no_loaders = str,bytes,dict,set,L,Tensor,ndarray,pd.DataFrame,pd.Series,torch.utils.data.Dataset,Datasets,DataLoaders
 
 def serves_batches(dl)->bool:
     "Whether `dl` can be a loader: fastai's, torch's, a list of batches, or an object of your own with a length."
-    if isinstance(dl, (list,tuple)): return all(isinstance(b, (list,tuple)) and any(isinstance(o, Tensor) for o in b) for b in dl)
+    if isinstance(dl, (list,tuple)): return all(isinstance(b, (list,tuple)) and any(isinstance(o, Tensor) for o in b)
+                                                  for b in dl)
     return hasattr(type(dl), '__iter__') and hasattr(type(dl), '__len__') and not isinstance(dl, _no_loaders)
 
 class SnapshotEnsemble:
@@ -208,7 +209,7 @@ class SnapshotEnsemble:
     def __repr__(self): return f'{type(self).__name__} of {len(self)} snapshots, cycles {", ".join(str(s.cycle) for s in self.snapshots)}'
 
     def each(self, do, dl=None):
-        "Call `do` with each snapshot in the model, the last one first, and the same random numbers; no callback writes."
+        "Call `do` with each snapshot in the model, last one first, with the same random numbers; nobody writes."
         state = LearnerState(self.learn, device='cpu')
         state.keeper.keep(dl)
         try:
@@ -225,7 +226,8 @@ class SnapshotEnsemble:
         try: ok = -n <= operator.index('' if isinstance(ds_idx, bool) else ds_idx) < n
         except (TypeError, RuntimeError): ok = False
         if dl is None and not ok: raise ValueError(f"ds_idx={shown(ds_idx)}: must be the number of a loader of dls, 0 to {n-1}; 1 is the validation set")
-        if not (dl is None or serves_batches(dl)): raise TypeError(f"dl={shown(dl)}: pass a loader, such as learn.dls.test_dl(items)")
+        if dl is not None and not serves_batches(dl): raise TypeError(
+            f"dl={shown(dl)}: pass a loader, such as learn.dls.test_dl(items)")
         if dl is not None and not len(dl): raise ValueError("dl: is empty, so there is nothing to predict")
 
     def loader(self, ds_idx, dl):

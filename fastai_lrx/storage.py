@@ -219,7 +219,7 @@ def damaged(path, why):
 
 # %% ../nbs/03_storage.ipynb #63a0e566
 def buffers_of(model:torch.nn.Module, persistent:bool=True)->dict:
-    "Buffers of a model by name, None where one is empty so far; `persistent`: those in its `state_dict`, else the others."
+    "Buffers of a model by name, None where empty so far; `persistent`: those in its `state_dict`, else the others."
     return {f'{path}.{name}'.lstrip('.'): t for path,m in model.named_modules() for name,t in m._buffers.items()
             if (name in m._non_persistent_buffers_set) != persistent}
 

@@ -12,7 +12,7 @@ from fastai_lrx.messages import warn
 from fastai_lrx.scheduled import everywhere, in_fit, length_of, n_batches
 from fastai_lrx.schedules import Schedule, flag, whole
 from fastai_lrx.state import generator_state, global_rngs, is_yours, put_generator_state, read_scalars, uninterrupted
-from fastai_lrx.storage import atomic_write, buffers_of, damaged, discard, fingerprint, folder_of, file_content, load_state, put_buffers, put_weights, storable, try_lock, write_state
+from fastai_lrx.storage import atomic_write, buffers_of, damaged, discard, fingerprint, folder_of, file_content, load_state, put_buffers, put_weights, state_of, storable, try_lock, write_state
 from fastcore.test import *
 from fastai.callback.all import *
 from fastai_lrx.cycles import *
