@@ -11,7 +11,7 @@ from fractions import Fraction
 
 from fastai.basics import *
 from .schedules import CosineRestarts, SlantedTriangular, Triangular, as_rates, exact, number, shown, whole
-from .scheduled import as_callbacks, check_cycles, check_optimizer, check_validation, group_rates, in_fit, measured, n_batches, n_valid, Scheduled, set_mark
+from .scheduled import as_callbacks, check_cycles, check_optimizer, check_any_trains, check_validation, group_rates, in_fit, measured, n_batches, n_valid, Scheduled, set_mark
 from .state import autocast_kept
 from .storage import put_weights, weights_of
 
@@ -65,6 +65,7 @@ def check_fit(learn, n_epoch, cbs=None, wd=None, start_epoch=0, n=None)->L:
 def fit_scheduled(learn, n_epoch, schedule, moms=None, cbs=None, reset_opt=False, wd=None, start_epoch=0):
     "Fit `learn` with `schedule`, and with momentum mirrored between `moms` if given."
     schedules,cbs = check_schedule(learn, n_epoch, schedule, moms),check_fit(learn, n_epoch, cbs, wd, start_epoch)
+    if not any(getattr(cb, 'opens_groups', False) for cb in [*learn.cbs, *cbs]): check_any_trains(learn)
     if wd is not None: wd = group_rates(learn, wd, 'wd').tolist()
     if learn.opt is None: learn.create_opt()
     with autocast_kept(): learn.fit(n_epoch, cbs=[Scheduled(**schedules)]+cbs, reset_opt=reset_opt, wd=wd, start_epoch=start_epoch)

@@ -20,7 +20,7 @@ from .messages import warn
 from .state import LearnerState, as_device, read_scalars
 from .suggest import SweepCurve, halfway, reasons, second_look, trust, valley
 from .plots import new_axes, plot_sweep
-from .scheduled import check_optimizer, group_rates, n_batches, n_groups
+from .scheduled import check_optimizer, check_any_trains, group_rates, n_batches, n_groups
 from .schedules import SlantedTriangular, as_rates, flag, one_of, shown, whole
 
 # %% ../nbs/05_finder.ipynb #838d0efb
@@ -112,6 +112,7 @@ def run_sweep(learn:Learner, sweep:LRSweep, seed:int=None, device=None)->LRSweep
     "Let `sweep` train `learn`, one batch for each of its rates, and put the learner back as it was, from a copy on `device`."
     per_epoch = max(1, n_batches(learn.dls)//max(1, num_distrib()))
     check_optimizer(learn)
+    check_any_trains(learn)
     if not hasattr(learn, 'recorder'): raise ValueError("learn has no Recorder: lr_find reads the smoothed loss from it; make the learner with default_cbs=True, or add one")
     sweep.bar = hasattr(learn, 'progress')
     state = LearnerState(learn, device)

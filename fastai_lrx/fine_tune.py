@@ -35,7 +35,7 @@ def n_open(
 # %% ../nbs/13_fine_tune.ipynb #772119c8
 class GradualUnfreezing(Callback):
     "Train the head first, then open one more layer group every `every` epochs, or `at_once` all of them, from epoch `start` on."
-    order,run_in_dry_run,run_in_sweep = -5,True,False
+    order,run_in_dry_run,run_in_sweep,opens_groups = -5,True,False,True
     def __init__(self,
         every:int=1, # epochs from one opening to the next
         start:int=None, # epoch of the first opening; by default `every`

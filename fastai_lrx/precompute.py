@@ -8,7 +8,8 @@ __all__ = ['is_chain', 'is_fixed', 'alike', 'fixed_stages', 'through', 'cut', 'A
            'CachedTorchDL', 'is_torchs', 'cached', 'OnWatch', 'MarkActivations', 'unnoticed', 'norms_synced_once',
            'transformed', 'in_order', 'size_of_batch', 'check_loader', 'autocast_of', 'inputs_and_targets', 'parts_of',
            'computed', 'together', 'fill', 'described', 'read_by', 'transforms_of', 'items_of', 'cache_key', 'rows_of',
-           'first_batch', 'found', 'device_of', 'room_on', 'FixedBody', 'with_state', 'stages_of', 'no_transforms']
+           'first_batch', 'found', 'device_of', 'room_on', 'FixedBody', 'with_state', 'stages_of', 'remove_hooks_of',
+           'no_transforms']
 
 # %% ../nbs/11_precompute.ipynb #20c32786
 from collections import deque
@@ -596,6 +597,11 @@ def stages_of(learn:Learner)->list:
     frozen = frozen_params(learn.opt) | {p for p in learn.model.parameters() if not p.requires_grad}
     with unnoticed(learn): return cut(learn.model, inputs_and_targets(learn, first_batch(learn, learn.dls.train, False))[0], frozen)
 
+def remove_hooks_of(o):
+    "Remove methods of `o` from the hooks that all modules have, also one of which nobody knows after Ctrl-C."
+    hooks = nn.modules.module._global_forward_pre_hooks
+    for k in [k for k,f in hooks.items() if getattr(f, '__self__', None) is o]: del hooks[k]
+
 def no_transforms(*args, **kwargs): raise ValueError("transforms cannot be added inside learn.precomputed(), where activations are computed already; leave the block")
 
 @patch
@@ -630,8 +636,9 @@ def precomputed(self:Learner,
         if any(watch.switches.values()) and not any(isinstance(cb, NormFreeze) for cb in self.cbs): warn("norm layers of frozen groups, which fastai goes on training, are fixed inside learn.precomputed(); train_bn=False has them fixed outside as well")
         cbs,training,modes = [watch, MarkActivations()],self.model.training,{m: m.training for stage in stages for m in stage.modules()}
         opt,own_all_params = self.opt,type(self.opt).all_params is not Optimizer.all_params or 'all_params' in vars(self.opt)
-        everyone,hook = WeakSet(),nn.modules.module.register_module_forward_pre_hook(watch.refuse_others)
+        everyone = WeakSet()
         try:
+            nn.modules.module.register_module_forward_pre_hook(watch.refuse_others)
             for m in dict.fromkeys(stages): m.eval().forward = LetThrough(m, len(stages), watch.at_hand, everyone)
             self.dls = inside
             self.add_cbs(cbs)
@@ -639,7 +646,7 @@ def precomputed(self:Learner,
             yield self
         finally:
             with uninterrupted():
-                hook.remove()
+                remove_hooks_of(watch)
                 for bypass in list(everyone): bypass.leave()
                 for m,mode in modes.items(): m.training = mode if self.model.training == training else self.model.training
                 for p,switch in watch.switches.items():

@@ -587,7 +587,8 @@ def test_until_it_overfits():
     assert same_weights(now, weights_of(learn.model))
     test_fail(lambda: learn.fit(1), contains='UntilOverfit waits for the ends of cycles')
     learn.remove_cb(UntilOverfit)
-    for bad in (lambda l: setattr(l, 'dls', DataLoaders(l.dls.train)), lambda l: setattr(l.recorder, 'valid_metrics', False), lambda l: l.remove_cb(Recorder)):
+    nothing = torch.utils.data.DataLoader([], 4)
+    for bad in (lambda l: setattr(l, 'dls', DataLoaders(l.dls.train, nothing)), lambda l: setattr(l.recorder, 'valid_metrics', False), lambda l: l.remove_cb(Recorder)):
         other = learner('vision')
         bad(other)
         test_fail(lambda: other.fit_sgdr(1, 1, cbs=UntilOverfit()), contains='this fit will have none')

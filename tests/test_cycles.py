@@ -5,7 +5,7 @@ from dataclasses import replace
 from fractions import Fraction
 from fastai.basics import *
 from fastai_lrx.schedules import CosineRestarts, SlantedTriangular, Triangular, as_rates, exact, number, shown, whole
-from fastai_lrx.scheduled import as_callbacks, check_cycles, check_optimizer, check_validation, group_rates, in_fit, measured, n_batches, n_valid, Scheduled, set_mark
+from fastai_lrx.scheduled import as_callbacks, check_cycles, check_optimizer, check_any_trains, check_validation, group_rates, in_fit, measured, n_batches, n_valid, Scheduled, set_mark
 from fastai_lrx.state import autocast_kept
 from fastai_lrx.storage import put_weights, weights_of
 from fastcore.test import *

@@ -12,7 +12,7 @@ from fastai_lrx.messages import warn
 from fastai_lrx.state import LearnerState, as_device, read_scalars
 from fastai_lrx.suggest import SweepCurve, halfway, reasons, second_look, trust, valley
 from fastai_lrx.plots import new_axes, plot_sweep
-from fastai_lrx.scheduled import check_optimizer, group_rates, n_batches, n_groups
+from fastai_lrx.scheduled import check_optimizer, check_any_trains, group_rates, n_batches, n_groups
 from fastai_lrx.schedules import SlantedTriangular, as_rates, flag, one_of, shown, whole
 from fastcore.test import *
 from fastai.callback.all import *
