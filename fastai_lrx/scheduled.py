@@ -200,7 +200,8 @@ class Scheduled(ParamScheduler):
 
     def after_train(self):
         "Did a cycle end in this epoch? And has the loader's length told how many batches it has?"
-        self.counted = self.n_done if self.n_done not in (0, self.n_iter) and not self.cut_short else None
+        wrong = self.n_done and not self.cut_short and self.n_done != self.n_iter
+        self.counted = self.n_done if wrong else None
         start = self.epoch*self.per_epoch
         self.learn.cycle_end = any(start < end <= start+self.per_epoch for end in self.ends)
 
