@@ -45,7 +45,7 @@ groups = {
     'Tutorials': ['recipe', 'cycles_and_ensembles', 'fine_tuning_timm', 'text', 'tabular', 'long_runs', 'moving'],
     'How to': ['mixed_precision', 'gradient_accumulation', 'several_gpus', 'kaggle', 'custom_models', 'custom_rules', 'faq'],
     'Reference': ['reference', 'finder', 'range_tests', 'cycles', 'snapshots', 'resume', 'preview', 'compare', 'fine_tune', 'precompute', 'layer_groups', 'backbones', 'scheduled', 'schedules', 'state', 'demo'],
-    'Under the hood': ['suggest', 'storage', 'plots'],
+    'Under the hood': ['suggest', 'storage', 'plots', 'messages'],
     'More': ['benchmarks', 'changelog', 'contributing', 'source']}
 
 def page_name(path): return re.sub(r'^\d+[a-z]?_', '', Path(path).stem)
