@@ -28,7 +28,7 @@ from fastai.vision.all import *
 from fastai.callback.schedule import LRFinder
 from fastai_lrx.all import *
 from card import quietly, waits_per_batch
-from measure import machine, publish, quiet, ratio
+from measure import machine, paired, publish, quiet, ratio
 
 card = torch.cuda.is_available()
 device = torch.device('cuda' if card else 'cpu')
@@ -45,30 +45,19 @@ def seconds(f)->float:
     if card: torch.cuda.synchronize()
     return time.perf_counter()-start
 
-def paired(parts:dict, rounds:int)->dict:
-    "Seconds of each part in each round, the parts in turn; the first round does not count."
-    times = {k: [] for k in parts}
-    for r in range(rounds+1):
-        for k,f in parts.items():
-            s = seconds(f)
-            if r: times[k].append(s)
-    return times
+paired = partial(paired, timed=seconds)
 
-class Pictures(DataLoader):
-    "`n` pictures of noise on the card, from a few different ones, gathered there batch by batch, so that a loader costs nothing."
-    def __init__(self, dataset, **kwargs):
-        super().__init__(dataset, **kwargs | dict(device=device))
-        self.x = torch.randn(min(len(dataset), 256), 3, size, size, device=device)
-        self.y = torch.arange(len(self.x), device=device) % 10
-    def create_batches(self, samps):
-        for idxs in chunked(samps, self.bs, self.drop_last):
-            at = torch.tensor(idxs).to(device, non_blocking=True) % len(self.x)
-            yield self.x[at],self.y[at]
+def pictures(n:int, train:bool):
+    "A loader of `n` pictures of noise on the card, from a few different ones, gathered there batch by batch, so that it costs little."
+    x = torch.randn(min(n, 256), 3, size, size, device=device)
+    y = torch.arange(len(x), device=device) % 10
+    def gathered(batch): return x[batch[0] % len(x)],y[batch[0] % len(x)]
+    return DataLoader([(i,) for i in range(n)], bs=bs, shuffle=train, drop_last=train, num_workers=0, device=device, after_batch=gathered)
 
 def learner(arch, precision, n, n_valid=None, **kwargs):
     "Stock's learner on them."
     set_seed(0)
-    loaders = [Pictures(range(k), bs=bs, shuffle=train, drop_last=train) for k,train in ((n, True), (n_valid or n//4, False))]
+    loaders = [pictures(k, train) for k,train in ((n, True), (n_valid or n//4, False))]
     learn = quiet(vision_learner(DataLoaders(*loaders, device=device), arch, pretrained=False, n_out=10, loss_func=CrossEntropyLossFlat(), **kwargs))
     learn.model.to(device)
     return learn.to_bf16() if precision == 'bf16' else learn

@@ -22,8 +22,8 @@ def timed(f):
     f()
     return time.perf_counter()-start
 
-def paired(parts:dict, rounds:int):
-    "Seconds of each part in each round, the parts in turn; the first round does not count."
+def paired(parts:dict, rounds:int, timed=timed):
+    "Seconds of each part in each round, as `timed` takes them, the parts in turn; the first round does not count."
     seconds = {k:[] for k in parts}
     for r in range(rounds+1):
         for k,f in parts.items():
