@@ -86,18 +86,23 @@ def as_in_a_notebook(process_left_alone, monkeypatch, recwarn):
     yield
     plt.close('all')
 
-def files()->set:
+def is_empty(path:Path)->bool: return path.is_dir() and not any(path.iterdir())
+
+def files()->list:
     "What lies in the checkout, without what tools keep for themselves."
     folders = [here.parent/name for name in ('nbs', 'tests', 'fastai_lrx', 'benchmarks', 'tools')]
-    return {str(p.relative_to(here.parent)) for folder in folders for p in folder.rglob('*') if '__pycache__' not in p.parts} | {p.name for p in here.parent.iterdir()}
+    inside = [p for folder in folders for p in folder.rglob('*') if '__pycache__' not in p.parts]
+    return inside + [p for p in here.parent.iterdir() if p.name not in ('.pytest_cache', '.hypothesis')]
 
 def pytest_sessionstart(session):
-    if not hasattr(session.config, 'workerinput'): session.config.files_before = files()
+    "Empty folders, which git does not show, may be what an earlier run has left: they do not count as there before."
+    if hasattr(session.config, 'workerinput'): return
+    session.config.files_before = {p for p in files() if not is_empty(p)}
 
 def pytest_sessionfinish(session, exitstatus):
     "The suite leaves no file in the checkout."
     if not hasattr(session.config, 'files_before'): return
-    session.config.left = sorted(files() - session.config.files_before - {'.pytest_cache', '.hypothesis'})
+    session.config.left = sorted(str(p.relative_to(here.parent)) for p in set(files()) - session.config.files_before)
     if session.config.left and not session.exitstatus: session.exitstatus = pytest.ExitCode.TESTS_FAILED
 
 def pytest_terminal_summary(terminalreporter, config):

@@ -103,15 +103,6 @@ def test_schedules():
         assert not faults, '\n'.join([f'{len(faults)} faults', *faults])
         return sum(n for _,n in found.values())
 
-    @contextlib.contextmanager
-    def in_folder():
-        "A folder of its own to work in."
-        old = os.getcwd()
-        with tempfile.TemporaryDirectory() as d:
-            os.chdir(d)
-            try: yield Path(d)
-            finally: os.chdir(old)
-
     # %% nbs/checks/arguments.ipynb #fa4959cc
     def keeps_promises(s, n=61):
         "Whether a schedule of `n` steps is finite, within its bounds, and its cycles ascend and end with it."
@@ -256,15 +247,6 @@ def test_curves():
         faults = [fault for o,_ in found.values() for fault in o]
         assert not faults, '\n'.join([f'{len(faults)} faults', *faults])
         return sum(n for _,n in found.values())
-
-    @contextlib.contextmanager
-    def in_folder():
-        "A folder of its own to work in."
-        old = os.getcwd()
-        with tempfile.TemporaryDirectory() as d:
-            os.chdir(d)
-            try: yield Path(d)
-            finally: os.chdir(old)
 
     # %% nbs/checks/arguments.ipynb #0655e611
     def curve_table():
@@ -495,15 +477,6 @@ def test_layer_groups():
         assert not faults, '\n'.join([f'{len(faults)} faults', *faults])
         return sum(n for _,n in found.values())
 
-    @contextlib.contextmanager
-    def in_folder():
-        "A folder of its own to work in."
-        old = os.getcwd()
-        with tempfile.TemporaryDirectory() as d:
-            os.chdir(d)
-            try: yield Path(d)
-            finally: os.chdir(old)
-
     # %% nbs/checks/arguments.ipynb #dadf4f78
     def group_table(learn):
         big = nn.Sequential(nn.Sequential(*(nn.Linear(4, 4) for _ in range(6))), nn.Linear(4, 2))
@@ -614,15 +587,6 @@ def test_fits():
         faults = [fault for o,_ in found.values() for fault in o]
         assert not faults, '\n'.join([f'{len(faults)} faults', *faults])
         return sum(n for _,n in found.values())
-
-    @contextlib.contextmanager
-    def in_folder():
-        "A folder of its own to work in."
-        old = os.getcwd()
-        with tempfile.TemporaryDirectory() as d:
-            os.chdir(d)
-            try: yield Path(d)
-            finally: os.chdir(old)
 
     # %% nbs/checks/arguments.ipynb #57f9b4db
     def fit_table(learn, begun):
@@ -790,15 +754,6 @@ def test_sweeps():
         faults = [fault for o,_ in found.values() for fault in o]
         assert not faults, '\n'.join([f'{len(faults)} faults', *faults])
         return sum(n for _,n in found.values())
-
-    @contextlib.contextmanager
-    def in_folder():
-        "A folder of its own to work in."
-        old = os.getcwd()
-        with tempfile.TemporaryDirectory() as d:
-            os.chdir(d)
-            try: yield Path(d)
-            finally: os.chdir(old)
 
     # %% nbs/checks/arguments.ipynb #37d5940d
     def sweep_table(learn):
@@ -1177,15 +1132,6 @@ def test_timm_learner():
         assert not faults, '\n'.join([f'{len(faults)} faults', *faults])
         return sum(n for _,n in found.values())
 
-    @contextlib.contextmanager
-    def in_folder():
-        "A folder of its own to work in."
-        old = os.getcwd()
-        with tempfile.TemporaryDirectory() as d:
-            os.chdir(d)
-            try: yield Path(d)
-            finally: os.chdir(old)
-
     # %% nbs/checks/arguments.ipynb #5f0cc8ea
     def timm_table(dls):
         valid = dict(dls=dls, arch='test_resnet', n_groups=3, n_out=3, n_in=3, img_size=32, train_bn=True, cbs=None)
@@ -1211,95 +1157,11 @@ def test_timm_learner():
     assert True not in made
 
 def test_everything_public():
-    # %% nbs/checks/arguments.ipynb #9f63dd59
-    class Odd: pass
-    nan,inf = float('nan'),float('inf')
-
-    def pool(every=False):
-        "Values by a label, made anew each time, as generators are used up."
-        few = {'zero': 0, 'one': 1, 'two': 2, 'minus one': -1, 'seven': 7, 'half': .5, 'minus half': -.5, 'tiny': 1e-300, 'largest': 1.7e308, 'billion': 10**9, 'no float': 10**400, 'nan': nan, 'inf': inf, '-inf': -inf, 'True': True,
-               'np.float32': np.float32(.5), 'np.float64': np.float64(.5), 'np.uint8': np.uint8(3), 'np.bool': np.bool_(True), 'bf16': torch.tensor(.5, dtype=torch.bfloat16), 'with grad': torch.tensor(.5, requires_grad=True), 'int tensor': torch.tensor(3),
-               'complex tensor': torch.tensor(1+2j), 'meta': torch.tensor(.5, device='meta'), '0-d': np.array(.5), 'two floats': np.array([.1, .2]), 'matrix': np.array([[.1, .2]]), 'no numbers': np.array([]), 'tensor of two': torch.tensor([.1, .2]),
-               'list': [.1, .2], 'three': [.1, .2, .3], 'empty': [], 'nested': [[.1, .2]], 'ragged': [[1], [1, 2]], 'tuple': (.95, .85), 'with None': [None], 'with nan': [.1, nan], 'number in text': '1e-3', 'no text': '', 'text': 'abc', 'None': None,
-               'slice': slice(None), 'slice of two': slice(1e-4, 1e-2), 'reversed': slice(1e-2, 1e-4), 'of texts': slice('a', 'b'), 'of lists': slice([1e-4], [1e-2, 1e-3]), 'object': Odd(), 'class': int, 'callback class': Callback, 'callback': Callback(),
-               'no arguments': lambda: 0, 'generator': (i for i in [1]), 'set': {1}, 'dict': {'a': 1}, 'bytes': b'abc', 'complex': 1j, 'Decimal': Decimal('.5'), 'Fraction': Fraction(1, 2), 'path': Path('x'), 'long': 'x'*5000, '../up': '../up', 'NUL': 'a\0b'}
-        more = {'three alone': 3, '1.5': 1.5, '1e300': 1e300, 'float billion': 1e9, '2**63': 2**63, '-10**400': -10**400, '-0.0': -0., 'False': False, 'np.float16': np.float16(.5), 'np.int8': np.int8(3), 'np.int64': np.int64(3),
-                'longdouble': np.longdouble(.5), 'np.nan': np.float64(nan), 'tensor': torch.tensor(.5), 'bool tensor': torch.tensor(True), 'half tensor': torch.tensor(.5).half(), 'uint8 tensor': torch.tensor(3, dtype=torch.uint8),
-                'sparse': torch.tensor([.1, .2]).to_sparse(), 'no tensor': torch.tensor([]), 'tensor of one': torch.tensor([.5]), 'nan tensor': torch.tensor(nan), '0-d int': np.array(3), 'array of one': np.array([.5]), 'array of three': np.array([.1, .2, .3]),
-                'objects': np.array([None, 1], dtype=object), 'texts': np.array(['a']), 'array with nan': np.array([nan, 1.]), 'complex array': np.array([1j]), 'list of one': [.5], 'falling': [.2, .1], 'list in list': [[]], 'no tuple': (),
-                'triple': (.95, .85, .95), 'list of texts': ['a', 'b'], 'ones': [1, 1], 'below zero': [0, -1], 'bools': [True, False], 'L': L(.5), 'with step': slice(1e-4, 1e-2, 2), 'to': slice(1e-2), 'from': slice(1e-2, None), 'slice with nan': slice(nan, 1.),
-                'from zero': slice(0, 1e-2), 'from below': slice(-1, 1e-2), 'to inf': slice(1e-3, inf), 'one argument': lambda x: x, 'range': range(3), 'no dict': {}, 'a/b': 'a/b', 'unicode': 'é☃', '..': '..', 'dot': '.', 'tilde': '~', 'series': pd.Series([.1, .2]),
-                'table': pd.DataFrame({'a': [1]}), 'date': np.datetime64('2020-01-01'), 'Ellipsis': ..., 'module': np, 'type': type, 'layer': nn.Linear(1, 1), 'frozenset': frozenset([1]), 'surrogate': '\ud800', 'device': torch.device('cpu'),
-                'exception': KeyboardInterrupt, 'learner class': Learner, 'long list': [.1]*5000}
-        return few | more if every else few
-
     # %% nbs/checks/arguments.ipynb #c92525e5
-    class Hang(BaseException): "Not caught by anything on the way."
-
-    @contextlib.contextmanager
-    def guarded(seconds=120):
-        "An endless loop becomes an error; a notebook, which runs cells in a thread, is left to whoever looks at it."
-        if threading.current_thread() is not threading.main_thread():
-            yield
-            return
-        def stop(*args): raise Hang
-        old = signal.signal(signal.SIGALRM, stop)
-        signal.alarm(seconds)
-        try: yield
-        finally:
-            signal.alarm(0)
-            signal.signal(signal.SIGALRM, old)
-
-    def state_of(learn, folder=None):
-        "All that an error must leave alone."
-        files = sorted(map(str, Path(folder).rglob('*'))) if folder else []
-        rng = [random.getstate(), np.random.get_state()[1].tobytes(), np.random.get_state()[2], torch.get_rng_state().tolist()]
-        if learn is None: return [files, rng, plt.get_fignums()]
-        opt = learn.opt
-        model = [[o.tolist(), o.requires_grad, o.grad is None, str(o.dtype)] for o in (*learn.model.parameters(), *learn.model.buffers())] + [m.training for m in learn.model.modules()]
-        opt = [id(opt)] + ([] if opt is None else [[dict(h) for h in opt.hypers], opt.frozen_idx, [len(opt.state[p]) for ps in opt.param_lists for p in ps]])
-        return [files, rng, plt.get_fignums(), model, opt, [id(cb) for cb in learn.cbs], id(learn.dls), [id(dl) for dl in learn.dls.loaders], sorted(vars(learn)), id(learn.splitter), [id(m) for m in learn._metrics], learn.lock.locked()]
-
     def entry(f, check=None, given=None, free='', flags='', also=None, **valid):
         """A function and good values for its arguments. `check` raises for a result that breaks a promise. `given`: whose signature counts.
     `free`: what others (matplotlib, fastai, a function of the user) read. `flags`: those of stock fastai, where all counts that is true or false. `also`: what an error may name instead."""
         return f,check,given or f,free.split(),flags.split(),also or {},valid
-
-    def has_truth(v):
-        try: return bool(v) in (True, False)
-        except Exception: return False
-
-    def faults_of(name, f, check, given, free, flags, also, valid, learn, folder, every):
-        "What is wrong with how `f` takes its arguments, and how many values were tried."
-        names = [p for p in inspect.signature(given).parameters if p != 'self']
-        test_eq(set(names), set(valid) | set(free))
-        found,n = [],0
-        for arg in valid:
-            for label in pool(every):
-                v = pool(every)[label]
-                if arg in flags and not has_truth(v): continue
-                before,n = state_of(learn, folder),n+1
-                def fault(what): found.append(f'{name}({arg}: {label}) {what}')
-                try:
-                    with guarded(), warnings.catch_warnings(record=True) as said, contextlib.redirect_stdout(io.StringIO()):
-                        warnings.simplefilter('always')
-                        res = f(**{**valid, arg: v})
-                        if check: check(res)
-                    plt.close('all')
-                    if any(issubclass(w.category, RuntimeWarning) for w in said): fault(f'warns: {said[0].message}')
-                except (ValueError, TypeError) as e:
-                    if not any(re.search(rf'\b{o}\b', str(e)) for o in [arg, *also.get(arg, '').split()]): fault(f'names no argument: {e!r:.200}')
-                    if len(str(e)) > 700 and not str(e).startswith('Exception occured in'): fault(f'has {len(str(e))} characters in its error')
-                    if state_of(learn, folder) != before: fault(f'has left a trace: {e}')
-                except (Exception, Hang) as e: fault(f'raises {e!r:.200}')
-        return found,n
-
-    def throw(table, learn=None, folder=None, every=False):
-        "Throw all values at all entries of a table."
-        found = {name: faults_of(name, *o, learn, folder, every) for name,o in table.items()}
-        faults = [fault for o,_ in found.values() for fault in o]
-        assert not faults, '\n'.join([f'{len(faults)} faults', *faults])
-        return sum(n for _,n in found.values())
 
     @contextlib.contextmanager
     def in_folder():

@@ -67,19 +67,6 @@ def test_no_trace():
         return [] if s is None else [*s.state_dict().values(), dict(vars(s).get('_per_optimizer_states', {}))]
     def memory_format(learn): return [p.stride() for p in learn.model.parameters()]
 
-    class Reality(Callback):
-        "Notes what the optimizer uses at every batch, the scaler after it, and the batches after which there was a step"
-        order,run_in_dry_run,run_in_sweep = 900,False,False
-        def __init__(self): self.hypers,self.frozen,self.scales,self.steps = [],[],[],[]
-        def after_pred(self):
-            if not self.training: return
-            frozen = frozen_params(self.opt)
-            self.hypers.append([{k: float(v) for k,v in h.items() if isinstance(v, (int,float,np.generic))} for h in self.opt.hypers])
-            self.frozen.append([all(p in frozen for p in ps) for ps in self.opt.param_lists])
-        def after_step(self): self.steps.append(len(self.hypers))
-        def after_batch(self):
-            if self.training and len(scaler_of(self.learn)) > 1: self.scales.append([float(v) for v in scaler_of(self.learn)[:-1]])
-
     # %% nbs/checks/engines.ipynb #f1b25ec9
     def plan(learn):
         with learn.dry_run(): learn.fit_sgdr(2, 1); learn.fine_tune_discriminative(2)
@@ -169,7 +156,6 @@ def test_the_plan_is_what_runs():
         "All that a gradient scaler remembers"
         s = vars(learn).get('scaler')
         return [] if s is None else [*s.state_dict().values(), dict(vars(s).get('_per_optimizer_states', {}))]
-    def memory_format(learn): return [p.stride() for p in learn.model.parameters()]
 
     class Reality(Callback):
         "Notes what the optimizer uses at every batch, the scaler after it, and the batches after which there was a step"
@@ -295,7 +281,6 @@ def test_killed_and_run_again():
         "All that a gradient scaler remembers"
         s = vars(learn).get('scaler')
         return [] if s is None else [*s.state_dict().values(), dict(vars(s).get('_per_optimizer_states', {}))]
-    def memory_format(learn): return [p.stride() for p in learn.model.parameters()]
 
     class Reality(Callback):
         "Notes what the optimizer uses at every batch, the scaler after it, and the batches after which there was a step"
@@ -428,25 +413,6 @@ def test_a_frozen_body_computed_once():
     compiled = {f.__name__: dict(change=f) for f in (whole_model, in_place, body_only, body_in_place, late)}
     engines = {k: partial(make, **v) for k,v in (steps|optimizers|compiled).items()}
 
-    def scaler_of(learn):
-        "All that a gradient scaler remembers"
-        s = vars(learn).get('scaler')
-        return [] if s is None else [*s.state_dict().values(), dict(vars(s).get('_per_optimizer_states', {}))]
-    def memory_format(learn): return [p.stride() for p in learn.model.parameters()]
-
-    class Reality(Callback):
-        "Notes what the optimizer uses at every batch, the scaler after it, and the batches after which there was a step"
-        order,run_in_dry_run,run_in_sweep = 900,False,False
-        def __init__(self): self.hypers,self.frozen,self.scales,self.steps = [],[],[],[]
-        def after_pred(self):
-            if not self.training: return
-            frozen = frozen_params(self.opt)
-            self.hypers.append([{k: float(v) for k,v in h.items() if isinstance(v, (int,float,np.generic))} for h in self.opt.hypers])
-            self.frozen.append([all(p in frozen for p in ps) for ps in self.opt.param_lists])
-        def after_step(self): self.steps.append(len(self.hypers))
-        def after_batch(self):
-            if self.training and len(scaler_of(self.learn)) > 1: self.scales.append([float(v) for v in scaler_of(self.learn)[:-1]])
-
     # %% nbs/checks/engines.ipynb #33c3e79a
     def head_only(make, inside):
         "Weights and losses after training the head, on activations or not"
@@ -563,35 +529,7 @@ def test_several_inputs_and_targets():
 
 def test_refused_before_training():
     # %% nbs/checks/engines.ipynb #3212455e
-    class FP16(CPUAutocast):
-        "fp16 on the CPU, with a gradient scaler"
-        def before_fit(self):
-            super().before_fit()
-            self.autocast,self.learn.scaler = torch.autocast('cpu', dtype=torch.float16),torch.amp.GradScaler('cpu', **self.kwargs)
-    class OneScaler(FP16):
-        "The same scaler in all fits"
-        def before_fit(self):
-            old = vars(self.learn).get('scaler')
-            super().before_fit()
-            if old is not None: self.learn.scaler = old
-        def after_fit(self): self.autocast = None
-    def fp16(cls=FP16): return cls(amp_mode=AMPMode.FP16, init_scale=2.**24, growth_interval=2)
-
-    dynamo = torch._dynamo.config
-    setattr(dynamo, 'recompile_limit' if hasattr(dynamo, 'recompile_limit') else 'cache_size_limit', 64)       # as older versions of torch call it
-    dynamo.suppress_errors = False
-    logging.getLogger('torch._dynamo').setLevel(logging.ERROR)
     def children(m): return [params(o) for o in getattr(m, '_orig_mod', m)]
-    def whole_model(learn): learn.model = torch.compile(learn.model, backend='eager')
-    def in_place(learn): learn.model.compile(backend='eager')
-    def body_only(learn): learn.model[0] = torch.compile(learn.model[0], backend='eager')
-    def body_in_place(learn): learn.model[0].compile(backend='eager')
-    def late(learn):
-        "As after `vision_learner`, whose splitter does not know compiled models"
-        learn.splitter = lambda m: children(m) if isinstance(m, nn.Sequential) else 1/0
-        learn.create_opt()
-        whole_model(learn)
-    def prebuilt(learn): learn.opt_func = OptimWrapper(opt=torch.optim.SGD([dict(params=params(o)) for o in learn.model], lr=0.1, momentum=0.9))
     def wrapped(opt, **kwargs): return partial(OptimWrapper, opt=partial(opt, **kwargs))
 
     def images(n): return [(torch.randn(3, 6, 6, generator=torch.Generator().manual_seed(i)) + i%3, torch.tensor(i%3)) for i in range(n)]
@@ -603,32 +541,6 @@ def test_refused_before_training():
         learn = quiet(Learner(dls, model, loss_func=loss(), metrics=accuracy, splitter=children, cbs=cbs() if cbs else None, path=Path(tempfile.gettempdir())/'lrx_never_written', **kwargs))
         change(learn)
         return learn
-
-    steps = dict(plain=dict(), bf16=dict(cbs=bf16), fp16=dict(cbs=fp16), one_scaler=dict(cbs=partial(fp16, OneScaler)), accumulation=dict(cbs=partial(GradientAccumulation, 40)), both=dict(cbs=lambda: [GradientAccumulation(20), fp16(), GradientClip(0.1)]),
-                 mixup=dict(cbs=MixUp), cutmix=dict(cbs=CutMix), smoothing=dict(loss=LabelSmoothingCrossEntropyFlat), channels=dict(cbs=ChannelsLast))
-    optimizers = dict(adamw=dict(opt_func=wrapped(torch.optim.AdamW, fused=True)), sgd=dict(opt_func=wrapped(torch.optim.SGD, momentum=0.9, foreach=True)), fused=dict(opt_func=wrapped(torch.optim.SGD, fused=True)), prebuilt=dict(change=prebuilt),
-                      summing=dict(opt_func=wrapped(Summing)), lookahead=dict(opt_func=lambda ps, lr: Lookahead(SGD(ps, lr=lr, mom=0.9), k=4)), ranger=dict(opt_func=ranger))
-    compiled = {f.__name__: dict(change=f) for f in (whole_model, in_place, body_only, body_in_place, late)}
-    engines = {k: partial(make, **v) for k,v in (steps|optimizers|compiled).items()}
-
-    def scaler_of(learn):
-        "All that a gradient scaler remembers"
-        s = vars(learn).get('scaler')
-        return [] if s is None else [*s.state_dict().values(), dict(vars(s).get('_per_optimizer_states', {}))]
-    def memory_format(learn): return [p.stride() for p in learn.model.parameters()]
-
-    class Reality(Callback):
-        "Notes what the optimizer uses at every batch, the scaler after it, and the batches after which there was a step"
-        order,run_in_dry_run,run_in_sweep = 900,False,False
-        def __init__(self): self.hypers,self.frozen,self.scales,self.steps = [],[],[],[]
-        def after_pred(self):
-            if not self.training: return
-            frozen = frozen_params(self.opt)
-            self.hypers.append([{k: float(v) for k,v in h.items() if isinstance(v, (int,float,np.generic))} for h in self.opt.hypers])
-            self.frozen.append([all(p in frozen for p in ps) for ps in self.opt.param_lists])
-        def after_step(self): self.steps.append(len(self.hypers))
-        def after_batch(self):
-            if self.training and len(scaler_of(self.learn)) > 1: self.scales.append([float(v) for v in scaler_of(self.learn)[:-1]])
 
     # %% nbs/checks/engines.ipynb #787f5bda
     def state_of(learn): return fingerprint(learn.model),[(p.requires_grad, p.grad is None) for p in learn.model.parameters()],torch.get_rng_state().tolist(),random.getstate(),[dl.rng.getstate() for dl in learn.dls.loaders if hasattr(dl, 'rng')],len(learn.cbs)

@@ -29,18 +29,19 @@ def test_fastai_s_answers():
     four = ('valley','slide','minimum','steep')
 
     # %% nbs/checks/finding.ipynb #0273cc71
-    with tempfile.TemporaryDirectory() as d:
-        for kind in kinds:
-            for seed in range(3):
-                theirs = learner(kind, seed=seed, path=Path(d))
-                a = stock_find(theirs)
-                ours = learner(kind, seed=seed, path=Path(d))
-                test_eq(list(ours.lr_find(show_plot=False, suggest_funcs=four)), a)
-                n = len(theirs.recorder.lrs)
-                test_eq(ours.recorder.lrs[:n], theirs.recorder.lrs)
-                test_eq([float(o) for o in ours.recorder.losses[:n]], [float(o) for o in theirs.recorder.losses])
-                c = ours.lr_find(show_plot=False, suggest_funcs=[getattr(stock, n) for n in four])
-                test_eq((list(c), c._fields), (a, four))
+    def check_answers(kind, seed):
+        with tempfile.TemporaryDirectory() as d:
+            theirs = learner(kind, seed=seed, path=Path(d))
+            a = stock_find(theirs)
+            ours = learner(kind, seed=seed, path=Path(d))
+            test_eq(list(ours.lr_find(show_plot=False, suggest_funcs=four)), a)
+            n = len(theirs.recorder.lrs)
+            test_eq(ours.recorder.lrs[:n], theirs.recorder.lrs)
+            test_eq([float(o) for o in ours.recorder.losses[:n]], [float(o) for o in theirs.recorder.losses])
+            c = ours.lr_find(show_plot=False, suggest_funcs=[getattr(stock, n) for n in four])
+            test_eq((list(c), c._fields), (a, four))
+
+    for kind in kinds: check_answers(kind, 0)
 
     # %% nbs/checks/finding.ipynb #d833b91f
     with tempfile.TemporaryDirectory() as d:
@@ -49,6 +50,36 @@ def test_fastai_s_answers():
                 mishap = lambda: Mishap(nan_loss, at, 'after_loss') if at else None
                 theirs = stock_find(learner('vision', path=Path(d), cbs=mishap()), **kwargs)
                 test_eq(list(learner('vision', path=Path(d), cbs=mishap()).lr_find(show_plot=False, suggest_funcs=four, **kwargs)), theirs)
+
+def test_fastai_s_answers_with_other_seeds():
+    # %% nbs/checks/finding.ipynb #f668e467
+    def stock_find(learn, start_lr=1e-7, end_lr=10, num_it=100, stop_div=True, funcs=(stock.valley, stock.slide, stock.minimum, stock.steep)):
+        "What stock fastai's lr_find does, from its parts"
+        n_epoch = num_it//len(learn.dls.train) + 1
+        with learn.no_logging(): learn.fit(n_epoch, cbs=stock.LRFinder(start_lr=start_lr, end_lr=end_lr, num_it=num_it, stop_div=stop_div))
+        lrs, losses = tensor(learn.recorder.lrs[num_it//10:-5]), tensor(learn.recorder.losses[num_it//10:-5])
+        nan_idxs = torch.nonzero(torch.isnan(losses.view(-1)))
+        if len(nan_idxs) > 0: lrs,losses = lrs[:min(nan_idxs)],losses[:min(nan_idxs)]
+        return [f(lrs, losses, num_it)[0] for f in funcs]
+
+    four = ('valley','slide','minimum','steep')
+
+    # %% nbs/checks/finding.ipynb #0273cc71
+    def check_answers(kind, seed):
+        with tempfile.TemporaryDirectory() as d:
+            theirs = learner(kind, seed=seed, path=Path(d))
+            a = stock_find(theirs)
+            ours = learner(kind, seed=seed, path=Path(d))
+            test_eq(list(ours.lr_find(show_plot=False, suggest_funcs=four)), a)
+            n = len(theirs.recorder.lrs)
+            test_eq(ours.recorder.lrs[:n], theirs.recorder.lrs)
+            test_eq([float(o) for o in ours.recorder.losses[:n]], [float(o) for o in theirs.recorder.losses])
+            c = ours.lr_find(show_plot=False, suggest_funcs=[getattr(stock, n) for n in four])
+            test_eq((list(c), c._fields), (a, four))
+
+    # %% nbs/checks/finding.ipynb #a0c66e63
+    for kind in kinds:
+        for seed in (1, 2): check_answers(kind, seed)
 
 def test_fastai_s_own_tests_of_these_methods():
     # %% nbs/checks/finding.ipynb #51e1fb60

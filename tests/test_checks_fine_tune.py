@@ -28,11 +28,6 @@ def test_at_every_batch():
         learn.model = nn.Sequential(ConvLayer(3, 4), ConvLayer(4, 4), ConvLayer(4, 8, stride=2), nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Dropout(0.3), nn.Linear(8, 3)))
         learn.splitter = four_groups
         return learn
-    def plain_deep(**kwargs):
-        "The same on loaders without random transforms"
-        learn = deep(**kwargs)
-        learn.dls = DataBlock((ImageBlock, CategoryBlock), get_x=get_image, get_y=get_label, splitter=IndexSplitter(range(24))).dataloaders(list(range(72)), bs=8, num_workers=0)
-        return learn
     def four_groups(m): return [params(o) for o in m]
 
     # %% nbs/checks/fine_tune.ipynb #40011e80
@@ -90,24 +85,11 @@ def test_at_every_batch():
 
 def test_opening_keeps_what_was_learnt():
     # %% nbs/checks/fine_tune.ipynb #883293a7
-    class Log(Callback):
-        "What holds in every batch: rates, momenta, frozen groups, the parameters' own switch, the stage"
-        def before_fit(self): self.rows = []
-        def after_pred(self):
-            if not self.training: return
-            open_ = [any(p.requires_grad for p in ps if p.ndim > 1) for ps in self.opt.param_lists]
-            self.rows.append(([h['lr'] for h in self.opt.hypers], [h['mom'] for h in self.opt.hypers], open_, self.fine_tune_stage))
-
     def deep(cbs=None, seed=0, **kwargs):
         "A tiny vision learner of four layer groups"
         learn = learner('vision', seed=seed, cbs=cbs, **kwargs)
         learn.model = nn.Sequential(ConvLayer(3, 4), ConvLayer(4, 4), ConvLayer(4, 8, stride=2), nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Dropout(0.3), nn.Linear(8, 3)))
         learn.splitter = four_groups
-        return learn
-    def plain_deep(**kwargs):
-        "The same on loaders without random transforms"
-        learn = deep(**kwargs)
-        learn.dls = DataBlock((ImageBlock, CategoryBlock), get_x=get_image, get_y=get_label, splitter=IndexSplitter(range(24))).dataloaders(list(range(72)), bs=8, num_workers=0)
         return learn
     def four_groups(m): return [params(o) for o in m]
 
@@ -156,11 +138,6 @@ def test_one_run():
         learn.model = nn.Sequential(ConvLayer(3, 4), ConvLayer(4, 4), ConvLayer(4, 8, stride=2), nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Dropout(0.3), nn.Linear(8, 3)))
         learn.splitter = four_groups
         return learn
-    def plain_deep(**kwargs):
-        "The same on loaders without random transforms"
-        learn = deep(**kwargs)
-        learn.dls = DataBlock((ImageBlock, CategoryBlock), get_x=get_image, get_y=get_label, splitter=IndexSplitter(range(24))).dataloaders(list(range(72)), bs=8, num_workers=0)
-        return learn
     def four_groups(m): return [params(o) for o in m]
 
     # %% nbs/checks/fine_tune.ipynb #5533815b
@@ -197,19 +174,6 @@ def test_text_and_tables():
             if not self.training: return
             open_ = [any(p.requires_grad for p in ps if p.ndim > 1) for ps in self.opt.param_lists]
             self.rows.append(([h['lr'] for h in self.opt.hypers], [h['mom'] for h in self.opt.hypers], open_, self.fine_tune_stage))
-
-    def deep(cbs=None, seed=0, **kwargs):
-        "A tiny vision learner of four layer groups"
-        learn = learner('vision', seed=seed, cbs=cbs, **kwargs)
-        learn.model = nn.Sequential(ConvLayer(3, 4), ConvLayer(4, 4), ConvLayer(4, 8, stride=2), nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Dropout(0.3), nn.Linear(8, 3)))
-        learn.splitter = four_groups
-        return learn
-    def plain_deep(**kwargs):
-        "The same on loaders without random transforms"
-        learn = deep(**kwargs)
-        learn.dls = DataBlock((ImageBlock, CategoryBlock), get_x=get_image, get_y=get_label, splitter=IndexSplitter(range(24))).dataloaders(list(range(72)), bs=8, num_workers=0)
-        return learn
-    def four_groups(m): return [params(o) for o in m]
 
     # %% nbs/checks/fine_tune.ipynb #48c53031
     words = 'good bad fine awful great poor film book plot end start slow fast dull bright'.split()
@@ -261,11 +225,6 @@ def test_accumulation_bf16_two_ranks():
         learn.model = nn.Sequential(ConvLayer(3, 4), ConvLayer(4, 4), ConvLayer(4, 8, stride=2), nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Dropout(0.3), nn.Linear(8, 3)))
         learn.splitter = four_groups
         return learn
-    def plain_deep(**kwargs):
-        "The same on loaders without random transforms"
-        learn = deep(**kwargs)
-        learn.dls = DataBlock((ImageBlock, CategoryBlock), get_x=get_image, get_y=get_label, splitter=IndexSplitter(range(24))).dataloaders(list(range(72)), bs=8, num_workers=0)
-        return learn
     def four_groups(m): return [params(o) for o in m]
 
     # %% nbs/checks/fine_tune.ipynb #71d4ab71
@@ -298,14 +257,6 @@ def test_accumulation_bf16_two_ranks():
 
 def test_resumed_and_left_in_the_learner():
     # %% nbs/checks/fine_tune.ipynb #883293a7
-    class Log(Callback):
-        "What holds in every batch: rates, momenta, frozen groups, the parameters' own switch, the stage"
-        def before_fit(self): self.rows = []
-        def after_pred(self):
-            if not self.training: return
-            open_ = [any(p.requires_grad for p in ps if p.ndim > 1) for ps in self.opt.param_lists]
-            self.rows.append(([h['lr'] for h in self.opt.hypers], [h['mom'] for h in self.opt.hypers], open_, self.fine_tune_stage))
-
     def deep(cbs=None, seed=0, **kwargs):
         "A tiny vision learner of four layer groups"
         learn = learner('vision', seed=seed, cbs=cbs, **kwargs)
@@ -358,14 +309,6 @@ def test_resumed_and_left_in_the_learner():
 
 def test_computed_beforehand():
     # %% nbs/checks/fine_tune.ipynb #883293a7
-    class Log(Callback):
-        "What holds in every batch: rates, momenta, frozen groups, the parameters' own switch, the stage"
-        def before_fit(self): self.rows = []
-        def after_pred(self):
-            if not self.training: return
-            open_ = [any(p.requires_grad for p in ps if p.ndim > 1) for ps in self.opt.param_lists]
-            self.rows.append(([h['lr'] for h in self.opt.hypers], [h['mom'] for h in self.opt.hypers], open_, self.fine_tune_stage))
-
     def deep(cbs=None, seed=0, **kwargs):
         "A tiny vision learner of four layer groups"
         learn = learner('vision', seed=seed, cbs=cbs, **kwargs)
@@ -503,7 +446,6 @@ def test_frozen_by_hand():
 def test_nothing_to_train_or_no_layers():
     # %% nbs/checks/fine_tune.ipynb #4ddb9fd9
     def each_layer(m): return [params(layer) for layer in m]
-    def open_parts(m): return [trainable_params(layer) for layer in m]
     def adapted(splitter=each_layer, frozen=lambda m: [m[0], m[2][1]], seed=0, **kwargs):
         "A learner of four layers on tensors, some parts frozen by hand before it is made"
         set_seed(seed)
@@ -579,24 +521,11 @@ def test_nothing_to_train_or_no_layers():
 
 def test_bad_input():
     # %% nbs/checks/fine_tune.ipynb #883293a7
-    class Log(Callback):
-        "What holds in every batch: rates, momenta, frozen groups, the parameters' own switch, the stage"
-        def before_fit(self): self.rows = []
-        def after_pred(self):
-            if not self.training: return
-            open_ = [any(p.requires_grad for p in ps if p.ndim > 1) for ps in self.opt.param_lists]
-            self.rows.append(([h['lr'] for h in self.opt.hypers], [h['mom'] for h in self.opt.hypers], open_, self.fine_tune_stage))
-
     def deep(cbs=None, seed=0, **kwargs):
         "A tiny vision learner of four layer groups"
         learn = learner('vision', seed=seed, cbs=cbs, **kwargs)
         learn.model = nn.Sequential(ConvLayer(3, 4), ConvLayer(4, 4), ConvLayer(4, 8, stride=2), nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Dropout(0.3), nn.Linear(8, 3)))
         learn.splitter = four_groups
-        return learn
-    def plain_deep(**kwargs):
-        "The same on loaders without random transforms"
-        learn = deep(**kwargs)
-        learn.dls = DataBlock((ImageBlock, CategoryBlock), get_x=get_image, get_y=get_label, splitter=IndexSplitter(range(24))).dataloaders(list(range(72)), bs=8, num_workers=0)
         return learn
     def four_groups(m): return [params(o) for o in m]
 

@@ -92,19 +92,6 @@ def test_another_number_of_batches_in_mid_fit():
         def after_batch(self):
             if self.training and vars(self.learn).get('cycle_end'): self.ends.append(self.epoch*self.n_iter + self.iter + 1)
 
-    def runs(learn, schedule, fit, n_epoch, first=0, moms=None):
-        "Whether `fit` used the values of `schedule` over `n_epoch` epochs, from epoch `first` on"
-        spy = Spy()
-        quietly(fit, cbs=spy)
-        n = len(learn.dls.train)
-        steps = np.arange(first*n, n_epoch*n)
-        values = schedule.at(steps, n*n_epoch)
-        np.testing.assert_array_equal(spy.lrs, values)
-        test_eq(spy.ends, [e for e in schedule.cycle_ends(n*n_epoch) if e > first*n])
-        if moms: np.testing.assert_array_equal(np.array(spy.moms)[:,-1], schedule.mirrored(*moms).at(steps, n*n_epoch))
-        test_eq([g for g in learn.recorder.group_hps['lr']], spy.lrs)
-        test_eq(learn.recorder.hps['lr'], [l[-1] for l in spy.lrs])
-
     # %% nbs/checks/fits.ipynb #d45f24ac
     class Swap(Callback):
         "Other batch sizes in each epoch"

@@ -22,41 +22,6 @@ def test_nothing_accumulates():
             tempfile.tempdir = old
             shutil.rmtree(folder)
 
-    def words_of(f, *args, **kwargs):
-        "What a call prints and warns of"
-        with warnings.catch_warnings(record=True) as warned, contextlib.redirect_stdout(io.StringIO()) as out:
-            warnings.simplefilter('always')
-            f(*args, **kwargs)
-        return '\n'.join([out.getvalue(), *(str(w.message) for w in warned)])
-
-    class Stop(Callback):
-        "Ends a fit as Ctrl-C does, after the epoch `at`."
-        order,at = 2000,None
-        def after_epoch(self):
-            if self.epoch == Stop.at: raise KeyboardInterrupt
-
-    def train(folder, n_epoch=3, stop=None, cbs=(), cycles=False, **kwargs):
-        "A new learner, trained with `Resume` until the end, or until after the epoch `stop`"
-        (folder/'out').mkdir(parents=True, exist_ok=True)
-        Stop.at,learn = stop,learner('tensors', path=folder/'out')
-        learn.metrics = []
-        with contextlib.suppress(KeyboardInterrupt):
-            (partial(learn.fit_sgdr, n_epoch, 1, 1e-2, 1) if cycles else partial(learn.fit, n_epoch, 1e-2))(cbs=[Resume(folder/'run', **kwargs), Stop(), *cbs])
-        return learn
-
-    class Evil:
-        "Writes a file where it is unpickled."
-        def __init__(self, target): self.target = target
-        def __reduce__(self): return Path.touch, (self.target,)
-
-    def frozen_vision(cache):
-        learn = learner('vision')
-        learn.freeze()
-        with learn.precomputed(cache=cache): learn.fit(1, 1e-3)
-        return weights(learn)
-
-    def files(folder): return sorted(p.name for p in folder.glob('*.safetensors'))
-
     # %% nbs/checks/leaks.ipynb #9f4b61f8
     def snapshots(learn, folder):
         for where in (None, folder):
@@ -168,41 +133,6 @@ def test_nothing_accumulates_slow():
             tempfile.tempdir = old
             shutil.rmtree(folder)
 
-    def words_of(f, *args, **kwargs):
-        "What a call prints and warns of"
-        with warnings.catch_warnings(record=True) as warned, contextlib.redirect_stdout(io.StringIO()) as out:
-            warnings.simplefilter('always')
-            f(*args, **kwargs)
-        return '\n'.join([out.getvalue(), *(str(w.message) for w in warned)])
-
-    class Stop(Callback):
-        "Ends a fit as Ctrl-C does, after the epoch `at`."
-        order,at = 2000,None
-        def after_epoch(self):
-            if self.epoch == Stop.at: raise KeyboardInterrupt
-
-    def train(folder, n_epoch=3, stop=None, cbs=(), cycles=False, **kwargs):
-        "A new learner, trained with `Resume` until the end, or until after the epoch `stop`"
-        (folder/'out').mkdir(parents=True, exist_ok=True)
-        Stop.at,learn = stop,learner('tensors', path=folder/'out')
-        learn.metrics = []
-        with contextlib.suppress(KeyboardInterrupt):
-            (partial(learn.fit_sgdr, n_epoch, 1, 1e-2, 1) if cycles else partial(learn.fit, n_epoch, 1e-2))(cbs=[Resume(folder/'run', **kwargs), Stop(), *cbs])
-        return learn
-
-    class Evil:
-        "Writes a file where it is unpickled."
-        def __init__(self, target): self.target = target
-        def __reduce__(self): return Path.touch, (self.target,)
-
-    def frozen_vision(cache):
-        learn = learner('vision')
-        learn.freeze()
-        with learn.precomputed(cache=cache): learn.fit(1, 1e-3)
-        return weights(learn)
-
-    def files(folder): return sorted(p.name for p in folder.glob('*.safetensors'))
-
     # %% nbs/checks/leaks.ipynb #9f4b61f8
     def snapshots(learn, folder):
         for where in (None, folder):
@@ -264,18 +194,6 @@ def test_nothing_accumulates_slow():
                 plt.close('all')
 
     # %% nbs/checks/leaks.ipynb #6ba1d108
-    def held(learn):
-        "What use must not change"
-        objects = [learn, *learn.model.modules(), *learn.model.parameters(), *learn.cbs, learn.dls, *learn.dls.loaders, *(dl.dataset for dl in learn.dls.loaders), learn.opt]
-        names = lambda o: sorted(getattr(o, '__dict__', {}))
-        hooks = lambda o: [len(v) for k in {*dir(type(o)), *names(o)} if k.endswith('hooks') and isinstance(v := getattr(o, k, None), dict)]
-        def size(v): return len(v) if isinstance(v, (dict,list,set)) else v.cache_info().currsize if isinstance(v, functools._lru_cache_wrapper) else len(v.registry) if isinstance(v, types.FunctionType) and hasattr(v, 'registry') else None
-        tables = {f'{name}.{k}': size(v) for name,m in sys.modules.items() if name.startswith('fastai_lrx.') for k,v in vars(m).items() if k[:2] != '__'}
-        linux,mine = Path('/proc/self'),tempfile.gettempdir()
-        system = dict(open=len(list((linux/'fd').iterdir())), mapped=[line for line in (linux/'maps').read_text().splitlines() if mine in line], children=(linux/f'task/{os.getpid()}/children').read_text()) if linux.exists() else {}
-        return system | dict(threads=threading.active_count(), figures=plt.get_fignums(), filters=list(warnings.filters), style=dict(mpl.rcParams), ctrl_c=signal.getsignal(signal.SIGINT), place=os.getcwd(), temporary=os.listdir(mine),
-                             tables=tables, attributes=[(type(o).__name__, names(o)) for o in objects], hooks=[hooks(o) for o in objects])
-
     def kinds_of_objects():
         "How many objects there are of each kind, but for weak references, which python itself keeps for a while"
         for _ in range(3): gc.collect()          # one may set free what the next one finds
@@ -315,41 +233,6 @@ def test_what_is_dropped_is_freed():
         finally:
             tempfile.tempdir = old
             shutil.rmtree(folder)
-
-    def words_of(f, *args, **kwargs):
-        "What a call prints and warns of"
-        with warnings.catch_warnings(record=True) as warned, contextlib.redirect_stdout(io.StringIO()) as out:
-            warnings.simplefilter('always')
-            f(*args, **kwargs)
-        return '\n'.join([out.getvalue(), *(str(w.message) for w in warned)])
-
-    class Stop(Callback):
-        "Ends a fit as Ctrl-C does, after the epoch `at`."
-        order,at = 2000,None
-        def after_epoch(self):
-            if self.epoch == Stop.at: raise KeyboardInterrupt
-
-    def train(folder, n_epoch=3, stop=None, cbs=(), cycles=False, **kwargs):
-        "A new learner, trained with `Resume` until the end, or until after the epoch `stop`"
-        (folder/'out').mkdir(parents=True, exist_ok=True)
-        Stop.at,learn = stop,learner('tensors', path=folder/'out')
-        learn.metrics = []
-        with contextlib.suppress(KeyboardInterrupt):
-            (partial(learn.fit_sgdr, n_epoch, 1, 1e-2, 1) if cycles else partial(learn.fit, n_epoch, 1e-2))(cbs=[Resume(folder/'run', **kwargs), Stop(), *cbs])
-        return learn
-
-    class Evil:
-        "Writes a file where it is unpickled."
-        def __init__(self, target): self.target = target
-        def __reduce__(self): return Path.touch, (self.target,)
-
-    def frozen_vision(cache):
-        learn = learner('vision')
-        learn.freeze()
-        with learn.precomputed(cache=cache): learn.fit(1, 1e-3)
-        return weights(learn)
-
-    def files(folder): return sorted(p.name for p in folder.glob('*.safetensors'))
 
     # %% nbs/checks/leaks.ipynb #9f4b61f8
     def snapshots(learn, folder):
@@ -571,17 +454,6 @@ def test_files_that_were_made_to_do_harm():
             (partial(learn.fit_sgdr, n_epoch, 1, 1e-2, 1) if cycles else partial(learn.fit, n_epoch, 1e-2))(cbs=[Resume(folder/'run', **kwargs), Stop(), *cbs])
         return learn
 
-    class Evil:
-        "Writes a file where it is unpickled."
-        def __init__(self, target): self.target = target
-        def __reduce__(self): return Path.touch, (self.target,)
-
-    def frozen_vision(cache):
-        learn = learner('vision')
-        learn.freeze()
-        with learn.precomputed(cache=cache): learn.fit(1, 1e-3)
-        return weights(learn)
-
     def files(folder): return sorted(p.name for p in folder.glob('*.safetensors'))
 
     # %% nbs/checks/leaks.ipynb #a09e1ee1
@@ -638,13 +510,6 @@ def test_cut_anywhere_any_bit():
             tempfile.tempdir = old
             shutil.rmtree(folder)
 
-    def words_of(f, *args, **kwargs):
-        "What a call prints and warns of"
-        with warnings.catch_warnings(record=True) as warned, contextlib.redirect_stdout(io.StringIO()) as out:
-            warnings.simplefilter('always')
-            f(*args, **kwargs)
-        return '\n'.join([out.getvalue(), *(str(w.message) for w in warned)])
-
     class Stop(Callback):
         "Ends a fit as Ctrl-C does, after the epoch `at`."
         order,at = 2000,None
@@ -659,17 +524,6 @@ def test_cut_anywhere_any_bit():
         with contextlib.suppress(KeyboardInterrupt):
             (partial(learn.fit_sgdr, n_epoch, 1, 1e-2, 1) if cycles else partial(learn.fit, n_epoch, 1e-2))(cbs=[Resume(folder/'run', **kwargs), Stop(), *cbs])
         return learn
-
-    class Evil:
-        "Writes a file where it is unpickled."
-        def __init__(self, target): self.target = target
-        def __reduce__(self): return Path.touch, (self.target,)
-
-    def frozen_vision(cache):
-        learn = learner('vision')
-        learn.freeze()
-        with learn.precomputed(cache=cache): learn.fit(1, 1e-3)
-        return weights(learn)
 
     def files(folder): return sorted(p.name for p in folder.glob('*.safetensors'))
 
@@ -730,12 +584,6 @@ def test_names_in_files():
         "Writes a file where it is unpickled."
         def __init__(self, target): self.target = target
         def __reduce__(self): return Path.touch, (self.target,)
-
-    def frozen_vision(cache):
-        learn = learner('vision')
-        learn.freeze()
-        with learn.precomputed(cache=cache): learn.fit(1, 1e-3)
-        return weights(learn)
 
     def files(folder): return sorted(p.name for p in folder.glob('*.safetensors'))
 
@@ -823,11 +671,6 @@ def test_odd_folders():
             (partial(learn.fit_sgdr, n_epoch, 1, 1e-2, 1) if cycles else partial(learn.fit, n_epoch, 1e-2))(cbs=[Resume(folder/'run', **kwargs), Stop(), *cbs])
         return learn
 
-    class Evil:
-        "Writes a file where it is unpickled."
-        def __init__(self, target): self.target = target
-        def __reduce__(self): return Path.touch, (self.target,)
-
     def frozen_vision(cache):
         learn = learner('vision')
         learn.freeze()
@@ -904,11 +747,6 @@ def test_links_and_what_is_in_the_way():
             (partial(learn.fit_sgdr, n_epoch, 1, 1e-2, 1) if cycles else partial(learn.fit, n_epoch, 1e-2))(cbs=[Resume(folder/'run', **kwargs), Stop(), *cbs])
         return learn
 
-    class Evil:
-        "Writes a file where it is unpickled."
-        def __init__(self, target): self.target = target
-        def __reduce__(self): return Path.touch, (self.target,)
-
     def frozen_vision(cache):
         learn = learner('vision')
         learn.freeze()
@@ -923,11 +761,6 @@ def test_links_and_what_is_in_the_way():
         tree,info = load_state(path)
         change(tree)
         save_state(path, tree, **info)
-
-    def attributes_of(tree, name): return first(plain for cb in tree['callbacks'].values() if name in (plain := cb.get('attributes', {}).get('plain', {})))
-
-    class KeepBest(SaveModelCallback):
-        def __init__(self, **kwargs): super().__init__(**kwargs)
 
     # %% nbs/checks/leaks.ipynb #16978eac
     with new_folder() as folder:

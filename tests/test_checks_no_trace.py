@@ -72,8 +72,6 @@ def test_loader_workers():
 
 def test_fresh_frozen_with_other_optimizers():
     # %% nbs/checks/no_trace.ipynb #38af2b62
-    ends = dict(done=None, interrupted=(interrupt, 'after_pred'), failed=(error, 'after_pred'), late=(interrupt, 'after_step'), nan=(nan_loss, 'after_loss'), paused=(interrupt, 'after_backward'))
-
     def find(learn, end=None, **kwargs):
         "lr_find, with a mishap at the 7th batch"
         mishap = Mishap(*[end[0], 7, end[1]]) if end else None
@@ -147,8 +145,6 @@ def test_step_making_callbacks():
 
 def test_preserved_anything_inside():
     # %% nbs/checks/no_trace.ipynb #38af2b62
-    ends = dict(done=None, interrupted=(interrupt, 'after_pred'), failed=(error, 'after_pred'), late=(interrupt, 'after_step'), nan=(nan_loss, 'after_loss'), paused=(interrupt, 'after_backward'))
-
     def find(learn, end=None, **kwargs):
         "lr_find, with a mishap at the 7th batch"
         mishap = Mishap(*[end[0], 7, end[1]]) if end else None
@@ -197,8 +193,6 @@ def test_preserved_anything_inside():
 
 def test_state_of_your_own_odd_tensors():
     # %% nbs/checks/no_trace.ipynb #38af2b62
-    ends = dict(done=None, interrupted=(interrupt, 'after_pred'), failed=(error, 'after_pred'), late=(interrupt, 'after_step'), nan=(nan_loss, 'after_loss'), paused=(interrupt, 'after_backward'))
-
     def find(learn, end=None, **kwargs):
         "lr_find, with a mishap at the 7th batch"
         mishap = Mishap(*[end[0], 7, end[1]]) if end else None
@@ -210,15 +204,6 @@ def test_state_of_your_own_odd_tensors():
         if mishap:
             test_eq(mishap.seen, 0)   # the callback's own counter is back, too
             learn.remove_cb(mishap)
-
-    def story(kind, look, num_workers=0, before=lambda l: l.fit(1, 1e-2), then=noop, cbs=None):
-        "Weights after: something, a look, something, more training"
-        learn = learner(kind, num_workers, cbs=cbs() if cbs else None)
-        before(learn)
-        look(learn)
-        then(learn)
-        learn.fit(1, 1e-2)
-        return weights(learn)
 
     # %% nbs/checks/no_trace.ipynb #99b0b850
     class Average:
@@ -267,8 +252,6 @@ def test_state_of_your_own_odd_tensors():
 
 def test_another_learner_lazy_modules_schedulers():
     # %% nbs/checks/no_trace.ipynb #38af2b62
-    ends = dict(done=None, interrupted=(interrupt, 'after_pred'), failed=(error, 'after_pred'), late=(interrupt, 'after_step'), nan=(nan_loss, 'after_loss'), paused=(interrupt, 'after_backward'))
-
     def find(learn, end=None, **kwargs):
         "lr_find, with a mishap at the 7th batch"
         mishap = Mishap(*[end[0], 7, end[1]]) if end else None
@@ -280,15 +263,6 @@ def test_another_learner_lazy_modules_schedulers():
         if mishap:
             test_eq(mishap.seen, 0)   # the callback's own counter is back, too
             learn.remove_cb(mishap)
-
-    def story(kind, look, num_workers=0, before=lambda l: l.fit(1, 1e-2), then=noop, cbs=None):
-        "Weights after: something, a look, something, more training"
-        learn = learner(kind, num_workers, cbs=cbs() if cbs else None)
-        before(learn)
-        look(learn)
-        then(learn)
-        learn.fit(1, 1e-2)
-        return weights(learn)
 
     # %% nbs/checks/no_trace.ipynb #f1e1d011
     class Teacher(Callback):

@@ -78,17 +78,6 @@ def test_decay_and_warm_up_are_timm_s():
     lr = st.floats(1e-6, 10)
     lots = settings(max_examples=60, deadline=None, derandomize=True)
 
-    def torch_values(make, lrs, n, key='lr', **kwargs):
-        "What a torch scheduler sets at each of `n` steps, for each group."
-        with warnings.catch_warnings():
-            warnings.simplefilter('ignore')
-            opt = optimizer(lrs, **kwargs)
-            sched,res = make(opt),[]
-            for _ in range(n):
-                res.append([g[key] for g in opt.param_groups])
-                sched.step()
-        return np.array(res)
-
     # %% nbs/checks/oracles.ipynb #a08b0067
     @lots
     @given(n_cycles=st.integers(1,4), mult=st.integers(1,3), T0=st.integers(1,20), warm=st.integers(0,20), hi=lr, decay=st.floats(0.1,1), share=st.floats(0,0.09))
@@ -105,22 +94,10 @@ def test_decay_and_warm_up_are_timm_s():
 
 def test_anything_else_is_exact_arithmetic():
     # %% nbs/checks/oracles.ipynb #bb33a1d6
-    def optimizer(lrs, momentum=0.9): return torch.optim.SGD([dict(params=[torch.zeros(1)], lr=lr) for lr in lrs], momentum=momentum)
     def close(a, b): np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-14)
 
     lr = st.floats(1e-6, 10)
     lots = settings(max_examples=60, deadline=None, derandomize=True)
-
-    def torch_values(make, lrs, n, key='lr', **kwargs):
-        "What a torch scheduler sets at each of `n` steps, for each group."
-        with warnings.catch_warnings():
-            warnings.simplefilter('ignore')
-            opt = optimizer(lrs, **kwargs)
-            sched,res = make(opt),[]
-            for _ in range(n):
-                res.append([g[key] for g in opt.param_groups])
-                sched.step()
-        return np.array(res)
 
     # %% nbs/checks/oracles.ipynb #6ed64a21
     @lots
@@ -151,22 +128,10 @@ def test_anything_else_is_exact_arithmetic():
 
 def test_slanted_triangles_are_the_paper_s():
     # %% nbs/checks/oracles.ipynb #bb33a1d6
-    def optimizer(lrs, momentum=0.9): return torch.optim.SGD([dict(params=[torch.zeros(1)], lr=lr) for lr in lrs], momentum=momentum)
     def close(a, b): np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-14)
 
     lr = st.floats(1e-6, 10)
     lots = settings(max_examples=60, deadline=None, derandomize=True)
-
-    def torch_values(make, lrs, n, key='lr', **kwargs):
-        "What a torch scheduler sets at each of `n` steps, for each group."
-        with warnings.catch_warnings():
-            warnings.simplefilter('ignore')
-            opt = optimizer(lrs, **kwargs)
-            sched,res = make(opt),[]
-            for _ in range(n):
-                res.append([g[key] for g in opt.param_groups])
-                sched.step()
-        return np.array(res)
 
     # %% nbs/checks/oracles.ipynb #2a5b65f8
     @lots
@@ -185,22 +150,10 @@ def test_slanted_triangles_are_the_paper_s():
 
 def test_one_cycle_is_fastai_s_momentum_too():
     # %% nbs/checks/oracles.ipynb #bb33a1d6
-    def optimizer(lrs, momentum=0.9): return torch.optim.SGD([dict(params=[torch.zeros(1)], lr=lr) for lr in lrs], momentum=momentum)
     def close(a, b): np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-14)
 
     lr = st.floats(1e-6, 10)
     lots = settings(max_examples=60, deadline=None, derandomize=True)
-
-    def torch_values(make, lrs, n, key='lr', **kwargs):
-        "What a torch scheduler sets at each of `n` steps, for each group."
-        with warnings.catch_warnings():
-            warnings.simplefilter('ignore')
-            opt = optimizer(lrs, **kwargs)
-            sched,res = make(opt),[]
-            for _ in range(n):
-                res.append([g[key] for g in opt.param_groups])
-                sched.step()
-        return np.array(res)
 
     # %% nbs/checks/oracles.ipynb #e53e9720
     @lots
@@ -222,22 +175,10 @@ def test_one_cycle_is_fastai_s_momentum_too():
 
 def test_joins_are_their_parts():
     # %% nbs/checks/oracles.ipynb #bb33a1d6
-    def optimizer(lrs, momentum=0.9): return torch.optim.SGD([dict(params=[torch.zeros(1)], lr=lr) for lr in lrs], momentum=momentum)
     def close(a, b): np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-14)
 
     lr = st.floats(1e-6, 10)
     lots = settings(max_examples=60, deadline=None, derandomize=True)
-
-    def torch_values(make, lrs, n, key='lr', **kwargs):
-        "What a torch scheduler sets at each of `n` steps, for each group."
-        with warnings.catch_warnings():
-            warnings.simplefilter('ignore')
-            opt = optimizer(lrs, **kwargs)
-            sched,res = make(opt),[]
-            for _ in range(n):
-                res.append([g[key] for g in opt.param_groups])
-                sched.step()
-        return np.array(res)
 
     # %% nbs/checks/oracles.ipynb #a8330f88
     @lots

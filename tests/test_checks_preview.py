@@ -167,39 +167,7 @@ def test_what_a_schedule_overrides():
     test_eq(plan_of(lambda l: l.fit(3, 1e-2, cbs=Scheduled(lr=CosineRestarts(1, 1e-2))), cbs=LowersMomentum())[:2], (['LowersMomentum'], []))
 
 def test_no_trace_little_cost():
-    # %% nbs/checks/preview.ipynb #7b37aa58
-    class Reality(Callback):
-        "What the optimizer used at every batch"
-        order,run_in_dry_run = 500,False
-        def before_fit(self): self.rows = getattr(self, 'rows', [])
-        def after_pred(self):
-            if not self.training: return
-            frozen = frozen_params(self.opt)
-            self.rows.append(([{k: float(v) for k,v in h.items() if isinstance(v, (int,float,np.generic))} for h in self.opt.hypers], self.epoch, self.iter, [all(p in frozen for p in ps) for ps in self.opt.param_lists]))
-
-    def same_as_planned(make, fit):
-        "Whether the plan of a fit is what then runs"
-        learn,seen = make(),Reality()
-        def plan_it():
-            with learn.dry_run() as plan: fit(learn)
-            return plan
-        plan = quietly(plan_it)
-        learn.add_cb(seen)
-        quietly(fit, learn)
-        frame = plan.to_frame()
-        n_groups = len(learn.opt.param_lists)
-        test_eq(len(frame), len(seen.rows)*n_groups)
-        for k in seen.rows[0][0][0]: test_eq(frame[k].tolist(), [h[k] for hypers,*_ in seen.rows for h in hypers])
-        for at,k in ((1, 'epoch'), (2, 'batch')): test_eq(frame[k].tolist(), [row[at] for row in seen.rows for _ in range(n_groups)])
-        test_eq(frame.frozen.tolist(), [f for *_,frozen in seen.rows for f in frozen])
-        return plan,learn
-
     # %% nbs/checks/preview.ipynb #0530c2f7
-    def deep(**kwargs):
-        learn = learner('vision', **kwargs)
-        learn.model = nn.Sequential(ConvLayer(3, 4), ConvLayer(4, 8, stride=2), nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 3)))
-        learn.splitter = lambda m: [params(o) for o in m]
-        return learn
     def recipe(l):
         l.freeze()
         l.fit_one_cycle(2, 1e-2)
@@ -207,12 +175,6 @@ def test_no_trace_little_cost():
         l.fit_sgdr(2, 1, slice(1e-4, 1e-2))
         l.freeze_to(-2)
         l.fit(1, 1e-3, wd=0.1)
-    fits = dict(fit=lambda l: l.fit(2, 1e-2), slices=lambda l: l.fit(2, slice(1e-4, 1e-2)), one_cycle=lambda l: l.fit_one_cycle(3, slice(1e-3, 1e-1)), flat_cos=lambda l: l.fit_flat_cos(3, 1e-2), fine_tune=lambda l: l.fine_tune(2, 1e-2),
-                sgdr=lambda l: l.fit_sgdr(2, 1, 1e-2, moms=(0.95, 0.85)), sgdr_parts=lambda l: l.fit_sgdr(4, 0.5, 1e-2, cycle_mult=1), triangular=lambda l: l.fit_triangular(2, 2, slice(1e-4, 1e-2), mode='triangular2'), exp_range=lambda l: l.fit_triangular(2, 1, 1e-2, mode='exp_range', gamma=0.9),
-                stlr=lambda l: l.fit_stlr(3, 1e-2), gradual=lambda l: l.fine_tune_discriminative(3, 1e-2), all_at_once=lambda l: l.fine_tune_discriminative(3, 1e-2, 2, unfreeze='all', schedule='sgdr'),
-                opening=lambda l: l.fit_one_cycle(4, 1e-2, cbs=GradualUnfreezing()), start=lambda l: l.fit_one_cycle(3, 1e-2, start_epoch=1), start_ours=lambda l: l.fit_sgdr(2, 1, 1e-2, start_epoch=1),
-                short=lambda l: l.fit_one_cycle(2, 1e-2, cbs=ShortEpochCallback(0.5)), norms=lambda l: (l.freeze(), l.fit(1, 1e-2, cbs=NormFreeze())), recipe=recipe, moms=lambda l: l.fit(3, cbs=Scheduled(lr=CosineRestarts(2, 1e-2), wd=Triangular(1, 0.1, 0.01))))
-    for name,fit in fits.items(): same_as_planned(deep, fit)
 
     # %% nbs/checks/preview.ipynb #9d012a5b
     def after(do, kind='vision'):

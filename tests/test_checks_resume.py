@@ -149,7 +149,6 @@ def test_several_fits():
         return True
 
     in_batch = lambda epoch, fit=0: (fit, epoch, 'after_pred', 2)
-    places = [in_batch(0), in_batch(1), (0, 1, 'before_validate'), (0, 2, 'after_epoch', None, 500), (0, 2, 'after_epoch'), (0, 2, 'after_fit', None, 500), ]
 
     # %% nbs/checks/resume.ipynb #98f98d8c
     two = [in_batch(0), in_batch(0, 1), (0, 1, 'before_validate'), (0, 1, 'after_epoch')]      # a finished fit is not run again, so the second is the first that trains
@@ -797,7 +796,6 @@ def test_caches_are_no_weights():
         return True
 
     in_batch = lambda epoch, fit=0: (fit, epoch, 'after_pred', 2)
-    places = [in_batch(0), in_batch(1), (0, 1, 'before_validate'), (0, 2, 'after_epoch', None, 500), (0, 2, 'after_epoch'), (0, 2, 'after_fit', None, 500), ]
 
     # %% nbs/checks/resume.ipynb #69513613
     class Rotary(nn.Module):
@@ -933,7 +931,6 @@ def test_loaders_of_your_own():
         return True
 
     in_batch = lambda epoch, fit=0: (fit, epoch, 'after_pred', 2)
-    places = [in_batch(0), in_batch(1), (0, 1, 'before_validate'), (0, 2, 'after_epoch', None, 500), (0, 2, 'after_epoch'), (0, 2, 'after_fit', None, 500), ]
 
     # %% nbs/checks/resume.ipynb #19ace266
     class Zip:
@@ -968,68 +965,7 @@ def test_loaders_of_your_own():
 
 def test_what_callbacks_know_of_others():
     # %% nbs/checks/resume.ipynb #e366d287
-    class Killed(BaseException): "Stands for kill -9: nobody catches it"
-
-    class Kill(Callback):
-        "Kills at `event` of an epoch of a fit (and a batch, in training)."
-        order,run_in_sweep = 2000,False                 # after everybody, unless it says so
-        def __init__(self, fit=None, epoch=None, event=None, batch=None, place=2000):
-            self.place,self.what,self.fits,self.order = (fit, epoch, batch),event,-1,place
-        def __call__(self, event_name):
-            in_fit = not self.learn.lock.locked()
-            if event_name == 'before_fit' and in_fit: self.fits += 1
-            batch = self.learn.iter if event_name in ('before_batch','after_pred','after_loss','after_step','after_batch') and self.learn.training else None
-            if in_fit and event_name == self.what and (self.fits, getattr(self.learn, 'epoch', 0), batch) == self.place: raise Killed
-        def state_dict(self): return {}              # otherwise the next run would be killed at the same place
-        def load_state_dict(self, saved): pass
-
     def new_folder(): return Path(tempfile.mkdtemp())
-    def adam(learn): return [v for p in learn.model.parameters() for v in learn.opt.state.get(p, {}).values() if isinstance(v, Tensor)]
-    def end(learn):
-        "Everything that a fit leaves: weights, buffers, losses, history, optimizer, random generators, callbacks"
-        r,opt = learn.recorder,learn.opt
-        random_numbers = [random.random(), float(np.random.rand()), float(torch.rand(1)), [dl.rng.random() for dl in learn.dls.loaders if hasattr(dl, 'rng')]]
-        return dict(model=fingerprint(learn.model), losses=[float(o) for o in r.losses], lrs=r.lrs, iters=r.iters, values=[[float(x) for x in v] for v in r.values], hps=getattr(r, 'hps', None),
-                    groups=getattr(r, 'group_hps', None), hypers=[dict(h) for h in opt.hypers], adam=fingerprint(adam(learn)), frozen=(opt.frozen_idx, [p.requires_grad for p in learn.model.parameters()]),
-                    cycle_losses=getattr(r, 'cycle_losses', None), best_cycle=getattr(r, 'best_cycle', None), marks=getattr(r, 'marks', None), rng=random_numbers)
-
-    def run(make, fits, folder, *kill, resumed=True):
-        "Make a learner, and fit it; what it ends as, None if it was killed"
-        keep_autocast(process := Keeper())                # what a new process would begin with
-        set_seed(1)
-        learn = make()
-        try:
-            with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings():
-                warnings.simplefilter('ignore')
-                fits(learn, [*([Resume(folder/'r')] if resumed else []), Kill(*kill)])
-        except Killed: return None
-        finally: process.restore()
-        return end(learn)
-
-    def plain(v):
-        "The same in python's own types: a stored number of numpy's comes back as one"
-        if isinstance(v, dict): return {k: plain(o) for k,o in v.items()}
-        if isinstance(v, (list,tuple,L)): return [plain(o) for o in v]
-        return v.item() if isinstance(v, (np.generic,Tensor)) else v
-    def same_end(a, b):
-        "Whether two ends are the same, and the names of what differs"
-        differs = [k for k in a if str(plain(a[k])) != str(plain(b[k]))]
-        return not differs,differs
-
-    def survives(make, fits, kills, folder=None):
-        "Whether a fit that is killed at all these places, one after the other, ends as one that is never killed and one that nobody watches"
-        oracle = run(make, fits, new_folder(), resumed=False)
-        assert same_end(run(make, fits, new_folder()), oracle)[0], same_end(run(make, fits, new_folder()), oracle)
-        folder = folder or new_folder()
-        for kill in kills: assert run(make, fits, folder, *kill) is None, f'{kill}: never got there'
-        again = run(make, fits, folder)
-        assert same_end(again, oracle)[0], same_end(again, oracle)[1]
-        finished = run(make, fits, folder)
-        assert same_end(finished, oracle)[0], same_end(finished, oracle)[1]
-        return True
-
-    in_batch = lambda epoch, fit=0: (fit, epoch, 'after_pred', 2)
-    places = [in_batch(0), in_batch(1), (0, 1, 'before_validate'), (0, 2, 'after_epoch', None, 500), (0, 2, 'after_epoch'), (0, 2, 'after_fit', None, 500), ]
 
     # %% nbs/checks/resume.ipynb #aacc7809
     class Trains(Callback):
@@ -1065,52 +1001,8 @@ def test_loggers_come_and_go_folds_do_not():
         def load_state_dict(self, saved): pass
 
     def new_folder(): return Path(tempfile.mkdtemp())
-    def adam(learn): return [v for p in learn.model.parameters() for v in learn.opt.state.get(p, {}).values() if isinstance(v, Tensor)]
-    def end(learn):
-        "Everything that a fit leaves: weights, buffers, losses, history, optimizer, random generators, callbacks"
-        r,opt = learn.recorder,learn.opt
-        random_numbers = [random.random(), float(np.random.rand()), float(torch.rand(1)), [dl.rng.random() for dl in learn.dls.loaders if hasattr(dl, 'rng')]]
-        return dict(model=fingerprint(learn.model), losses=[float(o) for o in r.losses], lrs=r.lrs, iters=r.iters, values=[[float(x) for x in v] for v in r.values], hps=getattr(r, 'hps', None),
-                    groups=getattr(r, 'group_hps', None), hypers=[dict(h) for h in opt.hypers], adam=fingerprint(adam(learn)), frozen=(opt.frozen_idx, [p.requires_grad for p in learn.model.parameters()]),
-                    cycle_losses=getattr(r, 'cycle_losses', None), best_cycle=getattr(r, 'best_cycle', None), marks=getattr(r, 'marks', None), rng=random_numbers)
-
-    def run(make, fits, folder, *kill, resumed=True):
-        "Make a learner, and fit it; what it ends as, None if it was killed"
-        keep_autocast(process := Keeper())                # what a new process would begin with
-        set_seed(1)
-        learn = make()
-        try:
-            with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings():
-                warnings.simplefilter('ignore')
-                fits(learn, [*([Resume(folder/'r')] if resumed else []), Kill(*kill)])
-        except Killed: return None
-        finally: process.restore()
-        return end(learn)
-
-    def plain(v):
-        "The same in python's own types: a stored number of numpy's comes back as one"
-        if isinstance(v, dict): return {k: plain(o) for k,o in v.items()}
-        if isinstance(v, (list,tuple,L)): return [plain(o) for o in v]
-        return v.item() if isinstance(v, (np.generic,Tensor)) else v
-    def same_end(a, b):
-        "Whether two ends are the same, and the names of what differs"
-        differs = [k for k in a if str(plain(a[k])) != str(plain(b[k]))]
-        return not differs,differs
-
-    def survives(make, fits, kills, folder=None):
-        "Whether a fit that is killed at all these places, one after the other, ends as one that is never killed and one that nobody watches"
-        oracle = run(make, fits, new_folder(), resumed=False)
-        assert same_end(run(make, fits, new_folder()), oracle)[0], same_end(run(make, fits, new_folder()), oracle)
-        folder = folder or new_folder()
-        for kill in kills: assert run(make, fits, folder, *kill) is None, f'{kill}: never got there'
-        again = run(make, fits, folder)
-        assert same_end(again, oracle)[0], same_end(again, oracle)[1]
-        finished = run(make, fits, folder)
-        assert same_end(finished, oracle)[0], same_end(finished, oracle)[1]
-        return True
 
     in_batch = lambda epoch, fit=0: (fit, epoch, 'after_pred', 2)
-    places = [in_batch(0), in_batch(1), (0, 1, 'before_validate'), (0, 2, 'after_epoch', None, 500), (0, 2, 'after_epoch'), (0, 2, 'after_fit', None, 500), ]
 
     # %% nbs/checks/resume.ipynb #71c27035
     class Jolts(Callback):

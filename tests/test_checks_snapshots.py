@@ -20,21 +20,7 @@ def test_snapshots_are_the_weights_at_the_end_of_a_cycle():
             if self.training: self.batches.append(weights_of(self.model))
         def after_epoch(self): self.epochs.append(weights_of(self.model))
 
-    class Dictate(Callback):
-        "Validation losses as told, one for each epoch"
-        order = 51                                    # right after the recorder
-        def __init__(self, *losses): self.told = losses
-        def after_epoch(self): self.learn.final_record[1] = self.told[self.epoch]
-
     def new_folder(): return Path(tempfile.mkdtemp())/'snaps'
-    def scored(**kwargs):
-        "A vision learner on a validation set without random transforms, its accuracy measured"
-        return learner('vision', **kwargs)
-    def alone(learn, snap, do):
-        "What a learner says with the weights of a single snapshot"
-        with learn.preserved():
-            storage.put_weights(learn.model, snap.load())
-            return do(learn)
     def same_weights(a, b): return fingerprint(a) == fingerprint(b)
 
     # %% nbs/checks/snapshots.ipynb #53d6496f
@@ -76,14 +62,6 @@ def test_which_ones_are_kept():
         def after_epoch(self): self.learn.final_record[1] = self.told[self.epoch]
 
     def new_folder(): return Path(tempfile.mkdtemp())/'snaps'
-    def scored(**kwargs):
-        "A vision learner on a validation set without random transforms, its accuracy measured"
-        return learner('vision', **kwargs)
-    def alone(learn, snap, do):
-        "What a learner says with the weights of a single snapshot"
-        with learn.preserved():
-            storage.put_weights(learn.model, snap.load())
-            return do(learn)
     def same_weights(a, b): return fingerprint(a) == fingerprint(b)
 
     # %% nbs/checks/snapshots.ipynb #b38b24df
@@ -155,30 +133,7 @@ def test_which_ones_are_kept():
 
 def test_full_disk_killed_writer_damaged_file():
     # %% nbs/checks/snapshots.ipynb #97fb9a69
-    class Oracle(Callback):
-        "The weights after every batch, and at the end of every epoch"
-        order = -5
-        def before_fit(self): self.batches,self.epochs = [],[]
-        def after_batch(self):
-            if self.training: self.batches.append(weights_of(self.model))
-        def after_epoch(self): self.epochs.append(weights_of(self.model))
-
-    class Dictate(Callback):
-        "Validation losses as told, one for each epoch"
-        order = 51                                    # right after the recorder
-        def __init__(self, *losses): self.told = losses
-        def after_epoch(self): self.learn.final_record[1] = self.told[self.epoch]
-
     def new_folder(): return Path(tempfile.mkdtemp())/'snaps'
-    def scored(**kwargs):
-        "A vision learner on a validation set without random transforms, its accuracy measured"
-        return learner('vision', **kwargs)
-    def alone(learn, snap, do):
-        "What a learner says with the weights of a single snapshot"
-        with learn.preserved():
-            storage.put_weights(learn.model, snap.load())
-            return do(learn)
-    def same_weights(a, b): return fingerprint(a) == fingerprint(b)
 
     # %% nbs/checks/snapshots.ipynb #8bcc1f5d
     def full_after(n):
@@ -252,30 +207,12 @@ def test_full_disk_killed_writer_damaged_file():
 
 def test_the_ensemble_is_the_mean_of_its_members():
     # %% nbs/checks/snapshots.ipynb #97fb9a69
-    class Oracle(Callback):
-        "The weights after every batch, and at the end of every epoch"
-        order = -5
-        def before_fit(self): self.batches,self.epochs = [],[]
-        def after_batch(self):
-            if self.training: self.batches.append(weights_of(self.model))
-        def after_epoch(self): self.epochs.append(weights_of(self.model))
-
-    class Dictate(Callback):
-        "Validation losses as told, one for each epoch"
-        order = 51                                    # right after the recorder
-        def __init__(self, *losses): self.told = losses
-        def after_epoch(self): self.learn.final_record[1] = self.told[self.epoch]
-
     def new_folder(): return Path(tempfile.mkdtemp())/'snaps'
-    def scored(**kwargs):
-        "A vision learner on a validation set without random transforms, its accuracy measured"
-        return learner('vision', **kwargs)
     def alone(learn, snap, do):
         "What a learner says with the weights of a single snapshot"
         with learn.preserved():
             storage.put_weights(learn.model, snap.load())
             return do(learn)
-    def same_weights(a, b): return fingerprint(a) == fingerprint(b)
 
     # %% nbs/checks/snapshots.ipynb #f32798df
     def trained(kind, n=3, loss_func=None, **kwargs):
@@ -402,32 +339,6 @@ def test_the_ensemble_is_the_mean_of_its_members():
     close(SnapshotEnsemble(learn, snaps).validate(dl=learn.dls.train)[0], F.nll_loss(preds.log(), targs))
 
 def test_an_ensemble_leaves_no_trace():
-    # %% nbs/checks/snapshots.ipynb #97fb9a69
-    class Oracle(Callback):
-        "The weights after every batch, and at the end of every epoch"
-        order = -5
-        def before_fit(self): self.batches,self.epochs = [],[]
-        def after_batch(self):
-            if self.training: self.batches.append(weights_of(self.model))
-        def after_epoch(self): self.epochs.append(weights_of(self.model))
-
-    class Dictate(Callback):
-        "Validation losses as told, one for each epoch"
-        order = 51                                    # right after the recorder
-        def __init__(self, *losses): self.told = losses
-        def after_epoch(self): self.learn.final_record[1] = self.told[self.epoch]
-
-    def new_folder(): return Path(tempfile.mkdtemp())/'snaps'
-    def scored(**kwargs):
-        "A vision learner on a validation set without random transforms, its accuracy measured"
-        return learner('vision', **kwargs)
-    def alone(learn, snap, do):
-        "What a learner says with the weights of a single snapshot"
-        with learn.preserved():
-            storage.put_weights(learn.model, snap.load())
-            return do(learn)
-    def same_weights(a, b): return fingerprint(a) == fingerprint(b)
-
     # %% nbs/checks/snapshots.ipynb #f32798df
     def trained(kind, n=3, loss_func=None, **kwargs):
         learn,snaps = learner(kind, **kwargs),Snapshots()
@@ -436,22 +347,6 @@ def test_an_ensemble_leaves_no_trace():
         return learn,snaps
 
     def close(a, b, eps=1e-5): assert torch.allclose(torch.as_tensor(a).float(), torch.as_tensor(b).float(), atol=eps, rtol=1e-4), (a, b)
-
-    def mean_of(learn, snaps, act, **kwargs):
-        "Predictions of the members with the activation `act`, averaged, and targets"
-        res = [alone(learn, s, lambda l: l.get_preds(act=act, **kwargs)) for s in snaps.snapshots]
-        return torch.stack([r[0] for r in res]).mean(0),res[0][1]
-
-    softmax = partial(F.softmax, dim=1)
-    for loss_func,act in ((CrossEntropyLossFlat(), softmax), (LabelSmoothingCrossEntropyFlat(), softmax), (FocalLossFlat(), softmax), (nn.CrossEntropyLoss(), softmax), (F.cross_entropy, softmax)):
-        learn,snaps = trained('vision', loss_func=loss_func)
-        ens = SnapshotEnsemble(learn, snaps)
-        preds,targs = mean_of(learn, snaps, act)
-        close(ens.get_preds(act=act)[0], preds)
-        test_eq(ens.get_preds()[1], targs)
-        loss,acc = ens.validate()
-        close(loss, loss_func(preds.log(), targs))
-        close(acc, (preds.argmax(1)==targs).float().mean())
 
     # %% nbs/checks/snapshots.ipynb #6c26996d
     def asked(do, kind='vision'):
@@ -507,29 +402,11 @@ def test_two_ranks():
 
 def test_until_it_overfits():
     # %% nbs/checks/snapshots.ipynb #97fb9a69
-    class Oracle(Callback):
-        "The weights after every batch, and at the end of every epoch"
-        order = -5
-        def before_fit(self): self.batches,self.epochs = [],[]
-        def after_batch(self):
-            if self.training: self.batches.append(weights_of(self.model))
-        def after_epoch(self): self.epochs.append(weights_of(self.model))
-
     class Dictate(Callback):
         "Validation losses as told, one for each epoch"
         order = 51                                    # right after the recorder
         def __init__(self, *losses): self.told = losses
         def after_epoch(self): self.learn.final_record[1] = self.told[self.epoch]
-
-    def new_folder(): return Path(tempfile.mkdtemp())/'snaps'
-    def scored(**kwargs):
-        "A vision learner on a validation set without random transforms, its accuracy measured"
-        return learner('vision', **kwargs)
-    def alone(learn, snap, do):
-        "What a learner says with the weights of a single snapshot"
-        with learn.preserved():
-            storage.put_weights(learn.model, snap.load())
-            return do(learn)
     def same_weights(a, b): return fingerprint(a) == fingerprint(b)
 
     # %% nbs/checks/snapshots.ipynb #05e4a85e
@@ -596,56 +473,8 @@ def test_until_it_overfits():
     test_fail(lambda: UntilOverfit(1.5), contains='patience=1.5')
 
 def test_looking_writes_nothing():
-    # %% nbs/checks/snapshots.ipynb #97fb9a69
-    class Oracle(Callback):
-        "The weights after every batch, and at the end of every epoch"
-        order = -5
-        def before_fit(self): self.batches,self.epochs = [],[]
-        def after_batch(self):
-            if self.training: self.batches.append(weights_of(self.model))
-        def after_epoch(self): self.epochs.append(weights_of(self.model))
-
-    class Dictate(Callback):
-        "Validation losses as told, one for each epoch"
-        order = 51                                    # right after the recorder
-        def __init__(self, *losses): self.told = losses
-        def after_epoch(self): self.learn.final_record[1] = self.told[self.epoch]
-
-    def new_folder(): return Path(tempfile.mkdtemp())/'snaps'
-    def scored(**kwargs):
-        "A vision learner on a validation set without random transforms, its accuracy measured"
-        return learner('vision', **kwargs)
-    def alone(learn, snap, do):
-        "What a learner says with the weights of a single snapshot"
-        with learn.preserved():
-            storage.put_weights(learn.model, snap.load())
-            return do(learn)
-    def same_weights(a, b): return fingerprint(a) == fingerprint(b)
-
     # %% nbs/checks/snapshots.ipynb #f32798df
-    def trained(kind, n=3, loss_func=None, **kwargs):
-        learn,snaps = learner(kind, **kwargs),Snapshots()
-        if loss_func is not None: learn.loss_func = loss_func
-        learn.fit_sgdr(n, 1, 3e-2, cycle_mult=1, cbs=snaps)
-        return learn,snaps
-
     def close(a, b, eps=1e-5): assert torch.allclose(torch.as_tensor(a).float(), torch.as_tensor(b).float(), atol=eps, rtol=1e-4), (a, b)
-
-    def mean_of(learn, snaps, act, **kwargs):
-        "Predictions of the members with the activation `act`, averaged, and targets"
-        res = [alone(learn, s, lambda l: l.get_preds(act=act, **kwargs)) for s in snaps.snapshots]
-        return torch.stack([r[0] for r in res]).mean(0),res[0][1]
-
-    softmax = partial(F.softmax, dim=1)
-    for loss_func,act in ((CrossEntropyLossFlat(), softmax), (LabelSmoothingCrossEntropyFlat(), softmax), (FocalLossFlat(), softmax), (nn.CrossEntropyLoss(), softmax), (F.cross_entropy, softmax)):
-        learn,snaps = trained('vision', loss_func=loss_func)
-        ens = SnapshotEnsemble(learn, snaps)
-        preds,targs = mean_of(learn, snaps, act)
-        close(ens.get_preds(act=act)[0], preds)
-        test_eq(ens.get_preds()[1], targs)
-        loss,acc = ens.validate()
-        close(loss, loss_func(preds.log(), targs))
-        close(acc, (preds.argmax(1)==targs).float().mean())
 
     # %% nbs/checks/snapshots.ipynb #7c0f1f4d
     class Counts(Callback):

@@ -32,7 +32,10 @@ def test_each_batch_more():
         with l.precomputed(): l.fit(1, 1e-3)
     def resumed(l):
         with tempfile.TemporaryDirectory() as d: l.fit(1, 1e-3, cbs=Resume(d))
-    def stock_sweep(l): l.fit(1, cbs=LRFinder(num_it=len(l.dls.train), stop_div=False))
+    def stock_sweep(l):
+        with tempfile.TemporaryDirectory() as d:
+            l.path = Path(d)                          # where it saves the weights
+            l.fit(1, cbs=LRFinder(num_it=len(l.dls.train), stop_div=False))
     def our_sweep(l): l.lr_find(num_it=len(l.dls.train), stop_div=False, show_plot=False, extend=False, suggest_funcs='valley')
     stock = reads_per_batch(make, lambda l: l.fit(1, 1e-3))
     ours = dict(sgdr=lambda l: l.fit_sgdr(1, 1, 1e-3), snapshots=lambda l: l.fit_sgdr(1, 1, 1e-3, cbs=[Snapshots(), UntilOverfit()]), norm_freeze=lambda l: l.fit(1, 1e-3, cbs=NormFreeze()),

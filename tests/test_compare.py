@@ -88,10 +88,6 @@ def test_what_goes_wrong():
         model = nn.Sequential(nn.Conv2d(1, 16, 3), nn.BatchNorm2d(16), nn.ReLU(), nn.Conv2d(16, 32, 3), nn.BatchNorm2d(32), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(32, 10))
         return Learner(dls, model, loss_func=CrossEntropyLossFlat(), metrics=accuracy)
 
-    learn = digits_learner()
-    res = learn.compare({'fixed': lambda l: l.fit(7, 3e-2), 'SGDR': lambda l: l.fit_sgdr(3, 1, 3e-2), 'one-cycle': lambda l: l.fit_one_cycle(7, 3e-2)})
-    res.plot()
-
     # %% nbs/14_compare.ipynb #92fb796d
     learn = digits_learner()
     def forgetful(l): l.fit(1, lr=undefined_rate)

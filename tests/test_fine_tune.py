@@ -80,11 +80,6 @@ def test_the_whole():
         learn.logger = noop
         return learn
 
-    learn = small_learner()
-    learn.fit_one_cycle(5, slice(1e-4, 1e-2), cbs=[GradualUnfreezing(), diary := Diary()])
-    test_eq([row[1] for row in diary.rows], [0, 1, 2, 3, 3])
-    pd.DataFrame(diary.rows, columns=['epoch', 'stage', *(f'group {i} trains' for i in range(4))])
-
     # %% nbs/13_fine_tune.ipynb #288911fe
     learn = small_learner()
     learn.fine_tune_discriminative(5, 1e-2, cbs=(diary := Diary()))

@@ -43,9 +43,6 @@ def test_a_bowl_in_two_dimensions():
         for _ in range(n): ws.append(ws[-1] - lr*grad(ws[-1]))
         return np.array(ws)
 
-    rates = {'too low': 0.05, 'good': 0.6, 'too high': 1.9, 'diverging': 2.1}
-    paths = {name: descend(-1., lambda w: w, lr, 8) for name,lr in rates.items()}
-
     # %% nbs/guides/what_a_learning_rate_does.ipynb #1aabf42c
     curvature = np.array([1., 20.])
     def grad(w): return curvature*w
@@ -83,9 +80,6 @@ def test_where_momentum_comes_in():
         for _ in range(n): ws.append(ws[-1] - lr*grad(ws[-1]))
         return np.array(ws)
 
-    rates = {'too low': 0.05, 'good': 0.6, 'too high': 1.9, 'diverging': 2.1}
-    paths = {name: descend(-1., lambda w: w, lr, 8) for name,lr in rates.items()}
-
     # %% nbs/guides/what_a_learning_rate_does.ipynb #1aabf42c
     curvature = np.array([1., 20.])
     def grad(w): return curvature*w
@@ -106,8 +100,6 @@ def test_where_momentum_comes_in():
             ax.set(xlim=(-2.7, 0.8), ylim=(-1, 1))
             ax.grid(False)
         return fig
-
-    draw_walks(walks)
 
     # %% nbs/guides/what_a_learning_rate_does.ipynb #14ea3990
     def descend_with_momentum(w, grad, lr, n, mom):

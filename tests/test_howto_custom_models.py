@@ -68,12 +68,6 @@ def test_groups_three_ways():
         learn.logger = noop
         return learn
 
-    learn = digits_learner()
-    found = learn.lr_find()
-    learn.fit_sgdr(2, 1, found.lr)
-    assert learn.validate()[1] > 0.6
-    found
-
     # %% nbs/howto/custom_models.ipynb #eafba45e
     learn = digits_learner(splitter=lambda m: [params(m.stem), params(m.left)+params(m.right), params(m.head)])
     test_eq(len(learn.layer_groups), 3)
@@ -120,12 +114,6 @@ def test_fine_tuning():
         learn.logger = noop
         return learn
 
-    learn = digits_learner()
-    found = learn.lr_find()
-    learn.fit_sgdr(2, 1, found.lr)
-    assert learn.validate()[1] > 0.6
-    found
-
     # %% nbs/howto/custom_models.ipynb #89c4d23c
     learn = digits_learner().regroup(4)
     learn.fine_tune_discriminative(3, 1e-2)
@@ -157,12 +145,6 @@ def test_what_precomputing_asks_for():
         learn.remove_cb(ProgressCallback)
         learn.logger = noop
         return learn
-
-    learn = digits_learner()
-    found = learn.lr_find()
-    learn.fit_sgdr(2, 1, found.lr)
-    assert learn.validate()[1] > 0.6
-    found
 
     # %% nbs/howto/custom_models.ipynb #5fd646d1
     learn = digits_learner().regroup(4)
@@ -211,12 +193,6 @@ def test_what_snapshots_ask_for():
         learn.remove_cb(ProgressCallback)
         learn.logger = noop
         return learn
-
-    learn = digits_learner()
-    found = learn.lr_find()
-    learn.fit_sgdr(2, 1, found.lr)
-    assert learn.validate()[1] > 0.6
-    found
 
     # %% nbs/howto/custom_models.ipynb #d8d0693a
     softmax = partial(F.softmax, dim=1)

@@ -51,8 +51,6 @@ def test_why_is_lr_higher_than_valley():
         learn.logger = noop
         return learn
 
-    def weights(learn): return torch.cat([p.detach().flatten() for p in learn.model.parameters()])
-
     # %% nbs/howto/faq.ipynb #07e4958c
     found = digits_learner().lr_find(show_plot=False)
     assert found.lr > found.valley
@@ -76,8 +74,6 @@ def test_it_says_that_i_should_not_trust_the_rates_what_now():
         learn.remove_cb(ProgressCallback)
         learn.logger = noop
         return learn
-
-    def weights(learn): return torch.cat([p.detach().flatten() for p in learn.model.parameters()])
 
     # %% nbs/howto/faq.ipynb #4199292a
     learn = digits_learner(bs=64)
@@ -132,8 +128,6 @@ def test_is_a_rate_for_adam_good_for_sgd():
         learn.logger = noop
         return learn
 
-    def weights(learn): return torch.cat([p.detach().flatten() for p in learn.model.parameters()])
-
     # %% nbs/howto/faq.ipynb #e42dc65f
     adam = digits_learner(opt_func=Adam).lr_find(show_plot=False)
     sgd = digits_learner(opt_func=partial(SGD, mom=0.9)).lr_find(show_plot=False)
@@ -155,8 +149,6 @@ def test_do_i_have_to_change_my_exported_learners():
         learn.remove_cb(ProgressCallback)
         learn.logger = noop
         return learn
-
-    def weights(learn): return torch.cat([p.detach().flatten() for p in learn.model.parameters()])
 
     # %% nbs/howto/faq.ipynb #1d98d15b
     learn = digits_learner(path=tempfile.mkdtemp())
@@ -243,8 +235,6 @@ def test_which_schedule_should_i_take():
         learn.remove_cb(ProgressCallback)
         learn.logger = noop
         return learn
-
-    def weights(learn): return torch.cat([p.detach().flatten() for p in learn.model.parameters()])
 
     # %% nbs/howto/faq.ipynb #07e4958c
     found = digits_learner().lr_find(show_plot=False)

@@ -39,11 +39,6 @@ def test_a_step_in_four_batches():
 
 def test_it_is_the_large_batch():
     # %% nbs/howto/gradient_accumulation.ipynb #725b0aaa
-    class Steps(Callback):
-        "Rates at which the optimizer has stepped"
-        def __init__(self): self.lrs = []
-        def after_step(self): self.lrs.append(self.opt.hypers[-1]['lr'])
-
     def digits_learner(bs=16, **kwargs):
         set_seed(0)
         model = nn.Sequential(nn.Flatten(), nn.Linear(256, 32), nn.ReLU(), nn.Linear(32, 10))
@@ -51,13 +46,6 @@ def test_it_is_the_large_batch():
         learn.remove_cb(ProgressCallback)
         learn.logger = noop
         return learn
-
-    learn = digits_learner()
-    learn.fit_sgdr(1, 1, 1e-2, cbs=[GradientAccumulation(64), steps := Steps()])
-    test_eq(len(learn.recorder.lrs), len(learn.dls.train))
-    test_eq(len(steps.lrs), len(learn.dls.train)//4)
-    test_eq(steps.lrs, learn.recorder.lrs[3::4])
-    print(f'{len(learn.recorder.lrs)} batches, {len(steps.lrs)} steps')
 
     # %% nbs/howto/gradient_accumulation.ipynb #78badfec
     def trained(bs, cbs=None):
@@ -84,13 +72,6 @@ def test_looking_for_a_rate():
         learn.logger = noop
         return learn
 
-    learn = digits_learner()
-    learn.fit_sgdr(1, 1, 1e-2, cbs=[GradientAccumulation(64), steps := Steps()])
-    test_eq(len(learn.recorder.lrs), len(learn.dls.train))
-    test_eq(len(steps.lrs), len(learn.dls.train)//4)
-    test_eq(steps.lrs, learn.recorder.lrs[3::4])
-    print(f'{len(learn.recorder.lrs)} batches, {len(steps.lrs)} steps')
-
     # %% nbs/howto/gradient_accumulation.ipynb #8e46a95b
     learn = digits_learner(cbs=[GradientAccumulation(64), steps := Steps()])
     found = learn.lr_find(num_it=400)
@@ -100,11 +81,6 @@ def test_looking_for_a_rate():
 
 def test_previews_cycles_snapshots():
     # %% nbs/howto/gradient_accumulation.ipynb #725b0aaa
-    class Steps(Callback):
-        "Rates at which the optimizer has stepped"
-        def __init__(self): self.lrs = []
-        def after_step(self): self.lrs.append(self.opt.hypers[-1]['lr'])
-
     def digits_learner(bs=16, **kwargs):
         set_seed(0)
         model = nn.Sequential(nn.Flatten(), nn.Linear(256, 32), nn.ReLU(), nn.Linear(32, 10))
@@ -112,13 +88,6 @@ def test_previews_cycles_snapshots():
         learn.remove_cb(ProgressCallback)
         learn.logger = noop
         return learn
-
-    learn = digits_learner()
-    learn.fit_sgdr(1, 1, 1e-2, cbs=[GradientAccumulation(64), steps := Steps()])
-    test_eq(len(learn.recorder.lrs), len(learn.dls.train))
-    test_eq(len(steps.lrs), len(learn.dls.train)//4)
-    test_eq(steps.lrs, learn.recorder.lrs[3::4])
-    print(f'{len(learn.recorder.lrs)} batches, {len(steps.lrs)} steps')
 
     # %% nbs/howto/gradient_accumulation.ipynb #d99cfd26
     learn = digits_learner(cbs=GradientAccumulation(64))

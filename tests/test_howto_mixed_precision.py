@@ -76,10 +76,6 @@ def test_nothing_is_left_behind():
         model = nn.Sequential(ConvLayer(1, 8, stride=2), ConvLayer(8, 16, stride=2), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(16, 10))
         return Learner(digits_dls(size=16, bs=32, augment=False), model, loss_func=CrossEntropyLossFlat(), metrics=accuracy, **kwargs)
 
-    learn = digits_learner(cbs=CPUAutocast(amp_mode='bf16'))
-    with learn.no_bar(): found = learn.lr_find()
-    found
-
     # %% nbs/howto/mixed_precision.ipynb #5b8c8d89
     class Interrupt(Callback):
         def after_pred(self):

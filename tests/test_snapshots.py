@@ -62,10 +62,6 @@ def test_ensembles():
         model = nn.Sequential(nn.Linear(64, 100), nn.BatchNorm1d(100), nn.ReLU(), nn.Linear(100, 10))
         return Learner(DataLoaders.from_dsets(items[:600], items[600:], bs=30, num_workers=0), model, loss_func=CrossEntropyLossFlat(), metrics=accuracy)
 
-    learn,snaps = digits_learner(),Snapshots()
-    with learn.no_bar(), learn.no_logging(): learn.fit_sgdr(5, 4, lr_max=0.1, cycle_mult=1, cbs=snaps)
-    snaps.snapshots
-
     # %% nbs/10_snapshots.ipynb #17fac8b9
     some,softmax = torch.randn(4, 3),partial(F.softmax, dim=1)
     for loss_func in (CrossEntropyLossFlat(), nn.BCEWithLogitsLoss(), MSELossFlat()):
@@ -104,10 +100,6 @@ def test_how_many_are_enough():
         model = nn.Sequential(nn.Linear(64, 100), nn.BatchNorm1d(100), nn.ReLU(), nn.Linear(100, 10))
         return Learner(DataLoaders.from_dsets(items[:600], items[600:], bs=30, num_workers=0), model, loss_func=CrossEntropyLossFlat(), metrics=accuracy)
 
-    learn,snaps = digits_learner(),Snapshots()
-    with learn.no_bar(), learn.no_logging(): learn.fit_sgdr(5, 4, lr_max=0.1, cycle_mult=1, cbs=snaps)
-    snaps.snapshots
-
     # %% nbs/10_snapshots.ipynb #eac18238
     learn,snaps = digits_learner(),Snapshots()
     with learn.no_bar(), learn.no_logging():
@@ -137,10 +129,6 @@ def test_in_another_process():
         items = list(zip(x + 0.5*torch.randn(x.shape), y))
         model = nn.Sequential(nn.Linear(64, 100), nn.BatchNorm1d(100), nn.ReLU(), nn.Linear(100, 10))
         return Learner(DataLoaders.from_dsets(items[:600], items[600:], bs=30, num_workers=0), model, loss_func=CrossEntropyLossFlat(), metrics=accuracy)
-
-    learn,snaps = digits_learner(),Snapshots()
-    with learn.no_bar(), learn.no_logging(): learn.fit_sgdr(5, 4, lr_max=0.1, cycle_mult=1, cbs=snaps)
-    snaps.snapshots
 
     # %% nbs/10_snapshots.ipynb #16b047c1
     folder = Path(tempfile.mkdtemp())/'snapshots'

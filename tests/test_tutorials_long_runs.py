@@ -232,38 +232,10 @@ def test_cycles_snapshots_and_stopping_rules():
         model = nn.Sequential(nn.Linear(8, 30), nn.ReLU(), nn.Dropout(0.2), nn.Linear(30, 2))
         return Learner(DataLoaders.from_dsets(items[:200], items[200:], bs=20, num_workers=0), model, loss_func=CrossEntropyLossFlat(), metrics=accuracy, **kwargs)
 
-    # %% nbs/tutorials/long_runs.ipynb #510c0b5c
-    class LastLosses(Callback):
-        "Remembers the losses of the last 25 training batches."
-        def __init__(self): self.losses = deque(maxlen=25)
-        def after_batch(self):
-            if self.training: self.losses.append(self.loss.item())
-
-    def warnings_of(cb):
-        "What is said when a fit with `cb` is to be resumable."
-        learn = toy()
-        with warnings.catch_warnings(record=True) as told, learn.no_bar(), learn.no_logging():
-            warnings.simplefilter('always', UserWarning)
-            learn.fit(2, 1e-3, cbs=[cb, Resume(Path(tempfile.mkdtemp())/'run')])
-        return [str(w.message).split(': ')[1] for w in told if 'Resume' in str(w.message)]
-
-    # %% nbs/tutorials/long_runs.ipynb #f78a8174
-    class StoredLosses(LastLosses):
-        def state_dict(self): return dict(losses=list(self.losses))
-        def load_state_dict(self, saved): self.losses = deque(saved['losses'], maxlen=25)
-
-    test_eq(warnings_of(StoredLosses()), [])
-
     # %% nbs/tutorials/long_runs.ipynb #84a9a518
     class BadImage(Callback):
         def before_epoch(self):
             if self.epoch == 2 and not Path('mended').exists(): raise OSError('bad image')
-
-    def resumable(name):
-        "Fit a new learner for four epochs; the losses that the recorder and the callback know."
-        learn,last = toy(cbs=BadImage()),StoredLosses()
-        with learn.no_bar(), learn.no_logging(): learn.fit(4, 1e-2, cbs=[last, Resume(name)])
-        return list(map(float, learn.recorder.losses)),list(last.losses)
 
     # %% nbs/tutorials/long_runs.ipynb #1f081484
     def cycles(name):
@@ -317,38 +289,10 @@ def test_start_epoch_and_when_it_is_enough():
         model = nn.Sequential(nn.Linear(8, 30), nn.ReLU(), nn.Dropout(0.2), nn.Linear(30, 2))
         return Learner(DataLoaders.from_dsets(items[:200], items[200:], bs=20, num_workers=0), model, loss_func=CrossEntropyLossFlat(), metrics=accuracy, **kwargs)
 
-    # %% nbs/tutorials/long_runs.ipynb #510c0b5c
-    class LastLosses(Callback):
-        "Remembers the losses of the last 25 training batches."
-        def __init__(self): self.losses = deque(maxlen=25)
-        def after_batch(self):
-            if self.training: self.losses.append(self.loss.item())
-
-    def warnings_of(cb):
-        "What is said when a fit with `cb` is to be resumable."
-        learn = toy()
-        with warnings.catch_warnings(record=True) as told, learn.no_bar(), learn.no_logging():
-            warnings.simplefilter('always', UserWarning)
-            learn.fit(2, 1e-3, cbs=[cb, Resume(Path(tempfile.mkdtemp())/'run')])
-        return [str(w.message).split(': ')[1] for w in told if 'Resume' in str(w.message)]
-
-    # %% nbs/tutorials/long_runs.ipynb #f78a8174
-    class StoredLosses(LastLosses):
-        def state_dict(self): return dict(losses=list(self.losses))
-        def load_state_dict(self, saved): self.losses = deque(saved['losses'], maxlen=25)
-
-    test_eq(warnings_of(StoredLosses()), [])
-
     # %% nbs/tutorials/long_runs.ipynb #84a9a518
     class BadImage(Callback):
         def before_epoch(self):
             if self.epoch == 2 and not Path('mended').exists(): raise OSError('bad image')
-
-    def resumable(name):
-        "Fit a new learner for four epochs; the losses that the recorder and the callback know."
-        learn,last = toy(cbs=BadImage()),StoredLosses()
-        with learn.no_bar(), learn.no_logging(): learn.fit(4, 1e-2, cbs=[last, Resume(name)])
-        return list(map(float, learn.recorder.losses)),list(last.losses)
 
     # %% nbs/tutorials/long_runs.ipynb #c4bbf328
     with working_directory(Path(tempfile.mkdtemp())):

@@ -33,8 +33,6 @@ def test_from_fastai_0_7():
         learn.logger = noop
         return learn
 
-    test_eq(len(digits_learner().layer_groups), 3)
-
     # %% nbs/tutorials/moving.ipynb #b64fcbd9
     lr = 1e-2
     learn = digits_learner()
@@ -87,16 +85,8 @@ def test_from_stock_fastai_2():
         learn.logger = noop
         return learn
 
-    test_eq(len(digits_learner().layer_groups), 3)
-
     # %% nbs/tutorials/moving.ipynb #b64fcbd9
     lr = 1e-2
-    learn = digits_learner()
-    learn.fit_sgdr(3, 1, np.array([lr/9, lr/3, lr]))                     # learn.fit(lrs, 3, cycle_len=1, cycle_mult=2)
-    rates = np.array(learn.recorder.group_hps['lr'])
-    test_close(rates[0], [lr/9, lr/3, lr])
-    test_eq(len(rates), 7*len(learn.dls.train))
-    learn.recorder.plot_sched()
 
     # %% nbs/tutorials/moving.ipynb #f7b4a735
     theirs = digits_learner()

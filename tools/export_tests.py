@@ -1,7 +1,8 @@
 """Write tests/ from the notebooks: one test file per notebook, one test per H2 section.
 
-A test holds the section's cells that are evaluated and not exported. Imports are hoisted to the top of the file. Cells of
-earlier sections that bind a name this section reads come first, so each test runs on its own. Cells flagged `#| slow` or
+A test holds the section's cells that are evaluated and not exported. Imports are hoisted to the top of the file. What earlier
+sections define comes first, so each test runs on its own: of a function or a class that this section reads the definition alone,
+of anything else the cell that binds it. Cells flagged `#| slow` or
 `#| cuda` become tests of their own, with that mark. Files whose notebook is gone are deleted."""
 import ast, builtins, io, itertools, re, tokenize
 from dataclasses import dataclass
@@ -30,6 +31,8 @@ def names(node, bound=()):
         if isinstance(child, scopes):
             args = {a.arg for a in ast.walk(child) if isinstance(a, ast.arg)}
             stores = {n.id for n in ast.walk(child) if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Store)}
+            defaults = getattr(getattr(child, 'args', None), 'defaults', []) + getattr(getattr(child, 'args', None), 'kw_defaults', [])
+            read |= set().union(*(names(o)[1] | {o.id for o in [o] if isinstance(o, ast.Name)} for o in defaults if o)) - bound
             read |= names(child, args|stores)[1] - bound
             bound |= {child.name} if hasattr(child, 'name') else set()
         elif isinstance(child, ast.Name) and isinstance(child.ctx, ast.Load): read |= {child.id} - bound
@@ -65,6 +68,34 @@ class Cell:
     def __post_init__(self):
         self.imports,self.source = hoist(self.source)
         self.bound,self.read = names(ast.parse(self.source))
+        self.pieces = [] if self.exported else split(self)
+
+@dataclass(eq=False)
+class Piece:
+    "A definition of a cell, or the statements between two of them."
+    cell:Cell
+    source:str
+    defines:bool # whether it only gives something a name
+    def __post_init__(self): self.bound,self.read = names(ast.parse(self.source))
+
+def defines(stmt):
+    "Whether a statement only names a function, a class, or a value that nothing can change."
+    if isinstance(stmt, (ast.FunctionDef, ast.ClassDef)): return not any(ast.unparse(d).startswith('patch') for d in stmt.decorator_list)
+    if not isinstance(stmt, ast.Assign) or not all(isinstance(t, ast.Name) for t in stmt.targets): return False
+    value = stmt.value
+    if isinstance(value, ast.Call) and ast.unparse(value.func)=='partial' or isinstance(value, ast.Lambda): return True
+    return all(isinstance(o, (ast.Constant, ast.Tuple, ast.Load)) for o in ast.walk(value))
+
+def split(cell):
+    "The pieces of a cell, in order; a comment belongs to what follows it."
+    lines,pieces,start = cell.source.split('\n'),[],0
+    stmts = ast.parse(cell.source).body
+    for i,stmt in enumerate(stmts):
+        if i+1 < len(stmts) and stmts[i+1].lineno==stmt.end_lineno: continue      # `a = 1; b = 2` stays one piece
+        end,alone = stmt.end_lineno, not i or stmts[i-1].end_lineno != stmt.lineno
+        pieces.append(Piece(cell, '\n'.join(lines[start:end]), alone and defines(stmt)))
+        start = end
+    return pieces
 
 def read_cells(path):
     "The evaluated code cells of a notebook, the titles of its sections, and the module it exports to."
@@ -81,14 +112,22 @@ def read_cells(path):
     return cells,titles,module
 
 def needed(cells, chosen):
-    "`chosen` cells, with the earlier ones they read from, in notebook order."
-    order,todo,res = {id(c):i for i,c in enumerate(cells)}, list(chosen), {id(c) for c in chosen}
+    "The pieces of `chosen` cells, with the earlier ones they read from, in notebook order."
+    pieces = [p for c in cells for p in c.pieces]
+    order,todo = {p: i for i,p in enumerate(pieces)}, [p for c in chosen for p in c.pieces]
+    res = set(todo)
+    def add(piece): # what runs in a cell runs as a whole, as it may change what it has made
+        new = {piece} if piece.defines else {p for p in piece.cell.pieces if not p.defines}
+        todo.extend(new - res)
+        res.update(new)
     while todo:
-        cell = todo.pop()
-        for name in cell.read - set(dir(builtins)):
-            makers = [c for c in cells[:order[id(cell)]] if name in c.bound and not c.exported and not c.mark]
-            if makers and id(makers[-1]) not in res: res.add(id(makers[-1])); todo.append(makers[-1])
-    return [c for c in cells if id(c) in res]
+        piece = todo.pop()
+        for name in piece.read - set(dir(builtins)):
+            makers = [p for p in pieces if name in p.bound and (not p.cell.mark or p.cell is piece.cell) and p is not piece]
+            beside = [p for p in makers if p.cell is piece.cell and (piece.defines or order[p] < order[piece])]   # a function reads when it is called
+            before = [p for p in makers if order[p] < order[piece]]
+            if beside or before: add((beside or before)[-1])
+    return [p for p in pieces if p in res]
 
 # Writing
 
@@ -101,8 +140,9 @@ def indent(source):
 
 def slug(title): return re.sub(r'\W+', '_', title.lower()).strip('_') or 'section'
 
-def write_function(name, cells, nb, mark=None):
-    body = '\n\n'.join(f'    # %% {nb} #{c.id}\n{indent(c.source)}' for c in cells)
+def write_function(name, pieces, nb, mark=None):
+    cells = [(c, '\n'.join(p.source for p in ps).strip('\n')) for c,ps in itertools.groupby(pieces, lambda p: p.cell)]
+    body = '\n\n'.join(f'    # %% {nb} #{c.id}\n{indent(source)}' for c,source in cells)
     return (f'@pytest.mark.{mark}\n' if mark else '') + f'def test_{name}():\n{body}\n'
 
 def test_source(path, nb):
@@ -116,9 +156,9 @@ def test_source(path, nb):
             name = slug(title) + (f'_{mark}' if mark else '')
             while name in taken: name += '_2'
             taken.add(name)
-            chosen = needed(cells, chosen)
-            used |= set().union(*(c.read for c in chosen))
-            functions.append(write_function(name, chosen, nb, mark))
+            pieces = needed(cells, chosen)
+            used |= set().union(*(p.read for p in pieces))
+            functions.append(write_function(name, pieces, nb, mark))
     if not functions: return None
     imports = list(dict.fromkeys(i for c in cells for i in c.imports))
     if module:
