@@ -21,7 +21,7 @@ install: $(VENV)/.installed
 demo: install
 	$(PY) $(QUIET) -m fastai_lrx.demo $(ARGS)
 
-## make run NB=nbs/05_finder.ipynb   execute a notebook and store its outputs
+## make run NB=nbs/find/finder.ipynb   execute a notebook and store its outputs
 run: install
 	nbdev-test $(NB) --save --n-workers 0
 	nbdev-clean

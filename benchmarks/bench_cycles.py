@@ -27,7 +27,7 @@ from fastai.basics import *
 from fastai.callback.schedule import *
 from fastai.layers import ConvLayer
 from fastai_lrx.all import *
-from fastai_lrx.plots import new_axes
+from fastai_lrx.core.plots import new_axes
 from measure import machine, publish, quiet, results
 from suggest_tasks import digits, shapes
 

@@ -11,7 +11,7 @@ import timm, torch
 from fastai.vision.all import *
 from fastai.callback.schedule import LRFinder, valley as stock_valley
 from fastai_lrx.all import *
-from fastai_lrx.suggest import valley
+from fastai_lrx.find.curves import valley
 from measure import machine, paired, publish, quiet, ratio, timed
 
 def written():

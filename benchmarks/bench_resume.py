@@ -19,7 +19,8 @@ warnings.simplefilter('ignore')
 sys.path.insert(0, sys.argv[1])
 from tiny import *
 from fastai_lrx.all import *
-from fastai_lrx.storage import fingerprint, load_state
+from fastai_lrx.core.fingerprint import fingerprint
+from fastai_lrx.core.storage import load_state
 kind,folder = sys.argv[2],Path(sys.argv[3])
 learn,resume = learner(kind, path=folder),Resume(folder/'run')
 print('ready', flush=True)

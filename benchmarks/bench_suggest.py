@@ -27,9 +27,9 @@ from measure import results
 from suggest_tasks import design, every, kept_aside, make, pretrained, tasks
 from fastai.basics import *
 from fastai_lrx.all import *
-from fastai_lrx.finder import stock_end
-from fastai_lrx.plots import new_axes
-from fastai_lrx.storage import atomic_write
+from fastai_lrx.find.finder import stock_end
+from fastai_lrx.core.plots import new_axes
+from fastai_lrx.core.storage import atomic_write
 
 grid = 10**(np.arange(19)/3-5)
 truth_seeds,spread_seeds = range(3),range(8)
@@ -108,11 +108,11 @@ def ask(name, seed):
     learn,seen = make(name, seed),[]
     learn.add_cb(Callback(before_batch=lambda cb: seen.append(1)))
     res = learn.lr_find(show_plot=False)
-    batches,first = len(seen),res.looks[0][0]
+    batches,first = len(seen),res.sweeps[0][0]
     row = {k: float(v) for k,v in zip(res._fields, res)} | {k: float(f(first)) for k,f in peers.items()}
     row |= {'lr, one sweep': halfway(first), 'torch_lr_finder, second look': float(torch_lr_finder(res.curve))}
     if seed in truth_seeds: row['lr, probe=200'] = learn.lr_find(show_plot=False, suggest_funcs='lr', probe=200).lr
-    return row | dict(trust=res.trust, looks=len(res.looks[0]), batches=batches, stock_batches=int(min(stock_end(first), len(first))))
+    return row | dict(trust=res.trust, looks=len(res.sweeps[0]), batches=batches, stock_batches=int(min(stock_end(first), len(first))))
 
 def ask_all(names):
     "The answers of all rules, for each task and seed."

@@ -7,8 +7,8 @@ from torch.overrides import TorchFunctionMode
 from tiny import *
 from fastai.callback.channelslast import ChannelsLast
 from fastai_lrx.all import *
-from fastai_lrx.resume import run_state
-from fastai_lrx.storage import fingerprint
+from fastai_lrx.keep.resume import run_state
+from fastai_lrx.core.fingerprint import fingerprint
 
 has_card = torch.cuda.is_available()
 device = torch.device('cuda' if has_card else 'cpu')

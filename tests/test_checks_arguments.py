@@ -8,8 +8,11 @@ from hypothesis import given, settings, strategies as st
 from tiny import *
 from fastcore.test import *
 from fastai_lrx.all import *
-from fastai_lrx import all as exported, finder, range_tests, schedules, storage, suggest
-from fastai_lrx.fine_tune import shapes
+from fastai_lrx import all as exported
+from fastai_lrx.core import args, storage
+from fastai_lrx.find import curves, finder, range_tests
+from fastai_lrx.vary import schedules
+from fastai_lrx.spread.fine_tune import shapes
 import timm
 
 def test_schedules():
@@ -120,8 +123,8 @@ def test_schedules():
         def is_rates(r): assert np.isfinite(r).all() and isinstance(r, (float,tuple))
         def is_int(r): assert type(r) is int and r >= 1
         def is_float(r): assert type(r) is float and math.isfinite(r)
-        res = {'as_rates': entry(lambda x: schedules.as_rates(x, 'x'), is_rates, x=.1), 'number': entry(lambda x: schedules.number(x, 'x'), is_float, x=.1), 'whole': entry(lambda n: schedules.whole(n, 'n'), is_int, n=3),
-               'bounds': entry(schedules.bounds, lr_min=.1, lr_max=.2), 'Flat': entry(Flat, keeps_promises, lr=.1), 'CosineRestarts': entry(CosineRestarts, keeps_promises, n_cycles=2, lr_max=.1, lr_min=0., cycle_mult=2., cycle_decay=1., warmup=0.),
+        res = {'as_rates': entry(lambda x: args.as_rates(x, 'x'), is_rates, x=.1), 'number': entry(lambda x: args.as_float(x, 'x'), is_float, x=.1), 'whole': entry(lambda n: args.as_int(n, 'n'), is_int, n=3),
+               'bounds': entry(args.as_rate_bounds, lr_min=.1, lr_max=.2), 'Flat': entry(Flat, keeps_promises, lr=.1), 'CosineRestarts': entry(CosineRestarts, keeps_promises, n_cycles=2, lr_max=.1, lr_min=0., cycle_mult=2., cycle_decay=1., warmup=0.),
                'Triangular': entry(Triangular, keeps_promises, n_cycles=2, lr_max=.2, lr_min=.1, mode='exp_range', gamma=.99, up_frac=.5, also=dict(n_cycles='n_steps')), 'SlantedTriangular': entry(SlantedTriangular, keeps_promises, lr_max=.2, cut_frac=.1, ratio=32),
                'OneCycle': entry(OneCycle, keeps_promises, lr_max=.2, div=25., div_final=1e5, pct_start=.25), 'Mirrored': entry(schedules.Mirrored, keeps_promises, schedule=cos, at_min=.95, at_max=.85),
                'join': entry(join, keeps_promises, schedules=[Flat(1e-2), Flat([1e-2, 1e-3])], lengths=[1, 2]), 'Joined': entry(schedules.Joined, keeps_promises, schedules=(cos, cos), lengths=(3, 3)),
@@ -254,13 +257,13 @@ def test_curves():
         curve = SweepCurve(lrs, losses)
         def within(r): assert np.isnan(r) or lrs[0] <= r <= lrs[-1], r
         def readable(c):
-            assert suggest.trust(c) in suggest.reasons and np.isfinite(c.error) and np.isfinite(c.start) and len(suggest.second_look(c))==2
+            assert curves.diagnose(c) in curves.reasons and np.isfinite(c.error) and np.isfinite(c.start) and len(curves.refined_span(c))==2
             for f in (lowest, halfway, by_drop): test_eq(np.isnan(f(c)) or c.lrs.min()*(1-1e-9) <= f(c) <= c.lrs.max()*(1+1e-9), True)
-        reads = {f.__name__: entry(f, curve=curve) for f in (lowest, halfway, suggest.trust, suggest.second_look)}
+        reads = {f.__name__: entry(f, curve=curve) for f in (lowest, halfway, curves.diagnose, curves.refined_span)}
         return reads | {'SweepCurve': entry(SweepCurve, readable, lrs=lrs, losses=losses, smooth_losses=losses, num_it=60, sweep='exp', free='stop_div bad_batch', also=dict(lrs='losses')),
                         'SweepCurve.smooth': entry(curve.smooth, lambda r: test_eq(np.isfinite(r).all(), True), sigma=2.), 'SweepCurve.loss_at': entry(curve.loss_at, lambda r: test_eq(math.isfinite(r), True), lr=1e-3),
                         'by_drop': entry(by_drop, within, curve=curve, share=.9), 'valley': entry(valley, lambda r: within(r[0]), lrs=lrs, losses=losses, free='num_it'),
-                        'gaussian_smooth': entry(suggest.gaussian_smooth, values=losses, sigma=2.)}
+                        'gaussian_smooth': entry(curves.gaussian_smooth, values=losses, sigma=2.)}
 
     # %% nbs/checks/arguments.ipynb #090a7c5f
     throw(curve_table())
@@ -1189,8 +1192,8 @@ def test_everything_public():
         def is_rates(r): assert np.isfinite(r).all() and isinstance(r, (float,tuple))
         def is_int(r): assert type(r) is int and r >= 1
         def is_float(r): assert type(r) is float and math.isfinite(r)
-        res = {'as_rates': entry(lambda x: schedules.as_rates(x, 'x'), is_rates, x=.1), 'number': entry(lambda x: schedules.number(x, 'x'), is_float, x=.1), 'whole': entry(lambda n: schedules.whole(n, 'n'), is_int, n=3),
-               'bounds': entry(schedules.bounds, lr_min=.1, lr_max=.2), 'Flat': entry(Flat, keeps_promises, lr=.1), 'CosineRestarts': entry(CosineRestarts, keeps_promises, n_cycles=2, lr_max=.1, lr_min=0., cycle_mult=2., cycle_decay=1., warmup=0.),
+        res = {'as_rates': entry(lambda x: args.as_rates(x, 'x'), is_rates, x=.1), 'number': entry(lambda x: args.as_float(x, 'x'), is_float, x=.1), 'whole': entry(lambda n: args.as_int(n, 'n'), is_int, n=3),
+               'bounds': entry(args.as_rate_bounds, lr_min=.1, lr_max=.2), 'Flat': entry(Flat, keeps_promises, lr=.1), 'CosineRestarts': entry(CosineRestarts, keeps_promises, n_cycles=2, lr_max=.1, lr_min=0., cycle_mult=2., cycle_decay=1., warmup=0.),
                'Triangular': entry(Triangular, keeps_promises, n_cycles=2, lr_max=.2, lr_min=.1, mode='exp_range', gamma=.99, up_frac=.5, also=dict(n_cycles='n_steps')), 'SlantedTriangular': entry(SlantedTriangular, keeps_promises, lr_max=.2, cut_frac=.1, ratio=32),
                'OneCycle': entry(OneCycle, keeps_promises, lr_max=.2, div=25., div_final=1e5, pct_start=.25), 'Mirrored': entry(schedules.Mirrored, keeps_promises, schedule=cos, at_min=.95, at_max=.85),
                'join': entry(join, keeps_promises, schedules=[Flat(1e-2), Flat([1e-2, 1e-3])], lengths=[1, 2]), 'Joined': entry(schedules.Joined, keeps_promises, schedules=(cos, cos), lengths=(3, 3)),
@@ -1205,13 +1208,13 @@ def test_everything_public():
         curve = SweepCurve(lrs, losses)
         def within(r): assert np.isnan(r) or lrs[0] <= r <= lrs[-1], r
         def readable(c):
-            assert suggest.trust(c) in suggest.reasons and np.isfinite(c.error) and np.isfinite(c.start) and len(suggest.second_look(c))==2
+            assert curves.diagnose(c) in curves.reasons and np.isfinite(c.error) and np.isfinite(c.start) and len(curves.refined_span(c))==2
             for f in (lowest, halfway, by_drop): test_eq(np.isnan(f(c)) or c.lrs.min()*(1-1e-9) <= f(c) <= c.lrs.max()*(1+1e-9), True)
-        reads = {f.__name__: entry(f, curve=curve) for f in (lowest, halfway, suggest.trust, suggest.second_look)}
+        reads = {f.__name__: entry(f, curve=curve) for f in (lowest, halfway, curves.diagnose, curves.refined_span)}
         return reads | {'SweepCurve': entry(SweepCurve, readable, lrs=lrs, losses=losses, smooth_losses=losses, num_it=60, sweep='exp', free='stop_div bad_batch', also=dict(lrs='losses')),
                         'SweepCurve.smooth': entry(curve.smooth, lambda r: test_eq(np.isfinite(r).all(), True), sigma=2.), 'SweepCurve.loss_at': entry(curve.loss_at, lambda r: test_eq(math.isfinite(r), True), lr=1e-3),
                         'by_drop': entry(by_drop, within, curve=curve, share=.9), 'valley': entry(valley, lambda r: within(r[0]), lrs=lrs, losses=losses, free='num_it'),
-                        'gaussian_smooth': entry(suggest.gaussian_smooth, values=losses, sigma=2.)}
+                        'gaussian_smooth': entry(curves.gaussian_smooth, values=losses, sigma=2.)}
 
     # %% nbs/checks/arguments.ipynb #258659be
     def callback_table():
@@ -1421,8 +1424,8 @@ def test_everything_with_many_more_values_slow():
         def is_rates(r): assert np.isfinite(r).all() and isinstance(r, (float,tuple))
         def is_int(r): assert type(r) is int and r >= 1
         def is_float(r): assert type(r) is float and math.isfinite(r)
-        res = {'as_rates': entry(lambda x: schedules.as_rates(x, 'x'), is_rates, x=.1), 'number': entry(lambda x: schedules.number(x, 'x'), is_float, x=.1), 'whole': entry(lambda n: schedules.whole(n, 'n'), is_int, n=3),
-               'bounds': entry(schedules.bounds, lr_min=.1, lr_max=.2), 'Flat': entry(Flat, keeps_promises, lr=.1), 'CosineRestarts': entry(CosineRestarts, keeps_promises, n_cycles=2, lr_max=.1, lr_min=0., cycle_mult=2., cycle_decay=1., warmup=0.),
+        res = {'as_rates': entry(lambda x: args.as_rates(x, 'x'), is_rates, x=.1), 'number': entry(lambda x: args.as_float(x, 'x'), is_float, x=.1), 'whole': entry(lambda n: args.as_int(n, 'n'), is_int, n=3),
+               'bounds': entry(args.as_rate_bounds, lr_min=.1, lr_max=.2), 'Flat': entry(Flat, keeps_promises, lr=.1), 'CosineRestarts': entry(CosineRestarts, keeps_promises, n_cycles=2, lr_max=.1, lr_min=0., cycle_mult=2., cycle_decay=1., warmup=0.),
                'Triangular': entry(Triangular, keeps_promises, n_cycles=2, lr_max=.2, lr_min=.1, mode='exp_range', gamma=.99, up_frac=.5, also=dict(n_cycles='n_steps')), 'SlantedTriangular': entry(SlantedTriangular, keeps_promises, lr_max=.2, cut_frac=.1, ratio=32),
                'OneCycle': entry(OneCycle, keeps_promises, lr_max=.2, div=25., div_final=1e5, pct_start=.25), 'Mirrored': entry(schedules.Mirrored, keeps_promises, schedule=cos, at_min=.95, at_max=.85),
                'join': entry(join, keeps_promises, schedules=[Flat(1e-2), Flat([1e-2, 1e-3])], lengths=[1, 2]), 'Joined': entry(schedules.Joined, keeps_promises, schedules=(cos, cos), lengths=(3, 3)),
@@ -1437,13 +1440,13 @@ def test_everything_with_many_more_values_slow():
         curve = SweepCurve(lrs, losses)
         def within(r): assert np.isnan(r) or lrs[0] <= r <= lrs[-1], r
         def readable(c):
-            assert suggest.trust(c) in suggest.reasons and np.isfinite(c.error) and np.isfinite(c.start) and len(suggest.second_look(c))==2
+            assert curves.diagnose(c) in curves.reasons and np.isfinite(c.error) and np.isfinite(c.start) and len(curves.refined_span(c))==2
             for f in (lowest, halfway, by_drop): test_eq(np.isnan(f(c)) or c.lrs.min()*(1-1e-9) <= f(c) <= c.lrs.max()*(1+1e-9), True)
-        reads = {f.__name__: entry(f, curve=curve) for f in (lowest, halfway, suggest.trust, suggest.second_look)}
+        reads = {f.__name__: entry(f, curve=curve) for f in (lowest, halfway, curves.diagnose, curves.refined_span)}
         return reads | {'SweepCurve': entry(SweepCurve, readable, lrs=lrs, losses=losses, smooth_losses=losses, num_it=60, sweep='exp', free='stop_div bad_batch', also=dict(lrs='losses')),
                         'SweepCurve.smooth': entry(curve.smooth, lambda r: test_eq(np.isfinite(r).all(), True), sigma=2.), 'SweepCurve.loss_at': entry(curve.loss_at, lambda r: test_eq(math.isfinite(r), True), lr=1e-3),
                         'by_drop': entry(by_drop, within, curve=curve, share=.9), 'valley': entry(valley, lambda r: within(r[0]), lrs=lrs, losses=losses, free='num_it'),
-                        'gaussian_smooth': entry(suggest.gaussian_smooth, values=losses, sigma=2.)}
+                        'gaussian_smooth': entry(curves.gaussian_smooth, values=losses, sigma=2.)}
 
     # %% nbs/checks/arguments.ipynb #258659be
     def callback_table():

@@ -8,7 +8,7 @@ from fastcore.test import *
 from copy import deepcopy
 import timm
 from fastai_lrx.all import *
-from fastai_lrx.backbones import TimmBody
+from fastai_lrx.spread.backbones import TimmBody
 from fastai_lrx.demo import digits_dls
 
 def test_a_training_step():

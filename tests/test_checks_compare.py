@@ -6,7 +6,7 @@ from ranks import on_ranks
 from fastcore.test import *
 from fastai.callback.all import *
 from fastai_lrx.all import *
-from fastai_lrx.compare import Run, Comparison
+from fastai_lrx.show.compare import Comparison, Run
 import itertools, pickle
 
 def test_no_trace():
@@ -120,6 +120,24 @@ def test_the_same_batches():
         test_eq(seen['peeking'], seen['plain'])
         test_eq(len(seen['plain']), 4)
         assert all(a != b for a,b in itertools.combinations(seen['plain'], 2)), kind      # in every epoch and with every seed another order
+
+    # %% nbs/checks/compare.ipynb #ae9afcd9
+    learn,seen = learner('vision'),dict(plain=[], peeking=[])
+    learn.freeze()
+    class SeesTargets(Sees):
+        def before_batch(self):
+            if self.training: self.into[-1].append(self.y.tolist())
+    def peeking(l):
+        random.random(); np.random.rand(); torch.rand(1)
+        l.dls.train.one_batch()
+        l.fit(2, 1e-2, cbs=SeesTargets(seen['peeking']))
+    with warnings.catch_warnings():
+        warnings.simplefilter('ignore')
+        with learn.precomputed():
+            res = learn.compare(dict(plain=lambda l: l.fit(2, 1e-2, cbs=SeesTargets(seen['plain'])), peeking=peeking), seeds=2)
+    assert not any(run.failed for run in res.runs), [run.failed for run in res.runs]
+    test_eq(seen['peeking'], seen['plain'])
+    assert seen['plain'][0] != seen['plain'][1]
 
     # %% nbs/checks/compare.ipynb #b9b9d0bc
     for kind in kinds:

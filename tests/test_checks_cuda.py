@@ -5,8 +5,8 @@ from card import *
 from fastcore.test import *
 from fastai_lrx.all import *
 import contextlib, subprocess
-from fastai_lrx.storage import load_state
-import fastai_lrx.precompute as precompute
+from fastai_lrx.core.storage import load_state
+import fastai_lrx.spread.precompute as precompute
 from fastai.callback.schedule import LRFinder
 
 @pytest.mark.cuda

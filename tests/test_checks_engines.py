@@ -5,10 +5,10 @@ from tiny import *
 from fastcore.test import *
 from fastai.callback.all import *
 from fastai_lrx.all import *
-from fastai_lrx.layer_groups import frozen_params
-from fastai_lrx.scheduled import n_groups
-from fastai_lrx.state import Keeper, keep_autocast
-from fastai_lrx.storage import fingerprint
+from fastai_lrx.spread.freezing import frozen_params
+from fastai_lrx.core.learner import n_groups
+from fastai_lrx.core.state import Keeper, keep_autocast
+from fastai_lrx.core.fingerprint import fingerprint
 import logging
 
 def test_no_trace():
@@ -205,7 +205,7 @@ def test_the_plan_is_what_runs():
         def after_step(self): seen.append(self.train_iter)
     learn,seen = make(cbs=lambda: [GradientAccumulation(20), Passing()]),[]
     found = learn.lr_find(num_it=60, extend=False, stop_div=False, show_plot=False)
-    test_eq(len(found.looks[0][0]), 60)
+    test_eq(len(found.sweeps[0][0]), 60)
     assert all(b-a == 3 for a,b in zip(seen, seen[1:6])) and seen[0] == 2
 
     # %% nbs/checks/engines.ipynb #06a0e93a

@@ -10,9 +10,10 @@ from torch.utils.data._utils.fetch import _MapDatasetFetcher
 from fastai.callback.core import _events
 from fastai.callback.progress import CSVLogger
 from fastai.optimizer import Optimizer
-from fastai_lrx import storage
-from fastai_lrx.state import _autocast_depth, generator_state, global_rngs
-from fastai_lrx.storage import fingerprint, load_state, mapped_state, save_state
+from fastai_lrx.core import storage
+from fastai_lrx.core.state import _autocast_depth, generator_state, global_rngs
+from fastai_lrx.core.fingerprint import fingerprint
+from fastai_lrx.core.storage import load_state, mapped_state, save_state
 import fcntl
 from unittest.mock import patch
 

@@ -9,11 +9,11 @@ from fastai.test_utils import synth_learner
 import fastai.callback.schedule as stock
 import itertools, pickle
 from fastai_lrx.all import *
-from fastai_lrx.finder import suggest
-from fastai_lrx.range_tests import Bounds
-from fastai_lrx.schedules import CosineRestarts
-from fastai_lrx.finder import LRSweep, run_sweep
-from fastai_lrx.range_tests import RangeSweep
+from fastai_lrx.find.finder import apply_rule
+from fastai_lrx.find.range_tests import Bounds
+from fastai_lrx.vary.schedules import CosineRestarts
+from fastai_lrx.find.finder import LRSweep, run_sweep
+from fastai_lrx.find.range_tests import RangeSweep
 
 def test_fastai_s_answers():
     # %% nbs/checks/finding.ipynb #f668e467
@@ -262,7 +262,7 @@ def test_any_curve():
     def any_curve(losses, shift):
         lrs = np.geomspace(1e-6, 1, len(losses))
         curve = SweepCurve(lrs, losses, losses)
-        for f in (by_drop, lambda c: valley(c.lrs, c.losses)[0]): assert lrs[0] <= suggest(f, curve) <= lrs[-1]
+        for f in (by_drop, lambda c: valley(c.lrs, c.losses)[0]): assert lrs[0] <= apply_rule(f, curve) <= lrs[-1]
         rounded = np.round(np.array(losses)*8)/8   # sums of these are exact
         both = [SweepCurve(lrs, rounded+s) for s in (0., shift)]
         a,b = map(by_drop, both)
@@ -353,7 +353,7 @@ def test_a_batch_of_no_numbers():
             with warnings.catch_warnings(record=True) as caught:
                 warnings.simplefilter('always')
                 res = spoilt(i, value).lr_find(show_plot=False)
-            test_eq((res.trust, len(res.looks[0]), len(caught)), ('bad batch', 1, 1))
+            test_eq((res.trust, len(res.sweeps[0]), len(caught)), ('bad batch', 1, 1))
             assert f'values that are NaN or infinite, and so has its loss, whatever the rate (batch {batch} of its epoch)' in str(caught[0].message), caught[0].message
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter('always')

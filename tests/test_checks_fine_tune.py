@@ -9,7 +9,7 @@ from copy import deepcopy
 from timm.optim import param_groups_layer_decay, param_groups_weight_decay
 import timm
 from fastai_lrx.all import *
-from fastai_lrx.fine_tune import n_open, shapes, staged
+from fastai_lrx.spread.fine_tune import n_open, shapes, staged_schedule
 from fastai.callback.schedule import combined_cos
 
 def test_at_every_batch():
@@ -59,7 +59,7 @@ def test_at_every_batch():
         learn = deep()
         learn.fine_tune_discriminative(epochs, 1e-2, frozen, div=div, unfreeze=unfreeze, schedule=shape, cbs=(log := Log()), moms=(0.9, 0.8))
         n_iter,total = len(learn.dls.train),frozen+epochs
-        want = staged(shape, discriminative_lrs(4, 1e-2, div), frozen, epochs)
+        want = staged_schedule(shape, discriminative_lrs(4, 1e-2, div), frozen, epochs)
         n = n_iter*total
         np.testing.assert_allclose([row[0] for row in log.rows], want.at(np.arange(n), n), rtol=1e-12)
         np.testing.assert_allclose([row[1][0] for row in log.rows], want.mirrored(0.9, 0.8).at(np.arange(n), n), rtol=1e-12)
@@ -151,7 +151,7 @@ def test_one_run():
     learn = deep()
     learn.fine_tune_discriminative(3, 1e-2, start_epoch=2, cbs=(log := Log()))
     test_eq(log.rows[0][2:], ([False, True, True, True], 2))
-    np.testing.assert_allclose(log.rows[0][0][-1], staged('one_cycle', np.array([1e-2]), 1, 3).at(2*len(learn.dls.train), 4*len(learn.dls.train)), rtol=1e-9)
+    np.testing.assert_allclose(log.rows[0][0][-1], staged_schedule('one_cycle', np.array([1e-2]), 1, 3).at(2*len(learn.dls.train), 4*len(learn.dls.train)), rtol=1e-9)
     def tops(base_lr, **kwargs):
         learn = deep()
         learn.fine_tune_discriminative(1, base_lr, cbs=(log := Log()), schedule='sgdr', **kwargs)

@@ -5,7 +5,8 @@ from tiny import *
 from ranks import on_ranks
 from fastcore.test import *
 from fastai_lrx.all import *
-from fastai_lrx.schedules import *
+from fastai_lrx.vary.schedules import *
+from fastai_lrx.core.args import *
 
 def test_every_method_learner_and_engine():
     # %% nbs/checks/fits.ipynb #5bf588eb

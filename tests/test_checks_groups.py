@@ -8,7 +8,7 @@ from fastcore.test import *
 from copy import deepcopy
 import pickle, timm, torchvision
 from fastai_lrx.all import *
-from fastai_lrx.layer_groups import model_layers
+from fastai_lrx.spread.layer_groups import model_layers
 
 def test_every_family_of_timm():
     # %% nbs/checks/groups.ipynb #8177d973

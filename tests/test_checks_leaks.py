@@ -8,7 +8,8 @@ import collections, ctypes, functools, gc, json, pickle, shutil, signal, threadi
 import matplotlib as mpl, matplotlib.pyplot as plt
 from safetensors.torch import save, save_file
 from fastai_lrx.all import *
-from fastai_lrx.storage import *
+from fastai_lrx.core.storage import *
+from fastai_lrx.core.fingerprint import *
 
 def test_nothing_accumulates():
     # %% nbs/checks/leaks.ipynb #99154f67

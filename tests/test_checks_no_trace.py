@@ -5,7 +5,7 @@ from tiny import *
 from fastcore.test import *
 from fastai_lrx.all import *
 import subprocess, copy
-from fastai_lrx.state import Keeper
+from fastai_lrx.core.state import Keeper
 
 def test_mishaps_in_the_sweep():
     # %% nbs/checks/no_trace.ipynb #38af2b62
@@ -366,7 +366,7 @@ def test_odd_learners():
     learn = learner('vision', path='/proc/nowhere')
     learn.dls.loaders = learn.dls.loaders[:1]
     res = learn.lr_find(num_it=20, show_plot=False)
-    test_eq(len(res.looks[0][0]), 20)
+    test_eq(len(res.sweeps[0][0]), 20)
     with learn.no_bar(): learn.lr_find(num_it=20, show_plot=False)
 
 def test_what_was_left_behind_is_gone():

@@ -5,7 +5,8 @@ from fractions import Fraction
 import numpy as np, torch
 from hypothesis import given, settings, strategies as st, assume
 from fastcore.test import *
-from fastai_lrx.schedules import *
+from fastai_lrx.vary.schedules import *
+from fastai_lrx.core.args import *
 from fastai.callback.schedule import combined_cos
 
 def test_warm_restarts_are_torch_s():

@@ -17,9 +17,9 @@ def test_imports_stay_small():
     for app in ('text','tabular'):
         modules = loaded(f'from fastai.{app}.all import *\nfrom fastai_lrx.all import *')
         assert not [m for m in modules if m.startswith(('fastai.vision','timm'))]
-    modules = loaded('import fastai_lrx.schedules, fastai_lrx.suggest')
+    modules = loaded('import fastai_lrx.vary.schedules, fastai_lrx.find.curves')
     assert not modules & {'torch','fastai','fastcore','matplotlib','scipy','pandas'}
-    modules = loaded('import fastai_lrx.storage')
+    modules = loaded('import fastai_lrx.core.storage')
     assert 'fastai' not in modules
 
 def test_star_import():
@@ -41,13 +41,26 @@ assert new=={'LearnerState','Schedule','Flat','CosineRestarts','Triangular','Sla
 
 def test_layers():
     # %% nbs/checks/package.ipynb #c8bdb8cf
-    layers = ['messages', 'state schedules suggest storage plots', 'scheduled', 'layer_groups resume', 'finder', 'range_tests cycles snapshots preview backbones precompute', 'fine_tune compare', 'all', 'demo']
-    height = {m:i for i,line in enumerate(layers) for m in line.split()}
+    wings = 'core', 'vary', 'find keep', 'spread', 'show', 'all', 'demo'         # from the ground up
+    height = {wing: i for i,line in enumerate(wings) for wing in line.split()}
     folder = Path(fastai_lrx.__file__).parent
-    test_eq({p.stem for p in folder.glob('*.py')} - {'__init__','_modidx'}, set(height))
-    for m in height:
-        for node in ast.walk(ast.parse((folder/f'{m}.py').read_text())):
-            if not isinstance(node, ast.ImportFrom): continue
-            source = node.module or ''
-            own = [source.split('.')[-1]] if source.startswith('fastai_lrx') or (node.level and source) else [a.name for a in node.names] if node.level else []
-            for o in own: assert height[o] < height[m], f'{m} imports {o}'
+    modules = {p.relative_to(folder).with_suffix('').parts: p for p in folder.rglob('*.py') if p.stem not in ('__init__','_modidx')}
+
+    def imported(parts, path):
+        "The modules of ours that a module imports, as parts of their names"
+        for node in ast.walk(ast.parse(path.read_text())):
+            if not isinstance(node, ast.ImportFrom) or not node.level: continue
+            base = (*parts[:len(parts)-node.level], *(node.module or '').split('.')) if node.module else parts[:len(parts)-node.level]
+            for names in ([base] if base in modules else [(*base, a.name) for a in node.names]): yield names
+
+    for parts,path in modules.items():
+        for other in imported(parts, path):
+            if other[0] == parts[0]: continue                                  # inside a wing
+            assert height[other[0]] < height[parts[0]], f'{parts} imports {other}'
+
+    # %% nbs/checks/package.ipynb #f988212d
+    inside = {parts: {o for o in imported(parts, path) if o[0]==parts[0] and len(parts) > 1} for parts,path in modules.items()}
+    while inside:
+        free = {parts for parts,others in inside.items() if not others & inside.keys()}
+        assert free, f'circles: {sorted(inside)}'
+        for parts in free: del inside[parts]

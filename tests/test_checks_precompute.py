@@ -8,8 +8,13 @@ from copy import deepcopy
 import pickle
 from fastai.callback.data import WeightedDL, PartialDL
 from fastai_lrx.all import *
-from fastai_lrx.precompute import *
-from fastai_lrx.storage import fingerprint, mapped_state
+from fastai_lrx.spread.precompute import *
+from fastai_lrx.core.fingerprint import *
+from fastai_lrx.core.state import *
+from fastai_lrx.spread.activations import *
+from fastai_lrx.spread.fixed_layers import *
+from fastai_lrx.core.fingerprint import fingerprint
+from fastai_lrx.core.storage import mapped_state
 from torch.func import functional_call
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from timm.utils import ModelEmaV3
@@ -639,7 +644,7 @@ def test_odd_modules():
         copies.append(deepcopy(learn.model))
     x = torch.randn(2, 3, 16, 16)
     test_close(copies[0].eval()(x), learn.model.eval()(x), 1e-6)
-    assert not any(isinstance(vars(m).get('forward'), LetThrough) for m in copies[0].modules())
+    assert not any(isinstance(vars(m).get('forward'), Bypass) for m in copies[0].modules())
 
 def test_odd_users():
     # %% nbs/checks/precompute.ipynb #6e19c4b0
@@ -747,7 +752,7 @@ def test_odd_users():
         learn = convnet(path=d)
         with learn.precomputed(): learn.export('it.pkl')
         again = load_learner(Path(d)/'it.pkl')
-        assert not any(isinstance(vars(m).get('forward'), LetThrough) for m in again.model.modules()) and not any(type(cb) in (FixedBody,MarkActivations) for cb in again.cbs)
+        assert not any(isinstance(vars(m).get('forward'), Bypass) for m in again.model.modules()) and not any(type(cb) in (FixedBody,MarkActivations) for cb in again.cbs)
         again.dls = images()
         again.freeze()
         with quiet(again).precomputed(): again.fit(1, 1e-3)

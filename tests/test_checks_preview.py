@@ -7,8 +7,8 @@ from fastcore.test import *
 from fastai.callback.all import *
 import resource
 from fastai_lrx.all import *
-from fastai_lrx.layer_groups import frozen_params
-from fastai_lrx.state import LearnerState
+from fastai_lrx.spread.freezing import frozen_params
+from fastai_lrx.core.state import LearnerState
 
 def test_the_plan_equals_reality():
     # %% nbs/checks/preview.ipynb #7b37aa58

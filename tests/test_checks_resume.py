@@ -7,10 +7,12 @@ from fastcore.test import *
 from fastai.callback.all import *
 import errno, pickle, subprocess, textwrap
 from fastai_lrx.all import *
-from fastai_lrx import resume, storage
-from fastai_lrx.resume import difference, description
-from fastai_lrx.state import Keeper, keep_autocast
-from fastai_lrx.storage import fingerprint, load_state, weights_of
+from fastai_lrx.keep import resume
+from fastai_lrx.core import storage
+from fastai_lrx.keep.resume import description, difference
+from fastai_lrx.core.state import Keeper, keep_autocast
+from fastai_lrx.core.fingerprint import fingerprint
+from fastai_lrx.core.storage import load_state, weights_of
 
 def test_every_kind_of_learner_and_of_fit():
     # %% nbs/checks/resume.ipynb #e366d287
@@ -469,7 +471,7 @@ def test_ctrl_c_and_another_start():
             for kill in (in_batch(0), in_batch(2)):
                 try: learn.fit_one_cycle(3, 1e-2, cbs=[r, Kill(*kill)])
                 except Killed: pass
-                other = [sys.executable, '-W', 'ignore', '-c', f'from fastai_lrx.storage import try_lock; print(try_lock({str(r.folder/".lock")!r}) is None)']
+                other = [sys.executable, '-W', 'ignore', '-c', f'from fastai_lrx.core.storage import try_lock; print(try_lock({str(r.folder/".lock")!r}) is None)']
                 test_eq(subprocess.run(other, capture_output=True, text=True).stdout.strip(), 'False')       # others may go on now
             learn.fit_one_cycle(3, 1e-2, cbs=[r, Kill()])
         return end(learn)
@@ -653,7 +655,7 @@ def test_full_disk_damaged_file_other_fit_other_process():
     with contextlib.redirect_stdout(io.StringIO()): make().fit(5, cbs=Resume(folder/'r', every=2, keep_last=9))
     test_eq(checkpoints(folder), [f'fit000_epoch0000{n}.safetensors' for n in (0, 2, 4, 5)] + ['fit000_epoch00005_end.safetensors'])
     for kwargs,words in ((dict(name=3), 'name=3'), (dict(name=''), "name=''"), (dict(name='x', every=0), 'every=0'), (dict(name='x', keep_last=0), 'keep_last=0')): test_fail(lambda: Resume(**kwargs), contains=words)
-    held = subprocess.Popen([sys.executable, '-W', 'ignore', '-c', f'from fastai_lrx.storage import try_lock; import time; lock = try_lock({str(folder/"r"/".lock")!r}); print("locked", flush=True); time.sleep(60)'], stdout=subprocess.PIPE, text=True)
+    held = subprocess.Popen([sys.executable, '-W', 'ignore', '-c', f'from fastai_lrx.core.storage import try_lock; import time; lock = try_lock({str(folder/"r"/".lock")!r}); print("locked", flush=True); time.sleep(60)'], stdout=subprocess.PIPE, text=True)
     held.stdout.readline()
     learn = make()
     test_fail(lambda: learn.fit(5, cbs=Resume(folder/'r')), contains='another process is training under this name')
@@ -666,7 +668,7 @@ def test_full_disk_damaged_file_other_fit_other_process():
     sys.path.insert(0, sys.argv[2])
     from tiny import *
     from fastai_lrx.all import *
-    from fastai_lrx import storage
+    from fastai_lrx.core import storage
     real,calls = storage.save_file,[]
     def save_file(tensors, path, metadata):
         calls.append(path)

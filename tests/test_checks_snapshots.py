@@ -6,9 +6,11 @@ from ranks import on_ranks
 from fastcore.test import *
 import errno, subprocess, textwrap
 from fastai_lrx.all import *
-from fastai_lrx import snapshots, storage
-from fastai_lrx.snapshots import Snapshot, files_in
-from fastai_lrx.storage import fingerprint, weights_of
+from fastai_lrx.keep import snapshots
+from fastai_lrx.core import storage
+from fastai_lrx.keep.snapshots import Snapshot, files_in
+from fastai_lrx.core.fingerprint import fingerprint
+from fastai_lrx.core.storage import weights_of
 
 def test_snapshots_are_the_weights_at_the_end_of_a_cycle():
     # %% nbs/checks/snapshots.ipynb #97fb9a69
@@ -169,7 +171,7 @@ def test_full_disk_killed_writer_damaged_file():
     sys.path.insert(0, sys.argv[2])
     from tiny import *
     from fastai_lrx.all import *
-    from fastai_lrx import storage
+    from fastai_lrx.core import storage
     real,calls = storage.save_file,[]
     def save_file(tensors, path, metadata):
         calls.append(path)

@@ -5,11 +5,11 @@ from card import *
 from fastcore.test import *
 from fastai.callback.schedule import LRFinder
 from fastai_lrx.all import *
-from fastai_lrx.storage import load_state
+from fastai_lrx.core.storage import load_state
 from contextlib import nullcontext
 from types import SimpleNamespace
-import contextlib, errno, time, fastai_lrx.resume as resume
-from fastai_lrx.state import Keeper, keep_autocast, keep_rngs
+import contextlib, errno, time, fastai_lrx.keep.resume as resume
+from fastai_lrx.core.state import Keeper, keep_autocast, keep_rngs
 
 def test_what_is_counted():
     # %% nbs/checks/transfers.ipynb #7a5fe006

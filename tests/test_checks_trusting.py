@@ -8,10 +8,10 @@ from hypothesis import given, settings, strategies as st
 from fastcore.test import *
 import pickle
 from fastai_lrx.all import *
-from fastai_lrx.finder import LRSweep, probe_rates, run_sweep, stock_curve
-from fastai_lrx.range_tests import RangeSweep
-from fastai_lrx.scheduled import n_groups
-from fastai_lrx.suggest import halfway, lowest, reasons, second_look, trust
+from fastai_lrx.find.finder import LRSweep, probe_rates, run_sweep, stock_curve
+from fastai_lrx.find.range_tests import RangeSweep
+from fastai_lrx.core.learner import n_groups
+from fastai_lrx.find.curves import halfway, lowest, reasons, refined_span, diagnose
 from unittest.mock import patch as replaced
 from fastai.metrics import F1Score
 
@@ -36,10 +36,10 @@ def test_a_quadratic_bowl():
                 known = exact.lrs[np.argmax(travelled >= -np.log(1-share)/2)]
                 test_close(np.log10(by_drop(exact, share)/known), 0, eps=0.1)
             assert halfway(exact) < 2/h   # stable: a step makes things better, not worse
-            test_eq(trust(exact), 'ok')
+            test_eq(diagnose(exact), 'ok')
             for seed in range(5):
                 noisy = bowl(h, start, noise=0.01, seed=seed)
-                test_eq(trust(noisy), 'ok')
+                test_eq(diagnose(noisy), 'ok')
                 clean = bowl(h, start)
                 assert abs(np.log10(by_drop(noisy, 0.8)/by_drop(clean, 0.8))) < 0.1
                 assert by_drop(noisy, 0.8) <= halfway(noisy) <= lowest(noisy)
@@ -68,7 +68,7 @@ def test_any_curve():
                 ours,theirs = lr,f(other)
                 if abs(np.log10(ours/theirs)) > 1e-6:          # a tie in the smoothed losses, decided by rounding
                     assert f is halfway or abs(curve.loss_at(ours)-curve.loss_at(theirs)) < 1e-6*scale, (f, ours, theirs)
-        assert trust(curve) in reasons
+        assert diagnose(curve) in reasons
     any_curve()
 
     @settings(max_examples=200, deadline=None, derandomize=True)
@@ -77,8 +77,8 @@ def test_any_curve():
         with np.errstate(all='ignore'):
             curve = SweepCurve(np.geomspace(1e-6, 1, len(losses)), losses)
             assert 1 <= curve.n_usable <= len(curve)
-            assert trust(curve) in reasons
-            lo,hi = second_look(curve)
+            assert diagnose(curve) in reasons
+            lo,hi = refined_span(curve)
             assert lo < hi
     wild_curve()
 
@@ -86,9 +86,9 @@ def test_any_curve():
     rng = np.random.default_rng(0)
     for n in (100, 300):
         lrs = np.geomspace(1e-7, 10, n)
-        whys = [trust(SweepCurve(lrs, offset + scale*rng.normal(size=n))) for _ in range(200) for offset,scale in [(0, 1), (2.3, 0.1), (-50, 1e-3)]]
+        whys = [diagnose(SweepCurve(lrs, offset + scale*rng.normal(size=n))) for _ in range(200) for offset,scale in [(0, 1), (2.3, 0.1), (-50, 1e-3)]]
         assert 'ok' not in whys and whys.count('flat') > 450, {w: whys.count(w) for w in set(whys)}
-        assert all(trust(SweepCurve(lrs, 2.3 - 1/(1+(1e-2/lrs)**2) + 0.05*rng.normal(size=n)))=='ok' for _ in range(100))
+        assert all(diagnose(SweepCurve(lrs, 2.3 - 1/(1+(1e-2/lrs)**2) + 0.05*rng.normal(size=n)))=='ok' for _ in range(100))
 
 def test_lr_find_as_a_whole():
     # %% nbs/checks/trusting.ipynb #0108b144
@@ -112,15 +112,15 @@ def test_lr_find_as_a_whole():
         learn.loss_func = Noise(scale, share)
         return learn
     res,n,said = counted(noisy(1., 0))
-    assert n <= 400 and len(res.looks[0])==2 and res.trust!='ok' and any('do not trust' in o for o in said), (n, res, said)
+    assert n <= 400 and len(res.sweeps[0])==2 and res.trust!='ok' and any('do not trust' in o for o in said), (n, res, said)
     res1,n1,_ = counted(noisy(1., 0), extend=False)
-    assert n1 <= 100 and len(res1.looks[0])==1
-    test_eq([list(o) for o in stock_curve(res.looks[0][0])], [list(o) for o in stock_curve(res1.curve)])
+    assert n1 <= 100 and len(res1.sweeps[0])==1
+    test_eq([list(o) for o in stock_curve(res.sweeps[0][0])], [list(o) for o in stock_curve(res1.curve)])
     test_eq(res[1:], res1[1:])                                     # valley, slide, minimum, steep: from the first sweep
     test_eq(counted(noisy(1., 0), suggest_funcs='valley')[1], n1)  # no second look for stock's functions
     learn = noisy(1., 0)
     a = learn.lr_find(show_plot=False)
-    test_eq(list(learn.recorder.lrs), list(a.looks[0][0].lrs))
+    test_eq(list(learn.recorder.lrs), list(a.sweeps[0][0].lrs))
 
     # %% nbs/checks/trusting.ipynb #3b855bcc
     for kind in kinds:
@@ -130,9 +130,9 @@ def test_lr_find_as_a_whole():
         res = learn.lr_find(show_plot=False, num_it=40, repeats=3, probe=20)
         assert same(before, [p.detach() for p in learn.model.parameters()]) and torch.equal(rng_state, torch.get_rng_state())
         test_eq(learn.lr_find(show_plot=False, num_it=40, repeats=3, probe=20), res)
-        test_eq(len(res.looks), 3)
-        test_eq([float(o) for o in learn.recorder.losses], list(res.looks[0][0].smooth_losses))   # the recorder shows the first sweep, as stock's
-        assert len({tuple(curves[0].losses) for curves in res.looks})==3, 'repetitions see other batches'
+        test_eq(len(res.sweeps), 3)
+        test_eq([float(o) for o in learn.recorder.losses], list(res.sweeps[0][0].smooth_losses))   # the recorder shows the first sweep, as stock's
+        assert len({tuple(curves[0].losses) for curves in res.sweeps})==3, 'repetitions see other batches'
         for k,(low,high) in res.spread.items():
             if k!='lr': test_eq((low, float(getattr(res, k)), high), tuple(f([float(o) for o in res.answers[k]]) for f in (min, np.median, max)))   # lr was probed
         test_eq(pickle.loads(pickle.dumps(res)).spread, res.spread)
@@ -151,7 +151,7 @@ def test_lr_find_as_a_whole():
     # %% nbs/checks/trusting.ipynb #351a798b
     once = learn.lr_find(show_plot=False)
     for losses,factor in (([3, 2, 1], 2), ([1, 2, 3], 1/2), ([2, 1, np.inf], 1)):
-        with replaced('fastai_lrx.finder.probe_rates', lambda *args: losses): test_eq(learn.lr_find(show_plot=False, probe=20).lr, once.lr*factor)
+        with replaced('fastai_lrx.find.finder.probe_rates', lambda *args: losses): test_eq(learn.lr_find(show_plot=False, probe=20).lr, once.lr*factor)
 
 def test_range_test():
     # %% nbs/checks/trusting.ipynb #8dd62075
@@ -257,7 +257,7 @@ def test_losses_that_say_nothing_callbacks_that_cancel():
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter('always')
         res = learn.lr_find(show_plot=False, repeats=2)
-    test_eq((res.trust, np.isnan(res.lr), len(res.looks[0])), ('no number', True, 1))
+    test_eq((res.trust, np.isnan(res.lr), len(res.sweeps[0])), ('no number', True, 1))
     assert 'whatever the rate' in str(caught[-1].message)
     test_fail(lambda: learn.lr_range_test(show_plot=False), contains='the loss of the very first batch is NaN')
     test_fail(lambda: learn.lr_find_groups(show_plot=False), contains="no layer group's curve can be trusted (no number, no number)")
@@ -274,9 +274,9 @@ def test_losses_that_say_nothing_callbacks_that_cancel():
     # %% nbs/checks/trusting.ipynb #b769183a
     rng,t = np.random.default_rng(0),np.arange(100)
     lin = SweepCurve(np.linspace(1e-7, 0.5, 100), 1-np.minimum(t/10, 1)*0.5 + rng.normal(0, 0.2, 100), sweep='lin')
-    test_eq((trust(lin), second_look(lin)[0]), ('noisy', 0))
+    test_eq((diagnose(lin), refined_span(lin)[0]), ('noisy', 0))
     top = SweepCurve(np.geomspace(1e-7, 10, 100), np.where(t > 85, 1-(t-85)/20, 1.) + rng.normal(0, 0.2, 100))
-    test_eq((trust(top), second_look(top)), ('noisy', (top.n_usable/400, top.n_usable/100)))
+    test_eq((diagnose(top), refined_span(top)), ('noisy', (top.n_usable/400, top.n_usable/100)))
 
 def test_bad_input():
     # %% nbs/checks/trusting.ipynb #12244793
@@ -336,7 +336,7 @@ def test_engines_and_ranks():
             learn.loss_func = Noise()
             twice = learn.lr_find(show_plot=False)
             restored = same(state, [p.detach() for p in learn.model.parameters()])
-        return [float(o) for o in res],res.trust,tuple(bounds),list(groups),len(twice.looks[0]),float(twice.lr),restored
+        return [float(o) for o in res],res.trust,tuple(bounds),list(groups),len(twice.sweeps[0]),float(twice.lr),restored
 
     a,b = on_ranks(ranks_trust)
     np.testing.assert_equal(a, b)

@@ -3,7 +3,7 @@ import pytest
 import warnings, fastprogress.fastprogress as fp
 from fastai.basics import *
 from fastai_lrx.all import *
-from fastai_lrx.plots import new_axes
+from fastai_lrx.core.plots import new_axes
 from sklearn.datasets import load_digits
 from fastcore.test import *
 

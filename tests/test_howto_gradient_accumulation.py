@@ -5,7 +5,7 @@ from fastai.vision.all import *
 from fastai_lrx.all import *
 from fastai_lrx.demo import digits_dls
 from fastcore.test import *
-from fastai_lrx.plots import new_axes
+from fastai_lrx.core.plots import new_axes
 
 def test_a_step_in_four_batches():
     # %% nbs/howto/gradient_accumulation.ipynb #725b0aaa

@@ -5,7 +5,7 @@ from fastai.vision.all import *
 from fastai_lrx.all import *
 from fastai_lrx.demo import digits_dls
 from fastcore.test import *
-from fastai_lrx.finder import runs_in_sweep
+from fastai_lrx.core.callbacks import runs_in_sweep
 
 def test_in_short():
     # %% nbs/howto/mixed_precision.ipynb #42e175a6

@@ -4,7 +4,7 @@ import warnings, fastprogress.fastprogress as fp
 from fastai.vision.all import *
 from fastai_lrx.all import *
 from fastai_lrx.demo import digits_dls
-from fastai_lrx.plots import group_colors, new_axes
+from fastai_lrx.core.plots import group_colors, new_axes
 from functools import cache
 import timm
 

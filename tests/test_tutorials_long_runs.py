@@ -3,10 +3,10 @@ import pytest
 import warnings, fastprogress.fastprogress as fp
 from fastai.vision.all import *
 from fastai_lrx.all import *
-from fastai_lrx.plots import new_axes
+from fastai_lrx.core.plots import new_axes
 from contextlib import redirect_stdout
 import io, subprocess, sys
-from fastai_lrx.storage import load_state
+from fastai_lrx.core.storage import load_state
 from collections import deque
 
 def test_a_script_that_trains():
@@ -16,7 +16,7 @@ import os, signal, sys, warnings
 from fastai.basics import *
 from fastai.callback.all import *
 from fastai_lrx.all import *
-from fastai_lrx.storage import fingerprint
+from fastai_lrx.core.fingerprint import fingerprint
 warnings.simplefilter('ignore')
 torch.set_num_threads(1)
 
@@ -56,7 +56,7 @@ import os, signal, sys, warnings
 from fastai.basics import *
 from fastai.callback.all import *
 from fastai_lrx.all import *
-from fastai_lrx.storage import fingerprint
+from fastai_lrx.core.fingerprint import fingerprint
 warnings.simplefilter('ignore')
 torch.set_num_threads(1)
 

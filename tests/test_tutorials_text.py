@@ -6,7 +6,7 @@ from fastai_lrx.all import *
 import inspect, tempfile
 from scipy import linalg, ndimage, optimize, signal, special, stats
 from fastcore.test import *
-from fastai_lrx.plots import new_axes
+from fastai_lrx.core.plots import new_axes
 
 def test_text_that_is_already_here():
     # %% nbs/tutorials/text.ipynb #aa5edc1c

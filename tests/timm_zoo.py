@@ -5,8 +5,8 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves
 
 from fastai.vision.learner import create_timm_model
-from fastai_lrx.backbones import TimmBody
-from fastai_lrx.layer_groups import model_layers, timm_split
+from fastai_lrx.spread.backbones import TimmBody
+from fastai_lrx.spread.layer_groups import model_layers, timm_split
 
 # the smallest of each of timm's modules (as of 1.0.31; an older one lacks a few), with the image size where 32 pixels are too few
 small_ones = """

@@ -44,11 +44,19 @@ groups = {
     'Guides': ['what_a_learning_rate_does', 'how_to_choose_it', 'why_to_vary_it', 'pretrained_models'],
     'Tutorials': ['recipe', 'cycles_and_ensembles', 'fine_tuning_timm', 'text', 'tabular', 'long_runs', 'moving'],
     'How to': ['mixed_precision', 'gradient_accumulation', 'several_gpus', 'kaggle', 'custom_models', 'custom_rules', 'faq'],
-    'Reference': ['reference', 'finder', 'range_tests', 'cycles', 'snapshots', 'resume', 'preview', 'compare', 'fine_tune', 'precompute', 'layer_groups', 'backbones', 'scheduled', 'schedules', 'state', 'demo'],
-    'Under the hood': ['suggest', 'storage', 'plots', 'messages'],
+    'Reference': ['reference'],
+    'Find': ['finder', 'range_tests', 'curves'],
+    'Vary': ['cycles', 'schedules', 'scheduled', 'recorder'],
+    'Spread': ['fine_tune', 'precompute', 'layer_groups', 'freezing', 'backbones', 'fixed_layers', 'activations'],
+    'Keep': ['snapshots', 'resume'],
+    'Show': ['dry_run', 'compare', 'demo'],
+    'Core': ['state', 'learner', 'callbacks', 'args', 'processes', 'origin', 'fingerprint', 'storage', 'plots', 'messages'],
     'More': ['benchmarks', 'changelog', 'contributing', 'source']}
 
-def page_name(path): return re.sub(r'^\d+[a-z]?_', '', Path(path).stem)
+symbols = {module.rpartition('.')[2]: syms for module,syms in modidx['syms'].items()}     # a page is called as its module is, without folders
+files = {module.rpartition('.')[2]: '/'.join(module.split('.')) + '.py' for module in modidx['syms']}
+
+def page_name(path): return Path(path).stem
 
 def page(path, images):
     "A processed notebook as a page."
@@ -64,18 +72,18 @@ def page(path, images):
         anchor,heading = f'<a id="{name.lower()}"></a>', f'### {name}\n\n[source](source-{module}.html)'
         if name not in shown: return f'{anchor}\n\n{heading}\n\n{signature}'
         return f'{anchor}\n\n{heading}\n' if name in fastai_lrx.all.__all__ else anchor
-    text = re.sub(r'---\n\n\[source\]\(/blob/main/fastai_lrx/(\w+)\.py#L\d+\)\{[^}]*\}\n\n### (.+?)\n\n(```python\n.*?^```(?:\n\n\*.+?\*$)?)', entry, text, flags=re.S|re.M)
+    text = re.sub(r'---\n\n\[source\]\(/blob/main/fastai_lrx/(?:\w+/)*(\w+)\.py#L\d+\)\{[^}]*\}\n\n### (.+?)\n\n(```python\n.*?^```(?:\n\n\*.+?\*$)?)', entry, text, flags=re.S|re.M)
     def bare(m):       # nbdev does not say whose method a patched context manager is, nor where its source is
-        link = next((link for name,(link,_) in modidx['syms'].get(f'fastai_lrx.{page_name(path)}', {}).items() if name.endswith(f'.Learner.{m[1]}')), None)
+        link = next((link for name,(link,_) in symbols.get(page_name(path), {}).items() if name.endswith(f'.Learner.{m[1]}')), None)
         return f'<a id="{link.partition("#")[2]}"></a>\n\n### Learner.{m[1]}\n\n[source](source-{page_name(path)}.html)\n\n' if link else m[0]
     text = re.sub(r'^---\n\n### (\w+)\n\n(?=```python)', bare, text, flags=re.M)
     known = set(re.findall(r'<a id="([^"]+)">', text))
-    for link,_ in modidx['syms'].get(f'fastai_lrx.{page_name(path)}', {}).values():       # patched context managers and methods have no anchor of their own
+    for link,_ in symbols.get(page_name(path), {}).values():       # patched context managers and methods have no anchor of their own
         anchor = link.partition('#')[2]
         home = next((a for a in (anchor.rpartition('.')[2], anchor.rpartition('.')[0]) if a in known), None)
         if anchor not in known and home: text = text.replace(f'<a id="{home}"></a>', f'<a id="{home}"></a><a id="{anchor}"></a>', 1)
-    text = re.sub(r'\]\(/(\w+\.html)', r'](\1', text)                                              # doclinks of our own
-    text = re.sub(r'\]\((?:\.\./)?(?:\w+/)?(\w+)\.ipynb(#[\w.-]+)?\)', lambda m: f'](' + page_name(m[1]) + '.html' + (m[2] or '') + ')', text)       # links to notebooks
+    text = re.sub(r'\]\(/(?:\w+/)*(\w+\.html)', r'](\1', text)                                              # doclinks of our own
+    text = re.sub(r'\]\((?:\.\./)*(?:\w+/)*(\w+)\.ipynb(#[\w.-]+)?\)', lambda m: f'](' + page_name(m[1]) + '.html' + (m[2] or '') + ')', text)       # links to notebooks
     return intro + text
 
 def front_matter(path):
@@ -86,7 +94,7 @@ def front_matter(path):
 def reference():
     "A page that lists every public name."
     def row(name, shown, o):
-        at = next((syms[name][0] for syms in modidx['syms'].values() if name in syms), None)
+        at = next((syms[name][0].rpartition('/')[2] for syms in symbols.values() if name in syms), None)
         said = (inspect.getdoc(o) or '').split('\n')[0].replace('|', '\\|')
         return f'| [`{shown}`]({at}) | {said} |'
     def patched(cls):
@@ -120,11 +128,11 @@ def main():
     for p,name in pages.items():
         text = page(p, build/'images')
         if name=='index': text += ''.join(f'\n```{{toctree}}\n:caption: {title}\n:hidden:\n\n' + '\n'.join(names) + '\n```\n' for title,names in groups.items())
-        elif p.parent == root/'_proc': modules.append(name)
+        elif name in files: modules.append(name)
         (build/f'{name}.md').write_text(text)
     listed = {n for names in groups.values() for n in names}
     if missing := set(pages.values()) - {'index'} - listed: raise SystemExit(f'tools/build_docs.py: name these pages in `groups`: {missing}')
-    for m in modules: (build/f'source-{m}.md').write_text(f'# {m}.py\n\n```{{literalinclude}} ../fastai_lrx/{m}.py\n:language: python\n:linenos:\n```\n')
+    for m in modules: (build/f'source-{m}.md').write_text(f'# {files[m]}\n\n```{{literalinclude}} ../{files[m]}\n:language: python\n:linenos:\n```\n')
     (build/'source.md').write_text('# source code\n\n```{toctree}\n' + '\n'.join(f'source-{m}' for m in modules) + '\n```\n')
     (build/'reference.md').write_text(reference())
     (build/'benchmarks.md').write_text(benchmarks(root/'benchmarks', build))

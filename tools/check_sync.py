@@ -15,8 +15,8 @@ def main():
     if after := changes(): sys.exit(f'Uncommitted changes, or notebooks out of sync with what they generate; run `make export` and commit:\n{after}'
                                     + ('' if before==after else '(some of them were made by this check)\n'))
     made = {p for nb in (root/'nbs').rglob('*.ipynb') for line in nb.read_text().splitlines() if '#| default_exp ' in line
-            for p in [line.split('default_exp ')[1].split('\\n')[0].strip('",') + '.py']}
-    if orphans := {p.name for p in (root/'fastai_lrx').glob('*.py')} - by_hand - made: sys.exit(f'Modules without a notebook: {sorted(orphans)}')
+            for p in [line.split('default_exp ')[1].split('\\n')[0].strip('",').replace('.', '/') + '.py']}
+    if orphans := {p.relative_to(root/'fastai_lrx').as_posix() for p in (root/'fastai_lrx').rglob('*.py') if p.name not in by_hand} - made: sys.exit(f'Modules without a notebook: {sorted(orphans)}')
     print('notebooks, package, tests and README are in sync')
 
 if __name__=='__main__': main()

@@ -173,7 +173,7 @@ def main():
     wanted = {}
     for path in map(Path, sorted(nbglob(nbs))):
         parts = path.relative_to(nbs).with_suffix('').parts
-        name = '_'.join([*parts[:-1], re.sub(r'^\d+[a-z]?_', '', parts[-1])])
+        name = '_'.join(parts)
         source = test_source(path, path.relative_to(root).as_posix())
         if source: wanted[tests/f'test_{name}.py'] = source
     for old in tests.glob('test_*.py'):
