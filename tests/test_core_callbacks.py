@@ -11,7 +11,11 @@ from fastcore.test import *
 from fastai.test_utils import synth_learner
 from fastai.callback.all import *
 from fastai_lrx.core.callbacks import *
-from fastai_lrx.core.callbacks import FitCallback, hypers_it_sets, only_watches, runs_in_compare, runs_in_dry_run, runs_in_sweep, waits_for_losses
+from fastai_lrx.core.callbacks import FitCallback, as_callbacks, hypers_it_sets, only_watches, runs_in_compare, runs_in_dry_run, runs_in_sweep, waits_for_losses
+
+def test_instances():
+    # %% nbs/core/callbacks.ipynb #9858dd8d
+    test_fail(lambda: as_callbacks([1]), contains='cbs: 1 is not a callback')
 
 def test_callbacks_of_fits():
     # %% nbs/core/callbacks.ipynb #5fdb252b

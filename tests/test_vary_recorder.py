@@ -10,6 +10,15 @@ from fastai_lrx.all import *
 from fastai_lrx.core.plots import new_axes
 from fastai_lrx.vary.scheduled import Scheduled
 from fastai_lrx.vary.recorder import *
+from fastai_lrx.vary.recorder import epoch_metrics, recorded_names, valid_losses
+
+def test_by_name():
+    # %% nbs/vary/recorder.ipynb #d59ce594
+    learn = synth_learner(metrics=mae)
+    with learn.no_bar(), learn.no_logging(): learn.fit(2)
+    test_eq(recorded_names(learn.recorder), ['train_loss', 'valid_loss', 'mae'])
+    test_eq(epoch_metrics(learn), dict(zip(recorded_names(learn.recorder), learn.recorder.values[-1])))
+    test_eq([i for i,_ in valid_losses(learn.recorder)], [learn.dls.train.n//learn.dls.train.bs*(e+1) for e in range(2)])
 
 def test_what_was_recorded():
     # %% nbs/vary/recorder.ipynb #93da1b4c
