@@ -52,13 +52,15 @@ def pictures(n:int, train:bool):
     x = torch.randn(min(n, 256), 3, size, size, device=device)
     y = torch.arange(len(x), device=device) % 10
     def gathered(batch): return x[batch[0] % len(x)],y[batch[0] % len(x)]
-    return DataLoader([(i,) for i in range(n)], bs=bs, shuffle=train, drop_last=train, num_workers=0, device=device, after_batch=gathered)
+    return DataLoader([(i,) for i in range(n)], bs=bs, shuffle=train, drop_last=train, num_workers=0, device=device,
+                      after_batch=gathered)
 
 def learner(arch, precision, n, n_valid=None, **kwargs):
     "Stock's learner on them."
     set_seed(0)
     loaders = [pictures(k, train) for k,train in ((n, True), (n_valid or n//4, False))]
-    learn = quiet(vision_learner(DataLoaders(*loaders, device=device), arch, pretrained=False, n_out=10, loss_func=CrossEntropyLossFlat(), **kwargs))
+    learn = quiet(vision_learner(DataLoaders(*loaders, device=device), arch, pretrained=False, n_out=10,
+                                 loss_func=CrossEntropyLossFlat(), **kwargs))
     learn.model.to(device)
     return learn.to_bf16() if precision == 'bf16' else learn
 
@@ -81,8 +83,11 @@ def sweeping(arch, precision, rounds):
     sweep = dict(start_lr=1e-9, end_lr=1e-8, num_it=steps, stop_div=False)
     def stock():
         with learn.no_logging(): learn.fit(1, cbs=LRFinder(**sweep))
-    times = paired(dict(bare=lambda: bare_steps(learn, steps, precision), stock=stock, ours=lambda: learn.lr_find(show_plot=False, suggest_funcs='valley', **sweep)), rounds)
-    return dict(ms={k: 1000*statistics.median(v)/steps for k,v in times.items()}, ours_over_stock=ratio(times['ours'], times['stock']), ours_over_bare=ratio(times['ours'], times['bare']))
+    times = paired(dict(bare=lambda: bare_steps(learn, steps, precision), stock=stock,
+                        ours=lambda: learn.lr_find(show_plot=False, suggest_funcs='valley', **sweep)), rounds)
+    return dict(ms={k: 1000*statistics.median(v)/steps for k,v in times.items()},
+                ours_over_stock=ratio(times['ours'], times['stock']),
+                ours_over_bare=ratio(times['ours'], times['bare']))
 
 def waiting():
     "Waits for each batch more."
@@ -92,8 +97,12 @@ def waiting():
         return learn
     def cached(l):
         with l.precomputed(): l.fit(1, 1e-3)
-    fits = {"stock's fit": lambda l: l.fit(1, 1e-3), 'fit_sgdr with Snapshots and UntilOverfit': lambda l: l.fit_sgdr(1, 1, 1e-3, cbs=[Snapshots(), UntilOverfit()]), 'inside precomputed, filling included': cached,
-            "stock's sweep": lambda l: l.fit(1, cbs=LRFinder(num_it=len(l.dls.train), stop_div=False)), 'lr_find': lambda l: l.lr_find(num_it=len(l.dls.train), stop_div=False, show_plot=False, extend=False, suggest_funcs='valley')}
+    fits = {"stock's fit": lambda l: l.fit(1, 1e-3),
+            'fit_sgdr with Snapshots and UntilOverfit': lambda l: l.fit_sgdr(1, 1, 1e-3,
+        cbs=[Snapshots(), UntilOverfit()]), 'inside precomputed, filling included': cached,
+            "stock's sweep": lambda l: l.fit(1, cbs=LRFinder(num_it=len(l.dls.train), stop_div=False)),
+            'lr_find': lambda l: l.lr_find(num_it=len(l.dls.train), stop_div=False, show_plot=False, extend=False,
+                                           suggest_funcs='valley')}
     return {name: waits_per_batch(make, fit) for name,fit in fits.items()} if card else {}
 
 class NoWork(Callback):
@@ -124,11 +133,14 @@ def frozen_epochs(arch, precision, rounds):
     with cached.precomputed():
         def idle():
             with cached.added_cbs(NoWork()): cached.fit(4, 1e-6)
-        times = paired({'stock': lambda: stock.fit(1, 1e-6), 'NormFreeze': lambda: still.fit(1, 1e-6, cbs=NormFreeze()), 'inside': lambda: cached.fit(4, 1e-6),
-                        'bare head': lambda: [head_steps(cached, cached.dls.loaders, precision) for _ in range(4)], 'idle loop': idle}, rounds)
+        times = paired({'stock': lambda: stock.fit(1, 1e-6), 'NormFreeze': lambda: still.fit(1, 1e-6, cbs=NormFreeze()),
+                        'inside': lambda: cached.fit(4, 1e-6),
+                        'bare head': lambda: [head_steps(cached, cached.dls.loaders, precision) for _ in range(4)],
+                        'idle loop': idle}, rounds)
     for k in ('inside', 'bare head', 'idle loop'): times[k] = [s/4 for s in times[k]]
     per_batch = n_epoch_batches + n_epoch_batches//4
-    return dict(ms={k: 1000*statistics.median(v)/per_batch for k,v in times.items()}, speedup=ratio(times['stock'], times['inside']), norm_freeze=ratio(times['stock'], times['NormFreeze']))
+    return dict(ms={k: 1000*statistics.median(v)/per_batch for k,v in times.items()},
+                speedup=ratio(times['stock'], times['inside']), norm_freeze=ratio(times['stock'], times['NormFreeze']))
 
 def filling(arch, precision, rounds):
     learn,few = (learner(arch, precision, n, bs) for n in (n_fill, bs))
@@ -142,13 +154,15 @@ def filling(arch, precision, rounds):
     def fill(l):
         with l.precomputed(): pass
     times = paired(dict(fill=lambda: fill(learn), forward=forward, few=lambda: fill(few)), rounds)
-    return dict(seconds={k: statistics.median(v) for k,v in times.items()}, over_forward=ratio([a-b for a,b in zip(times['fill'], times['few'])], times['forward']))
+    return dict(seconds={k: statistics.median(v) for k,v in times.items()},
+                over_forward=ratio([a-b for a,b in zip(times['fill'], times['few'])], times['forward']))
 
 def checkpoints(rounds):
     "Resume of resnet50 with Adam."
     learn = learner('resnet50' if card else archs[0], 'fp32', bs*n_epoch_batches, bs)
     learn.fit(1, 1e-6)
-    tensors = [*learn.model.parameters(), *learn.model.buffers(), *(t for s in learn.opt.state.values() for t in s.values() if isinstance(t, Tensor))]
+    tensors = [*learn.model.parameters(), *learn.model.buffers(),
+               *(t for s in learn.opt.state.values() for t in s.values() if isinstance(t, Tensor))]
     waits = []
     class Timed(Resume):
         def write(self, *args, **kwargs):
@@ -158,9 +172,12 @@ def checkpoints(rounds):
         with tempfile.TemporaryDirectory() as d: learn.fit(4, 1e-6, cbs=cls(d))
     with tempfile.TemporaryDirectory() as d: learn.fit(4, 1e-6, cbs=Timed(d))
     waits = waits[1:-1]                                       # the first allocates, the last waits for the disk
-    times = paired(dict(plain=lambda: learn.fit(4, 1e-6), resumed=lambda: with_checkpoints(Resume), copy=lambda: [t.cpu() for t in tensors]), rounds)
+    times = paired(dict(plain=lambda: learn.fit(4, 1e-6), resumed=lambda: with_checkpoints(Resume),
+                        copy=lambda: [t.cpu() for t in tensors]), rounds)
     med = {k: statistics.median(v) for k,v in times.items()}
-    return dict(mb=sum(t.nbytes for t in tensors)/1e6, waits_ms=[1000*w for w in waits], copy_ms=1000*med['copy'], epoch_ms=250*med['plain'], longer_ms=1000*(med['resumed']-med['plain']), slower=ratio(times['resumed'], times['plain']))
+    return dict(mb=sum(t.nbytes for t in tensors)/1e6, waits_ms=[1000*w for w in waits], copy_ms=1000*med['copy'],
+                epoch_ms=250*med['plain'], longer_ms=1000*(med['resumed']-med['plain']),
+                slower=ratio(times['resumed'], times['plain']))
 
 def show(r): return f"{r['median']:.2f} ({r['low']:.2f} to {r['high']:.2f})"
 
@@ -168,23 +185,41 @@ def table(results:dict, rows:list)->list:
     "Lines of a table with a column for each run that has a result."
     runs = [run for run,o in results.items() if o]
     if not runs: return ['Not measured in this run.']
-    return ['| | ' + ' | '.join(runs) + ' |', '|---'*(len(runs)+1) + '|', *(f'| {label} | ' + ' | '.join(f(results[run]) for run in runs) + ' |' for label,f in rows)]
+    return ['| | ' + ' | '.join(runs) + ' |', '|---'*(len(runs)+1) + '|',
+            *(f'| {label} | ' + ' | '.join(f(results[run]) for run in runs) + ' |' for label,f in rows)]
 
 def ms(label, k): return label,lambda o: f"{o['ms'][k]:.2f}"
 
 def report(res)->str:
     "The results as a page."
     c = res['checkpoints']
-    return '\n'.join(['# On a GPU', '', f"Measured on {res['machine']}. Pictures of noise on the card, 224 px, batches of 64. Ratios: median of {res['rounds']} paired rounds (lowest to highest).", '',
-        '## Sweeping', '', 'Ms of a step.', '', *table(res['sweeping'], [ms('bare', 'bare'), ms("stock's sweep", 'stock'), ms('`lr_find`', 'ours'),
-            ("`lr_find` / stock's", lambda o: show(o['ours_over_stock'])), ('`lr_find` / bare steps', lambda o: show(o['ours_over_bare']))]), '',
-        '## What makes python wait', '', '| | waits for the card, each batch (of training, and of validation where there is one) |', '|---|---|', *(f'| {k} | {v:g} |' for k,v in res['waiting'].items()), '',
-        '## A frozen body', '', 'Ms of a batch (20 of training, 5 of validation).', '', *table(res['frozen'], [*(ms(k, k) for k in ('stock', 'NormFreeze', 'inside', 'bare head', 'idle loop')),
-            ('stock / inside', lambda o: show(o['speedup'])), ('stock / NormFreeze', lambda o: show(o['norm_freeze']))]), '',
-        'Inside, a batch is no longer bound by the card: "bare head" is what the head costs without fastai, "idle loop" what fastai\'s loop costs without model and optimizer.', '',
-        '## Filling', '', *table(res['filling'], [('filling, without what entering costs, / a bare forward pass', lambda o: show(o['over_forward'])), ('seconds: filling, forward pass', lambda o: f"{o['seconds']['fill']:.2f}, {o['seconds']['forward']:.2f}"),
+    return '\n'.join(['# On a GPU', '', f"Measured on {res['machine']}. Pictures of noise on the card, 224 px, batches "
+                                        f"of 64. Ratios: median of {res['rounds']} paired rounds (lowest to highest).",
+                                        '',
+        '## Sweeping', '', 'Ms of a step.', '',
+        *table(res['sweeping'], [ms('bare', 'bare'), ms("stock's sweep", 'stock'), ms('`lr_find`', 'ours'),
+            ("`lr_find` / stock's", lambda o: show(o['ours_over_stock'])),
+            ('`lr_find` / bare steps', lambda o: show(o['ours_over_bare']))]), '',
+        '## What makes python wait', '', '| | waits for the card, each batch (of training, and of validation where '
+                                         'there is one) |', '|---|---|',
+                                         *(f'| {k} | {v:g} |' for k,v in res['waiting'].items()), '',
+        '## A frozen body', '', 'Ms of a batch (20 of training, 5 of validation).', '',
+        *table(res['frozen'], [*(ms(k, k) for k in ('stock', 'NormFreeze', 'inside', 'bare head', 'idle loop')),
+            ('stock / inside', lambda o: show(o['speedup'])),
+            ('stock / NormFreeze', lambda o: show(o['norm_freeze']))]), '',
+        'Inside, a batch is no longer bound by the card: "bare head" is what the head costs without fastai, "idle '
+        'loop" what fastai\'s loop costs without model and optimizer.', '',
+        '## Filling', '', *table(res['filling'],
+                                 [('filling, without what entering costs, / a bare forward pass',
+                                   lambda o: show(o['over_forward'])),
+                                   ('seconds: filling, forward pass',
+                                    lambda o: f"{o['seconds']['fill']:.2f}, {o['seconds']['forward']:.2f}"),
             ('seconds of entering with 64 pictures', lambda o: f"{o['seconds']['few']:.2f}")]), '',
-        '## A checkpoint', '', f"resnet50 with Adam, {c['mb']:.0f} MB: `Resume` keeps training waiting for {', '.join(f'{w:.1f}' for w in c['waits_ms'])} ms; a copy to the host takes {c['copy_ms']:.1f} ms. Four epochs of {c['epoch_ms']:.0f} ms with six checkpoints, the first and the last of which are waited for, take {c['longer_ms']:.0f} ms longer, {show(c['slower'])} times as long." if c else 'Not measured in this run.', '',
+        '## A checkpoint', '', f"resnet50 with Adam, {c['mb']:.0f} MB: `Resume` keeps training waiting for "
+                               f"{', '.join(f'{w:.1f}' for w in c['waits_ms'])} ms; a copy to the host takes "
+                               f"{c['copy_ms']:.1f} ms. Four epochs of {c['epoch_ms']:.0f} ms with six checkpoints, "
+                               f"the first and the last of which are waited for, take {c['longer_ms']:.0f} ms longer, "
+                               f"{show(c['slower'])} times as long." if c else 'Not measured in this run.', '',
         'Reproduce: `python benchmarks/bench_cuda.py` on a machine with a GPU.', ''])
 
 def main():
@@ -197,9 +232,12 @@ def main():
         print(f.__name__, *args, res, file=sys.stderr)
         if card: torch.cuda.empty_cache()
         return res
-    runs = {f'{arch.split("_patch")[0]}, {precision}': (arch, precision) for precision in ('fp32','bf16') for arch in archs}
-    res = dict(machine=f"{torch.cuda.get_device_name() if card else 'no GPU'}, {machine().replace(', CPU', '')}", rounds=rounds, waiting=waiting(), checkpoints=measured(checkpoints))
-    for part,f in dict(frozen=frozen_epochs, filling=filling, sweeping=sweeping).items(): res[part] = {name: measured(f, *run) for name,run in runs.items()}
+    runs = {f'{arch.split("_patch")[0]}, {precision}': (arch, precision) for precision in ('fp32','bf16')
+            for arch in archs}
+    res = dict(machine=f"{torch.cuda.get_device_name() if card else 'no GPU'}, {machine().replace(', CPU', '')}",
+               rounds=rounds, waiting=waiting(), checkpoints=measured(checkpoints))
+    for part,f in dict(frozen=frozen_epochs, filling=filling, sweeping=sweeping).items():
+        res[part] = {name: measured(f, *run) for name,run in runs.items()}
     if card: publish('cuda', res, report(res))
     else: print(report(res) + '\nNo GPU here: these numbers mean nothing, and are not kept.')
 

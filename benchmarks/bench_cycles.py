@@ -44,7 +44,8 @@ def data(name):
     rng = np.random.default_rng(0)
     if name == 'digits':
         n = 600
-        seen = torch.where(torch.as_tensor(rng.random(n) < 0.4), torch.as_tensor(rng.integers(0, 10, n)), y[:n])      # labels to train on
+        # labels to train on
+        seen = torch.where(torch.as_tensor(rng.random(n) < 0.4), torch.as_tensor(rng.integers(0, 10, n)), y[:n])
         y = torch.cat([seen, y[n:]])
     else:
         n = 1000
@@ -52,11 +53,16 @@ def data(name):
     items = list(zip(x, y))
     return items[:n],items[n:2*n],items[2*n:]
 
-def perceptron(): return nn.Sequential(nn.Flatten(), nn.Linear(64, 128), nn.ReLU(), nn.Dropout(0.2), nn.Linear(128, 128), nn.ReLU(), nn.Linear(128, 10))
-def cnn(n_in, n_out): return nn.Sequential(ConvLayer(n_in, 16), ConvLayer(16, 32, stride=2), ConvLayer(32, 32, stride=2), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Dropout(0.2), nn.Linear(32, n_out))
+def perceptron():
+    return nn.Sequential(nn.Flatten(), nn.Linear(64, 128), nn.ReLU(), nn.Dropout(0.2), nn.Linear(128, 128), nn.ReLU(),
+                         nn.Linear(128, 10))
+def cnn(n_in, n_out):
+    return nn.Sequential(ConvLayer(n_in, 16), ConvLayer(16, 32, stride=2), ConvLayer(32, 32, stride=2),
+                         nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Dropout(0.2), nn.Linear(32, n_out))
 
 tasks = {'digits perceptron': ('digits', 'sgd', perceptron), 'digits cnn': ('digits', 'adam', partial(cnn, 1, 10)),
-         'shapes cnn sgd': ('shapes', 'sgd', partial(cnn, 3, 6)), 'shapes cnn adam': ('shapes', 'adam', partial(cnn, 3, 6))}
+         'shapes cnn sgd': ('shapes', 'sgd', partial(cnn, 3, 6)),
+         'shapes cnn adam': ('shapes', 'adam', partial(cnn, 3, 6))}
 
 def make(task, seed):
     "A learner for a task, its weights drawn with a seed"
@@ -102,11 +108,15 @@ def run_all(n_processes):
                 if i % 20 == 0: print(f'{i} of {len(futures)}', flush=True)
                 f.result()
             return [f.result() for f in futures]
-        search = results_of([(t, s, lr, seed) for t in tasks for s in schedules for lr in rates[tasks[t][1]] for seed in search_seeds])
-        return search,results_of([(t, s, best_rate(search, t, s), seed) for t in tasks for s in schedules for seed in seeds])
+        search = results_of([(t, s, lr, seed) for t in tasks for s in schedules for lr in rates[tasks[t][1]]
+                             for seed in search_seeds])
+        return search,results_of([(t, s, best_rate(search, t, s), seed) for t in tasks for s in schedules
+                                  for seed in seeds])
 
-def of(rows, task, schedule, key, lr=None): return np.array([r[key] for r in rows if (r['task'], r['schedule']) == (task, schedule) and lr in (None, r['lr'])])
-def best_rate(search, task, schedule): return max(rates[tasks[task][1]], key=lambda lr: of(search, task, schedule, 'accuracy', lr)[:,-1].mean())
+def of(rows, task, schedule, key, lr=None):
+    return np.array([r[key] for r in rows if (r['task'], r['schedule']) == (task, schedule) and lr in (None, r['lr'])])
+def best_rate(search, task, schedule):
+    return max(rates[tasks[task][1]], key=lambda lr: of(search, task, schedule, 'accuracy', lr)[:,-1].mean())
 
 # --- report ---------------------------------------------------------------------------------------------------------------------------
 def epochs_to(accuracies, goal):
@@ -118,13 +128,16 @@ def number(n): return '-' if np.isinf(n) else f'{n:g}'
 
 def speed_table(rows):
     "A line per schedule: epochs to the goal (median and range of the seeds), and the accuracy at the end"
-    lines = ['| | ' + ' | '.join(tasks) + ' |', '|---'*(len(tasks)+1) + '|', '| goal: accuracy of the fixed rate at the end | ' + ' | '.join(f'{goal_of(rows, t):.1%}' for t in tasks) + ' |']
+    lines = ['| | ' + ' | '.join(tasks) + ' |', '|---'*(len(tasks)+1) + '|',
+             '| goal: accuracy of the fixed rate at the end | '
+             + ' | '.join(f'{goal_of(rows, t):.1%}' for t in tasks) + ' |']
     for s in schedules:
         cells = []
         for t in tasks:
             acc = of(rows, t, s, 'accuracy')
             n = epochs_to(acc, goal_of(rows, t))
-            cells.append(f"{number(np.median(n))} ({number(n.min())} to {number(n.max())}); {acc[:,-1].mean():.1%} at {of(rows, t, s, 'lr')[0]:g}")
+            cells.append(f"{number(np.median(n))} ({number(n.min())} to {number(n.max())}); {acc[:,-1].mean():.1%} at "
+                         f"{of(rows, t, s, 'lr')[0]:g}")
         lines.append(f'| {s} | ' + ' | '.join(cells) + ' |')
     return lines
 
@@ -136,9 +149,13 @@ def versus(a, b):
 def ensemble_table(rows):
     "Test errors of the ensemble of the last three, and of single models; in brackets what these have more"
     equal = lambda t, key: of(rows, t, '5 equal cycles', key)
-    lines = ['| | ' + ' | '.join(tasks) + ' |', '|---'*(len(tasks)+1) + '|', '| **mean of the last 3 snapshots** | ' + ' | '.join(f"**{equal(t, 'members')[:,2].mean():.2%}**" for t in tasks) + ' |']
-    others = {'mean of all 5': lambda t: equal(t, 'members')[:,4], 'last snapshot': lambda t: equal(t, 'members')[:,0], 'best snapshot by validation loss': lambda t: equal(t, 'best_single')}
-    others |= {f'{s}, 15 epochs': partial(lambda s, t: of(rows, t, s, 'error'), s) for s in schedules if s != '5 equal cycles'}
+    lines = ['| | ' + ' | '.join(tasks) + ' |', '|---'*(len(tasks)+1) + '|',
+             '| **mean of the last 3 snapshots** | '
+             + ' | '.join(f"**{equal(t, 'members')[:,2].mean():.2%}**" for t in tasks) + ' |']
+    others = {'mean of all 5': lambda t: equal(t, 'members')[:,4], 'last snapshot': lambda t: equal(t, 'members')[:,0],
+              'best snapshot by validation loss': lambda t: equal(t, 'best_single')}
+    others |= {f'{s}, 15 epochs': partial(lambda s, t: of(rows, t, s, 'error'), s) for s in schedules
+               if s != '5 equal cycles'}
     for name,errors in others.items():
         cells = []
         for t in tasks:
@@ -149,11 +166,15 @@ def ensemble_table(rows):
 
 def verdicts(rows):
     "The two claims in a sentence each"
-    fast = [t for t in tasks if min(np.median(epochs_to(of(rows, t, s, 'accuracy'), goal_of(rows, t))) for s in cyclical) <= epochs/2]
-    gains = [versus(of(rows, t, '5 equal cycles', 'members')[:,0], of(rows, t, '5 equal cycles', 'members')[:,2]) for t in tasks]
+    fast = [t for t in tasks if min(np.median(epochs_to(of(rows, t, s, 'accuracy'), goal_of(rows, t)))
+                                    for s in cyclical) <= epochs/2]
+    gains = [versus(of(rows, t, '5 equal cycles', 'members')[:,0], of(rows, t, '5 equal cycles', 'members')[:,2])
+             for t in tasks]
     better,worse = (sum(sign*mean > 2*se for mean,se in gains) for sign in (1, -1))
-    return [f'A cyclical schedule is as good as the fixed rate ends up in at most half of its epochs on {len(fast)} of {len(tasks)} tasks.',
-            f'The mean of the last three snapshots is better than the last snapshot by more than two standard errors on {better} of {len(tasks)} tasks, and worse on {worse}.']
+    return [f'A cyclical schedule is as good as the fixed rate ends up in at most half of its epochs on {len(fast)} of '
+            f'{len(tasks)} tasks.',
+            f'The mean of the last three snapshots is better than the last snapshot by more than two standard errors '
+            f'on {better} of {len(tasks)} tasks, and worse on {worse}.']
 
 def plot(rows):
     "Mean validation accuracy over epochs: fixed against cyclical"
@@ -164,15 +185,21 @@ def plot(rows):
             ax.plot(range(1, epochs+1), acc.mean(0), '.-', color=color, label=s, lw=1.4, ms=4)
         ax.axhline(goal_of(rows, t), color='0.4', lw=0.8, ls=':')
         top = max(of(rows, t, s, 'accuracy').mean(0).max() for s in schedules)
-        ax.set(title=t, xlabel='epoch', ylabel='validation accuracy', ylim=(goal_of(rows, t)-2.5*(top-goal_of(rows, t)) - 0.1, top+0.02))
+        ax.set(title=t, xlabel='epoch', ylabel='validation accuracy',
+               ylim=(goal_of(rows, t)-2.5*(top-goal_of(rows, t)) - 0.1, top+0.02))
     axes[0,0].legend(frameon=False, fontsize='small')
     fig.savefig(results/'cycles.png', dpi=110)
 
 def report(res):
     rows = res['rows']
-    return '\n'.join(['# Do cycles pay?', '', f"Measured on {res['machine']}. Every run has {epochs} epochs; every schedule has its own best rate of five; {len(seeds)} seeds. Protocol and tasks: `bench_cycles.py`.", '',
-        *(f'- {v}' for v in verdicts(rows)), '', '## Epochs until as good as a fixed rate in the end', '', 'Median (range) over the seeds; then validation accuracy after the last epoch, and the best rate.', '', *speed_table(rows), '', '![Validation accuracy over epochs](cycles.png)', '',
-        '## Snapshot ensembles', '', 'Test error; in brackets the difference to the mean of the last three, paired by seed, with its standard error.', '', *ensemble_table(rows), '',
+    return '\n'.join(['# Do cycles pay?', '',
+                      f"Measured on {res['machine']}. Every run has {epochs} epochs; every schedule has its own best "
+                      f"rate of five; {len(seeds)} seeds. Protocol and tasks: `bench_cycles.py`.", '',
+        *(f'- {v}' for v in verdicts(rows)), '', '## Epochs until as good as a fixed rate in the end', '',
+        'Median (range) over the seeds; then validation accuracy after the last epoch, and the best rate.', '',
+        *speed_table(rows), '', '![Validation accuracy over epochs](cycles.png)', '',
+        '## Snapshot ensembles', '', 'Test error; in brackets the difference to the mean of the last three, paired by '
+                                     'seed, with its standard error.', '', *ensemble_table(rows), '',
         'Reproduce: `python benchmarks/bench_cycles.py`, or `make bench`.', ''])
 
 def main():

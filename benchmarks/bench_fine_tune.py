@@ -33,10 +33,13 @@ epochs,rates,seeds = 4,(2e-3, 6e-3, 2e-2),range(5)
 def stock(learn, lr, cbs): learn.fine_tune(epochs, lr, cbs=cbs)
 def ours(learn, lr, cbs, **kwargs): learn.fine_tune_discriminative(epochs, lr, cbs=cbs, **kwargs)
 def full(learn, lr, cbs, **kwargs): learn.fine_tune_discriminative(epochs+1, lr, 0, unfreeze='all', cbs=cbs, **kwargs)
-ablation = {'stock': stock, 'ours': ours, 'full, one rate': partial(full, div=1), 'full': full, 'full, stlr': partial(full, schedule='stlr'),
-            'one rate': partial(ours, div=1), 'one rate, stlr': partial(ours, div=1, schedule='stlr'), 'stlr': partial(ours, schedule='stlr')}
+ablation = {'stock': stock, 'ours': ours, 'full, one rate': partial(full, div=1), 'full': full,
+            'full, stlr': partial(full, schedule='stlr'),
+            'one rate': partial(ours, div=1), 'one rate, stlr': partial(ours, div=1, schedule='stlr'),
+            'stlr': partial(ours, schedule='stlr')}
 arguments = {f'{name}={value}': partial(ours, **{name: value}) for name,value in
-             [('unfreeze', 'all'), ('div', 1.6), ('div', 6), ('n_groups', 2), ('n_groups', 3), ('schedule', 'sgdr'), ('schedule', 'triangular'), ('train_bn', False)]}
+             [('unfreeze', 'all'), ('div', 1.6), ('div', 6), ('n_groups', 2), ('n_groups', 3), ('schedule', 'sgdr'),
+              ('schedule', 'triangular'), ('train_bn', False)]}
 
 def ways_for(task): return ablation | (arguments if task in design else {})
 
@@ -53,7 +56,8 @@ def runs(task, seed, folder):
         for lr in rates:
             learn = make(*task, seed, folder, n_groups=2 if way == 'stock' else 4)
             with contextlib.redirect_stdout(io.StringIO()): f(learn, lr, clock := EpochTimes())
-            res.append(dict(task=' '.join(task), seed=seed, way=way, lr=lr, error=error(learn), epoch_seconds=clock.times))
+            res.append(dict(task=' '.join(task), seed=seed, way=way, lr=lr, error=error(learn),
+                            epoch_seconds=clock.times))
     return res
 
 def run_all(tasks, n_processes=2):
@@ -68,7 +72,8 @@ def run_all(tasks, n_processes=2):
 
 def errors(rows, task, way, lr):
     "Errors of all seeds, in their order"
-    return np.array([r['error'] for r in sorted(rows, key=lambda r: r['seed']) if (r['task'], r['way'], r['lr']) == (task, way, lr)])
+    return np.array([r['error'] for r in sorted(rows, key=lambda r: r['seed'])
+                     if (r['task'], r['way'], r['lr']) == (task, way, lr)])
 
 def best(rows, task, way): return min(rates, key=lambda lr: errors(rows, task, way, lr).mean())
 
@@ -84,11 +89,13 @@ def verdict(c): return 'better' if c['diff'] < -2*c['se'] else 'worse' if c['dif
 def table(rows, tasks, ways, at_best, base='stock'):
     "A line per way, a column per task"
     names = [' '.join(t) for t in tasks]
-    lines = ['| | ' + ' | '.join(n + (' (aside)' if tuple(n.split()) in kept_aside else '') for n in names) + ' | mean |', '|---'*(len(names)+2) + '|']
+    lines = ['| | ' + ' | '.join(n + (' (aside)' if tuple(n.split()) in kept_aside else '') for n in names)
+             + ' | mean |', '|---'*(len(names)+2) + '|']
     for way in ways:
         cs = [compare(rows, n, way, at_best, base) for n in names]
         cell = lambda c: f"{c['error']:.1%}" + ('' if way == base else f" ({c['diff']:+.1%} ± {c['se']:.1%})")
-        mean = dict(error=np.mean([c['error'] for c in cs]), diff=np.mean([c['diff'] for c in cs]), se=np.sum([c['se']**2 for c in cs])**0.5/len(cs))
+        mean = dict(error=np.mean([c['error'] for c in cs]), diff=np.mean([c['diff'] for c in cs]),
+                    se=np.sum([c['se']**2 for c in cs])**0.5/len(cs))
         lines.append(f'| {way} | ' + ' | '.join(map(cell, [*cs, mean])) + ' |')
     return lines
 
@@ -104,15 +111,26 @@ def stage_times(rows, tasks):
 def report(res):
     rows = res['rows']
     done = [t for t in tasks if any(r['task'] == ' '.join(t) for r in rows)]
-    judged = {at_best: [verdict(compare(rows, ' '.join(t), 'ours', at_best)) for t in done] for at_best in (False, True)}
+    judged = {at_best: [verdict(compare(rows, ' '.join(t), 'ours', at_best)) for t in done]
+              for at_best in (False, True)}
     count = lambda v: ', '.join(f'{v.count(word)} {word}' for word in ('better', 'same', 'worse'))
-    page = ['# Fine-tuning: ours against stock', '', f"Measured on {res['machine']}. One frozen epoch and {epochs} more; errors on 700 to 1000 examples, means of {len(seeds)} seeds; in brackets the difference to stock, paired by seed, with its standard error.", '',
-        f"Ours at its defaults against stock on {len(done)} tasks (two standard errors make a difference): {count(judged[False])} at the default rate of 2e-3, {count(judged[True])} with the best of three rates for each.", '',
-        '## At the default rate, 2e-3', '', *table(rows, done, ablation, False), '', '## At the best of three rates', '', *table(rows, done, ablation, True), '',
-        '"full": all layers from the start. "One rate": `div=1`. Ours opens gradually, with discriminative rates, in one cycle for each stage.', '']
-    if set(design) <= set(done): page += ['## Other values of our arguments', '', 'At the best of three rates; in brackets the difference to our defaults.', '', *table(rows, design, ['ours', *arguments, 'stlr'], True, 'ours'), '']
-    return '\n'.join([*page, '## Time of an epoch', '', 'Medians over all rates and seeds.', '', *stage_times(rows, done), '',
-        'Reproduce: `python benchmarks/bench_fine_tune.py`, or `make bench`. Tasks and protocol: `fine_tune_tasks.py`, `bench_fine_tune.py`.', ''])
+    page = ['# Fine-tuning: ours against stock', '',
+            f"Measured on {res['machine']}. One frozen epoch and {epochs} more; errors on 700 to 1000 examples, means "
+            f"of {len(seeds)} seeds; in brackets the difference to stock, paired by seed, with its standard error.", '',
+        f"Ours at its defaults against stock on {len(done)} tasks (two standard errors make a difference): "
+        f"{count(judged[False])} at the default rate of 2e-3, {count(judged[True])} with the best of three rates for each.", '',
+        '## At the default rate, 2e-3', '', *table(rows, done, ablation, False), '', '## At the best of three rates',
+        '', *table(rows, done, ablation, True), '',
+        '"full": all layers from the start. "One rate": `div=1`. Ours opens gradually, with discriminative rates, in '
+        'one cycle for each stage.', '']
+    if set(design) <= set(done):
+        page += ['## Other values of our arguments', '',
+                 'At the best of three rates; in brackets the difference to our defaults.', '',
+                 *table(rows, design, ['ours', *arguments, 'stlr'], True, 'ours'), '']
+    return '\n'.join([*page, '## Time of an epoch', '', 'Medians over all rates and seeds.', '',
+                      *stage_times(rows, done), '',
+        'Reproduce: `python benchmarks/bench_fine_tune.py`, or `make bench`. Tasks and protocol: `fine_tune_tasks.py`, '
+        '`bench_fine_tune.py`.', ''])
 
 def main():
     parser = argparse.ArgumentParser()
@@ -122,7 +140,8 @@ def main():
     part = dict(design=design, aside=kept_aside).get(args.part, tasks)
     path = results/'fine_tune.json'
     kept = json.loads(path.read_text())['rows'] if args.part and path.exists() else []
-    rows = [r for r in kept if tuple(r['task'].split()) in tasks and tuple(r['task'].split()) not in part] + run_all(part, args.processes)
+    rows = [r for r in kept if tuple(r['task'].split()) in tasks
+            and tuple(r['task'].split()) not in part] + run_all(part, args.processes)
     res = dict(machine=machine(), rows=rows)
     publish('fine_tune', res, report(res), indent=None)
 

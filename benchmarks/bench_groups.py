@@ -28,10 +28,13 @@ def survey(arch):
     timm_split(model)
     start = time.perf_counter()
     timm_split(model)
-    return row | dict(layers=len(model_layers(model)[0]), split_ms=1000*(time.perf_counter()-start), refused=sum(f is None for f in found.values()), wrong={way: f for way,f in found.items() if f})
+    return row | dict(layers=len(model_layers(model)[0]), split_ms=1000*(time.perf_counter()-start),
+                      refused=sum(f is None for f in found.values()), wrong={way: f for way,f in found.items() if f})
 
 def all_archs():
-    with multiprocessing.Pool(2) as pool: return sorted(pool.imap_unordered(survey, timm.list_models(), chunksize=4), key=lambda r: (r['family'], r['arch']))
+    with multiprocessing.Pool(2) as pool:
+        return sorted(pool.imap_unordered(survey, timm.list_models(), chunksize=4),
+                      key=lambda r: (r['family'], r['arch']))
 
 def frozen_learners(n=256, bs=32, size=96):
     "The same frozen resnet18 three ways, on the same noise"
@@ -42,7 +45,8 @@ def frozen_learners(n=256, bs=32, size=96):
         learn = quiet(make(dls, 'resnet18', pretrained=False, n_out=10, loss_func=CrossEntropyLossFlat(), **kwargs))
         learn.freeze()
         return learn
-    return dict(stock=frozen(vision_learner), bn_freeze=frozen(vision_learner, train_bn=False, cbs=BnFreeze()), ours=frozen(timm_learner, train_bn=False))
+    return dict(stock=frozen(vision_learner), bn_freeze=frozen(vision_learner, train_bn=False, cbs=BnFreeze()),
+                ours=frozen(timm_learner, train_bn=False))
 
 def kept_bytes(learn):
     "Bytes of what autograd keeps for the backward pass of a batch, weights not counted"
@@ -65,17 +69,22 @@ def frozen(rounds=5):
     learns = frozen_learners()
     kept = {k: kept_bytes(l) for k,l in learns.items()}
     seconds = paired({k: partial(l.fit, 1, 1e-3) for k,l in learns.items()}, rounds)
-    return dict(kept=kept, seconds={k: statistics.median(v) for k,v in seconds.items()}, **{f'stock_over_{k}': ratio(seconds['stock'], seconds[k]) for k in ('bn_freeze', 'ours')})
+    return dict(kept=kept, seconds={k: statistics.median(v) for k,v in seconds.items()},
+                **{f'stock_over_{k}': ratio(seconds['stock'], seconds[k]) for k in ('bn_freeze', 'ours')})
 
 def table(rows):
     "A line per family"
-    lines = ['| family | architectures | layers | cuts as asked | refused: too few layers | faults |', '|---|---|---|---|---|---|']
+    lines = ['| family | architectures | layers | cuts as asked | refused: too few layers | faults |',
+             '|---|---|---|---|---|---|']
     for name,group in groupby(rows, lambda r: r['family']).items():
         ok = [r for r in group if 'error' not in r]
-        wrong = sorted({w for r in ok for found in r['wrong'].values() for w in found} | {r['error'] for r in group if 'error' in r})
+        wrong = sorted({w for r in ok for found in r['wrong'].values() for w in found}
+                       | {r['error'] for r in group if 'error' in r})
         n_cuts,n_refused = len(ways)*len(group),sum(r['refused'] for r in ok)
         layers = [r['layers'] for r in ok] or [0]
-        lines.append(f"| {name} | {len(group)} | {min(layers)} to {max(layers)} | {sum(len(ways)-r['refused']-len(r['wrong']) for r in ok)} of {n_cuts} | {n_refused} | {', '.join(wrong) or 'none'} |")
+        lines.append(f"| {name} | {len(group)} | {min(layers)} to {max(layers)} | "
+                     f"{sum(len(ways)-r['refused']-len(r['wrong']) for r in ok)} of {n_cuts} | {n_refused} | "
+                     f"{', '.join(wrong) or 'none'} |")
     return lines
 
 def show(r): return f"{r['median']:.2f} ({r['low']:.2f} to {r['high']:.2f})"
@@ -87,16 +96,25 @@ def report(res):
     faulty = sorted(r['arch'] for r in ok if r['wrong'])
     split_ms,kept,seconds = sorted(r['split_ms'] for r in ok),cost['kept'],cost['seconds']
     return '\n'.join(['# Layer groups of every timm architecture', '', f"timm {res['timm']}, on {res['machine']}.", '',
-        f"Of {len(rows)} architectures {len(ok)} build and run as `timm_learner` builds them. {len(ok)-len(faulty)} of them come in groups without a fault in each of {len(ways)} cuts"
-        + (f"; the others are {', '.join(faulty)}: {', '.join(sorted({w for r in ok for found in r['wrong'].values() for w in found}))}." if faulty else '.'),
+        f"Of {len(rows)} architectures {len(ok)} build and run as `timm_learner` builds them. {len(ok)-len(faulty)} of "
+        f"them come in groups without a fault in each of {len(ways)} cuts"
+        + (f"; the others are {', '.join(faulty)}: "
+           f"{', '.join(sorted({w for r in ok for found in r['wrong'].values() for w in found}))}." if faulty else '.'),
         f"Cutting a model takes {statistics.median(split_ms):.1f} ms (median; worst {split_ms[-1]:.0f} ms).", '',
-        f"Stock's `vision_learner` builds {sum('error' in s for s in stock)} that fail in a forward pass, and {sum(s.get('unused', 0) > 0 for s in stock)} that leave weights unused, {sum(s.get('unused', 0) > 0.1 for s in stock)} of them more than a tenth.", '',
-        '## A frozen body', '', 'timm resnet18, 96 px, batches of 32, body frozen, head trained; median of the paired ratios with its 90 % interval.', '',
+        f"Stock's `vision_learner` builds {sum('error' in s for s in stock)} that fail in a forward pass, and "
+        f"{sum(s.get('unused', 0) > 0 for s in stock)} that leave weights unused, "
+        f"{sum(s.get('unused', 0) > 0.1 for s in stock)} of them more than a tenth.", '',
+        '## A frozen body', '', 'timm resnet18, 96 px, batches of 32, body frozen, head trained; median of the paired '
+                                'ratios with its 90 % interval.', '',
         '| | seconds an epoch | stock / this | kept for the backward pass of a batch |', '|---|---|---|---|',
         f"| stock: `vision_learner`, `freeze()` | {seconds['stock']:.2f} | 1 | {kept['stock']/1e6:.1f} MB |",
-        f"| stock with `train_bn=False, cbs=BnFreeze()` | {seconds['bn_freeze']:.2f} | {show(cost['stock_over_bn_freeze'])} | {kept['bn_freeze']/1e6:.1f} MB |",
-        f"| `timm_learner(..., train_bn=False)` | {seconds['ours']:.2f} | {show(cost['stock_over_ours'])} | {kept['ours']/1e6:.1f} MB |", '',
-        '## By family', '', 'Faults looked for: another number of groups than asked for, a parameter missing or twice, an empty group, a group without use in a forward pass, the head not last, groups not in the order of first use.', '', *table(rows), '',
+        f"| stock with `train_bn=False, cbs=BnFreeze()` | {seconds['bn_freeze']:.2f} | "
+        f"{show(cost['stock_over_bn_freeze'])} | {kept['bn_freeze']/1e6:.1f} MB |",
+        f"| `timm_learner(..., train_bn=False)` | {seconds['ours']:.2f} | {show(cost['stock_over_ours'])} | "
+        f"{kept['ours']/1e6:.1f} MB |", '',
+        '## By family', '', 'Faults looked for: another number of groups than asked for, a parameter missing or twice, '
+                            'an empty group, a group without use in a forward pass, the head not last, groups not in '
+                            'the order of first use.', '', *table(rows), '',
         'Reproduce: `python benchmarks/bench_groups.py`, or `make bench`.', ''])
 
 def main():

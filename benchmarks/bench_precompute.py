@@ -23,7 +23,8 @@ def learner(arch, n=1024, n_valid=256, bs=32, size=96):
     set_seed(0)
     items = [(torch.randn(3, size, size), torch.tensor(i%10)) for i in range(n+n_valid)]
     extra = dict(img_size=size) if arch.startswith('vit') else {}
-    learn = quiet(vision_learner(DataLoaders.from_dsets(items[:n], items[n:], bs=bs, num_workers=0), arch, pretrained=False, n_out=10, loss_func=CrossEntropyLossFlat(), **extra))
+    learn = quiet(vision_learner(DataLoaders.from_dsets(items[:n], items[n:], bs=bs, num_workers=0), arch,
+                                 pretrained=False, n_out=10, loss_func=CrossEntropyLossFlat(), **extra))
     learn.freeze()
     return learn
 
@@ -41,13 +42,16 @@ def three_epochs(learn):
 
 def times(arch, rounds):
     live,cached = learner(arch),learner(arch)
-    with cached.precomputed(): epoch = paired(dict(stock=lambda: live.fit(1, 1e-3), inside=lambda: cached.fit(5, 1e-3)), rounds)
+    with cached.precomputed():
+        epoch = paired(dict(stock=lambda: live.fit(1, 1e-3), inside=lambda: cached.fit(5, 1e-3)), rounds)
     epoch['inside'] = [s/5 for s in epoch['inside']]
     three = paired(dict(stock=lambda: live.fit(3, 1e-3), ours=lambda: three_epochs(cached)), 3)
     filling = paired(dict(fill=lambda: fill(cached), forward=lambda: forward_pass(live)), rounds)
     median = lambda d: {k: statistics.median(v) for k,v in d.items()}
-    return dict(epoch=median(epoch), three=median(three), filling=median(filling), speedup=ratio(epoch['stock'], epoch['inside']),
-                speedup_of_three=ratio(three['stock'], three['ours']), filling_over_forward=ratio(filling['fill'], filling['forward']))
+    return dict(epoch=median(epoch), three=median(three), filling=median(filling),
+                speedup=ratio(epoch['stock'], epoch['inside']),
+                speedup_of_three=ratio(three['stock'], three['ours']),
+                filling_over_forward=ratio(filling['fill'], filling['forward']))
 
 def rss_anon():
     "Anonymous resident memory of this process, in MB."
@@ -63,8 +67,10 @@ def memory(gib=4):
     "Prints by how many MB anonymous memory rises while activations of so many GiB are filled, and their bytes"
     row = 64*32*32*4
     dls = DataLoaders.from_dsets(Noise(gib*2**30//row - 64), Noise(64), bs=64, num_workers=0)
-    model = nn.Sequential(nn.Conv2d(3, 64, 1), nn.Sequential(nn.Conv2d(64, 2, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten()))
-    learn = quiet(Learner(dls, model, loss_func=CrossEntropyLossFlat(), splitter=lambda m: [params(m[0]), params(m[1])]))
+    model = nn.Sequential(nn.Conv2d(3, 64, 1),
+                          nn.Sequential(nn.Conv2d(64, 2, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten()))
+    learn = quiet(Learner(dls, model, loss_func=CrossEntropyLossFlat(),
+                          splitter=lambda m: [params(m[0]), params(m[1])]))
     learn.freeze()
     done,seen,before = threading.Event(),[],rss_anon()
     def watch():
@@ -76,7 +82,8 @@ def memory(gib=4):
     print(max(seen)-before, filled)
 
 def memory_in_a_process():
-    out = subprocess.run([sys.executable, '-W', 'ignore', __file__, 'memory'], capture_output=True, text=True, check=True).stdout.split()
+    out = subprocess.run([sys.executable, '-W', 'ignore', __file__, 'memory'], capture_output=True, text=True,
+                         check=True).stdout.split()
     return dict(rise_mb=float(out[-2]), filled_bytes=int(out[-1]))
 
 def show(r): return f"{r['median']:.2f} ({r['low']:.2f} to {r['high']:.2f}, {r['rounds']} rounds)"
@@ -84,13 +91,21 @@ def show(r): return f"{r['median']:.2f} ({r['low']:.2f} to {r['high']:.2f}, {r['
 def report(res):
     "The results as a page."
     lines = ['| | ' + ' | '.join(archs) + ' |', '|---'*(len(archs)+1) + '|']
-    for label,key in (("an epoch: stock / inside (a fifth of five)", 'speedup'), ("three epochs: stock / ours, filling included", 'speedup_of_three'), ("filling / a bare forward pass", 'filling_over_forward')):
+    for label,key in (("an epoch: stock / inside (a fifth of five)", 'speedup'),
+                      ("three epochs: stock / ours, filling included", 'speedup_of_three'),
+                      ("filling / a bare forward pass", 'filling_over_forward')):
         lines.append(f'| {label} | ' + ' | '.join(show(res['times'][a][key]) for a in archs) + ' |')
-    for label,key in (('seconds of an epoch: stock, inside', 'epoch'), ('seconds of three: stock, ours', 'three'), ('seconds: filling, forward pass', 'filling')):
-        lines.append(f'| {label} | ' + ' | '.join(', '.join(f'{s:.2f}' for s in res['times'][a][key].values()) for a in archs) + ' |')
+    for label,key in (('seconds of an epoch: stock, inside', 'epoch'), ('seconds of three: stock, ours', 'three'),
+                      ('seconds: filling, forward pass', 'filling')):
+        lines.append(f'| {label} | ' + ' | '.join(', '.join(f'{s:.2f}' for s in res['times'][a][key].values())
+                                                  for a in archs) + ' |')
     m = res['memory']
-    return '\n'.join(['# The frozen body once', '', f"Measured on {res['machine']}. Stock's `vision_learner`, frozen, 96 px, 1024 images to train on and 256 to validate with, in memory. Ratios: median (90 % interval, or the whole range where rounds are few; number of rounds).", '', *lines, '',
-        f"While {m['filled_bytes']/2**30:.1f} GiB of activations are filled, anonymous memory rises by {m['rise_mb']:.0f} MB.", '',
+    return '\n'.join(['# The frozen body once', '',
+                      f"Measured on {res['machine']}. Stock's `vision_learner`, frozen, 96 px, 1024 images to train on "
+                      f"and 256 to validate with, in memory. Ratios: median (90 % interval, or the whole range where "
+                      f"rounds are few; number of rounds).", '', *lines, '',
+        f"While {m['filled_bytes']/2**30:.1f} GiB of activations are filled, anonymous memory rises by "
+        f"{m['rise_mb']:.0f} MB.", '',
         'Reproduce: `python benchmarks/bench_precompute.py`, or `make bench`.', ''])
 
 def main():

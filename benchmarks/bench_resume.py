@@ -37,7 +37,8 @@ print(fingerprint(learn.model, state, history, random.random(), float(np.random.
 
 def start(kind, folder):
     "The script as a process that has just begun to train"
-    p = subprocess.Popen([sys.executable, '-c', script, str(here.parent/'tests'), kind, str(folder)], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    p = subprocess.Popen([sys.executable, '-c', script, str(here.parent/'tests'), kind, str(folder)],
+                         stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     for line in p.stdout:
         if line.strip() == 'ready': return p
 
@@ -48,7 +49,8 @@ def finish(kind, folder):
     if p.returncode: raise RuntimeError(out)
     return out.split()[-1],time.perf_counter()-begin
 
-def writing(folder): return any(p.name.startswith('.fit') for p in (folder/'run').glob('.*')) if (folder/'run').exists() else False
+def writing(folder):
+    return any(p.name.startswith('.fit') for p in (folder/'run').glob('.*')) if (folder/'run').exists() else False
 
 def killed(kind, folder, seconds, rng, while_writing):
     "Run it and kill it at a random moment; what was being done, None if it had ended before"
@@ -83,7 +85,8 @@ def cost(rounds=7):
     from measure import quiet, timed
     import timm
     items = [(torch.randn(3, 64, 64), torch.tensor(i%10)) for i in range(32)]
-    learn = quiet(Learner(DataLoaders.from_dsets(items*2, items, bs=32, num_workers=0), timm.create_model('resnet50', num_classes=1000), loss_func=CrossEntropyLossFlat()))
+    learn = quiet(Learner(DataLoaders.from_dsets(items*2, items, bs=32, num_workers=0),
+                          timm.create_model('resnet50', num_classes=1000), loss_func=CrossEntropyLossFlat()))
     with tempfile.TemporaryDirectory() as d:
         resume = Resume(Path(d)/'run', every=10**6)
         learn.fit(1, 1e-3, cbs=resume)
@@ -91,15 +94,27 @@ def cost(rounds=7):
         seconds = [timed(lambda: resume.write(i)) for i in range(rounds)]
         size = max(p.stat().st_size for p in (Path(d)/'run').glob('fit*'))
     step = timed(lambda: learn.fit(10, 1e-3))/20
-    return dict(seconds=statistics.median(seconds), all_seconds=seconds, bytes=size, parameters=sum(p.numel() for p in learn.model.parameters()), steps_100=100*step)
+    return dict(seconds=statistics.median(seconds), all_seconds=seconds, bytes=size,
+                parameters=sum(p.numel() for p in learn.model.parameters()), steps_100=100*step)
 
 def report(res):
     rows,c = res['survivals'],res['cost']
     kills = [k for r in rows for k in r['kills']]
-    lines = [f"| {kind} | {sum(r['kind']==kind for r in rows)} | {sum(len(r['kills']) for r in rows if r['kind']==kind)} | {sum(r['same'] for r in rows if r['kind']==kind)} |" for kind in ('vision', 'tabular', 'text')]
-    return '\n'.join(['# Fits that survive', '', f"Measured on {res['machine']}.", '', f"{len(rows)} scripts of two fits were killed {len(kills)} times with SIGKILL ({sum(bool(r['kills']) for r in rows)} of them at least once; the others had ended before), {kills.count('writing')} of them while a checkpoint was being written. {sum(r['same'] for r in rows)} of {len(rows)} ended with the weights, losses, history, optimizer, random numbers, log and snapshots of the script that was never killed, to the bit.", '',
+    lines = [f"| {kind} | {sum(r['kind']==kind for r in rows)} | "
+             f"{sum(len(r['kills']) for r in rows if r['kind']==kind)} | "
+             f"{sum(r['same'] for r in rows if r['kind']==kind)} |" for kind in ('vision', 'tabular', 'text')]
+    return '\n'.join(['# Fits that survive', '', f"Measured on {res['machine']}.", '',
+                      f"{len(rows)} scripts of two fits were killed {len(kills)} times with SIGKILL "
+                      f"({sum(bool(r['kills']) for r in rows)} of them at least once; the others had ended before), "
+                      f"{kills.count('writing')} of them while a checkpoint was being written. "
+                      f"{sum(r['same'] for r in rows)} of {len(rows)} ended with the weights, losses, history, "
+                      f"optimizer, random numbers, log and snapshots of the script that was never killed, to the bit.",
+                      '',
         '| learner | scripts | kills | identical |', '|---|---|---|---|', *lines, '',
-        f"A checkpoint of timm's resnet50 with 1000 classes ({c['parameters']/1e6:.1f} million parameters, with Adam's averages {c['bytes']/1e6:.0f} MB) takes {c['seconds']:.2f} s ({min(c['all_seconds']):.2f} to {max(c['all_seconds']):.2f}), as long as {c['seconds']/c['steps_100']*100:.1f} training steps at 64 pixels in batches of 32.", '',
+        f"A checkpoint of timm's resnet50 with 1000 classes ({c['parameters']/1e6:.1f} million parameters, with Adam's "
+        f"averages {c['bytes']/1e6:.0f} MB) takes {c['seconds']:.2f} s ({min(c['all_seconds']):.2f} to "
+        f"{max(c['all_seconds']):.2f}), as long as {c['seconds']/c['steps_100']*100:.1f} training steps at 64 pixels "
+        f"in batches of 32.", '',
         'Reproduce: `python benchmarks/bench_resume.py`, or `make bench`.', ''])
 
 def main():

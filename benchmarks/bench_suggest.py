@@ -46,7 +46,8 @@ def cell(name, seed):
     "What every rate leads to, from one seed."
     torch.set_num_threads(1)
     number = lambda loss: float(f'{loss:.6g}') if np.isfinite(loss) else None
-    return dict(untrained=number(final_loss(name, seed, None)), losses=[number(final_loss(name, seed, lr)) for lr in grid.tolist()])
+    return dict(untrained=number(final_loss(name, seed, None)),
+                losses=[number(final_loss(name, seed, lr)) for lr in grid.tolist()])
 
 def save(path, res):
     with atomic_write(path) as tmp: tmp.write_text(json.dumps(res)+'\n')
@@ -99,7 +100,8 @@ def torch_lr_finder(curve):
 def smith(curve): return lowest(curve)/10
 
 stock = 'valley','slide','minimum','steep'
-peers = {'lightning 2.5': lightning, 'lightning 2.6': partial(lightning, over_rate=True), 'torch_lr_finder': torch_lr_finder, 'smith': smith}
+peers = {'lightning 2.5': lightning, 'lightning 2.6': partial(lightning, over_rate=True),
+         'torch_lr_finder': torch_lr_finder, 'smith': smith}
 rules = 'lr','lr, probe=200','lr, one sweep',*stock,*peers,'torch_lr_finder, second look'
 
 def ask(name, seed):
@@ -112,7 +114,8 @@ def ask(name, seed):
     row = {k: float(v) for k,v in zip(res._fields, res)} | {k: float(f(first)) for k,f in peers.items()}
     row |= {'lr, one sweep': halfway(first), 'torch_lr_finder, second look': float(torch_lr_finder(res.curve))}
     if seed in truth_seeds: row['lr, probe=200'] = learn.lr_find(show_plot=False, suggest_funcs='lr', probe=200).lr
-    return row | dict(trust=res.trust, looks=len(res.sweeps[0]), batches=batches, stock_batches=int(min(stock_end(first), len(first))))
+    return row | dict(trust=res.trust, looks=len(res.sweeps[0]), batches=batches,
+                      stock_batches=int(min(stock_end(first), len(first))))
 
 def ask_all(names):
     "The answers of all rules, for each task and seed."
@@ -127,7 +130,8 @@ def group_losses(name, seed):
     learn = make(name, seed)
     lr = learn.lr_find(show_plot=False, suggest_funcs='lr').lr
     found = learn.lr_find_groups(show_plot=False)
-    ways = {'one rate': lr, 'slice(lr/100, lr)': slice(lr/100, lr), '2.6 per group': [lr/2.6**2, lr/2.6, lr], 'lr_find_groups': list(found)}
+    ways = {'one rate': lr, 'slice(lr/100, lr)': slice(lr/100, lr), '2.6 per group': [lr/2.6**2, lr/2.6, lr],
+            'lr_find_groups': list(found)}
     return dict(losses={way: final_loss(name, seed, lrs) for way,lrs in ways.items()}, lr=lr, groups=list(found))
 
 def compare_groups(seeds=range(5)):
@@ -142,7 +146,8 @@ def judge(truths, answers):
     res = {}
     for name,rows in answers.items():
         t,asked = truths[name],rows[:len(truth_seeds)]
-        res[name] = {rule: dict(regret=[t.regret(r[rule]) for r in asked], distance=[t.distance(r[rule]) for r in asked],
+        res[name] = {rule: dict(regret=[t.regret(r[rule]) for r in asked],
+                                distance=[t.distance(r[rule]) for r in asked],
                                 spread=spread([r[rule] for r in rows if rule in r])) for rule in rules}
     return res
 
@@ -154,33 +159,55 @@ def summary(judged, names):
     for rule in judged[names[0]]:
         regrets = [r for n in names for r in judged[n][rule]['regret']]
         res[rule] = dict(mean=np.mean(regrets), p90=np.quantile(regrets, 0.9), worst=max(regrets),
-                         distance=np.median([d for n in names for d in judged[n][rule]['distance']]), spread=np.median([judged[n][rule]['spread'] for n in names]))
+                         distance=np.median([d for n in names for d in judged[n][rule]['distance']]),
+                         spread=np.median([judged[n][rule]['spread'] for n in names]))
     return res
 
 def report(judged, answers, groups=None):
     "The results as a page."
-    parts = {'tasks in all': list(judged), 'tasks the rule was designed on': [n for n in judged if n in design], 'tasks kept aside': [n for n in judged if n in kept_aside]}
-    page = ['# How good is a suggested rate?', '', 'Regret: 0 is the best rate of the grid, 1 no better than no training. How it is measured: `bench_suggest.py`.', '']
+    parts = {'tasks in all': list(judged), 'tasks the rule was designed on': [n for n in judged if n in design],
+             'tasks kept aside': [n for n in judged if n in kept_aside]}
+    page = ['# How good is a suggested rate?', '',
+            'Regret: 0 is the best rate of the grid, 1 no better than no training. How it is measured: '
+            '`bench_suggest.py`.', '']
     for title,names in parts.items():
         if not names: continue
-        page += [f'## {len(names)} {title}, {len(truth_seeds)} seeds each', '', '| rule | mean regret | 90th percentile | worst | distance (median, powers of ten) | spread over 8 seeds (median) |', '|---|---|---|---|---|---|']
-        page += [f"| {rule} | {s['mean']:.3f} | {s['p90']:.3f} | {s['worst']:.3f} | {s['distance']:.2f} | {s['spread']:.1f}x |" for rule,s in summary(judged, names).items()] + ['']
-    page += ['## Mean regret task by task', '', f"| task | {' | '.join(judged[parts['tasks in all'][0]])} | rates suggested by `lr` | second looks | batches where one was enough, of stock's |", '|---'*(len(judged[parts['tasks in all'][0]])+4)+'|']
+        page += [f'## {len(names)} {title}, {len(truth_seeds)} seeds each', '',
+                 '| rule | mean regret | 90th percentile | worst | distance (median, powers of ten) | spread over 8 '
+                 'seeds (median) |', '|---|---|---|---|---|---|']
+        page += [f"| {rule} | {s['mean']:.3f} | {s['p90']:.3f} | {s['worst']:.3f} | {s['distance']:.2f} | "
+                 f"{s['spread']:.1f}x |" for rule,s in summary(judged, names).items()] + ['']
+    page += ['## Mean regret task by task', '',
+             f"| task | {' | '.join(judged[parts['tasks in all'][0]])} | rates suggested by `lr` | second looks | "
+             f"batches where one was enough, of stock's |", '|---'*(len(judged[parts['tasks in all'][0]])+4)+'|']
     for name,row in judged.items():
         rows = answers[name]
         lrs,once = [r['lr'] for r in rows],[r['batches']/r['stock_batches'] for r in rows if r['looks']==1]
-        page += [f"| {name}{' (kept aside)' if name in kept_aside else ''} | {' | '.join('%.3f' % np.mean(v['regret']) for v in row.values())} | {min(lrs):.1e} to {max(lrs):.1e} | {sum(r['looks']-1 for r in rows)} of {len(rows)} | {f'{statistics.mean(once):.2f}x' if once else ''} |"]
+        page += [f"| {name}{' (kept aside)' if name in kept_aside else ''} | "
+                 f"{' | '.join('%.3f' % np.mean(v['regret']) for v in row.values())} | {min(lrs):.1e} to "
+                 f"{max(lrs):.1e} | {sum(r['looks']-1 for r in rows)} of {len(rows)} | "
+                 f"{f'{statistics.mean(once):.2f}x' if once else ''} |"]
     once = [r['batches']/r['stock_batches'] for rows in answers.values() for r in rows if r['looks']==1]
     every = [r['batches']/r['stock_batches'] for rows in answers.values() for r in rows]
-    page += ['', f"Where the first sweep could be trusted ({len(once)} of {len(every)} sweeps) ours took {statistics.mean(once):.2f}x the batches of stock's (at most {max(once):.2f}x); over all sweeps {statistics.mean(every):.2f}x.",
-             f"Still not trusted after the second look: {sum(r['trust']!='ok' for rows in answers.values() for r in rows)}. `probe=200` costs 600 batches more; its spread is that of {len(truth_seeds)} seeds.", '']
+    page += ['', f"Where the first sweep could be trusted ({len(once)} of {len(every)} sweeps) ours took "
+                 f"{statistics.mean(once):.2f}x the batches of stock's (at most {max(once):.2f}x); over all sweeps "
+                 f"{statistics.mean(every):.2f}x.",
+             f"Still not trusted after the second look: "
+             f"{sum(r['trust']!='ok' for rows in answers.values() for r in rows)}. `probe=200` costs 600 batches more; "
+             f"its spread is that of {len(truth_seeds)} seeds.", '']
     if groups:
         ways = list(next(iter(groups.values()))[0]['losses'])
-        page += ['## Rates per layer group', '', f"Final validation loss, mean of {len(next(iter(groups.values())))} seeds; in brackets how often it was the lowest of the four.", '', f"| task | {' | '.join(ways)} | rates found, median |", '|---'*(len(ways)+2)+'|']
+        page += ['## Rates per layer group', '',
+                 f"Final validation loss, mean of {len(next(iter(groups.values())))} seeds; in brackets how often it "
+                 f"was the lowest of the four.", '', f"| task | {' | '.join(ways)} | rates found, median |",
+                 '|---'*(len(ways)+2)+'|']
         for name,rows in groups.items():
-            cells = [f"{np.mean([r['losses'][w] for r in rows]):.4f} ({sum(min(r['losses'], key=r['losses'].get)==w for r in rows)})" for w in ways]
-            page += [f"| {name} | {' | '.join(cells)} | {', '.join(f'{lr:.1e}' for lr in np.median([r['groups'] for r in rows], axis=0))} |"]
-    return '\n'.join([*page, '', f'Measured on the CPU ({platform.machine()}), torch {torch.__version__}. Reproduce: `python benchmarks/bench_suggest.py`.', ''])
+            cells = [f"{np.mean([r['losses'][w] for r in rows]):.4f} "
+                     f"({sum(min(r['losses'], key=r['losses'].get)==w for r in rows)})" for w in ways]
+            page += [f"| {name} | {' | '.join(cells)} | "
+                     f"{', '.join(f'{lr:.1e}' for lr in np.median([r['groups'] for r in rows], axis=0))} |"]
+    return '\n'.join([*page, '', f'Measured on the CPU ({platform.machine()}), torch {torch.__version__}. Reproduce: '
+                                 f'`python benchmarks/bench_suggest.py`.', ''])
 
 def draw(truths, judged, answers):
     "What each rate led to, task by task, and where the rules pointed."

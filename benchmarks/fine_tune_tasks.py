@@ -15,7 +15,8 @@ from fastai.text.all import *
 from fastai_lrx.all import *
 from measure import quiet
 
-n_labels = {('digits','cnn'): 60, ('digits','vit'): 150, ('shapes','cnn'): 100, ('shapes','vit'): 200, ('library','lstm'): 300, ('field','lstm'): 300}
+n_labels = {('digits','cnn'): 60, ('digits','vit'): 150, ('shapes','cnn'): 100, ('shapes','vit'): 200,
+            ('library','lstm'): 300, ('field','lstm'): 300}
 n_test = dict(digits=700, shapes=1000, library=1000, field=800)
 
 # --- images -------------------------------------------------------------------------------------------------------------------
@@ -27,10 +28,15 @@ def digits(classes):
     x = F.interpolate(torch.as_tensor(d.images[keep, None]/8-1).float(), size=32, mode='bilinear')
     return x,torch.as_tensor(d.target[keep]-min(classes))
 
-def polygon(n, turn, inner=1.): return [(np.cos(a)*(1 if i%2==0 else inner), np.sin(a)*(1 if i%2==0 else inner)) for i,a in enumerate(turn + np.arange(n)*2*np.pi/n)]
-outlines = dict(triangle=polygon(3, -np.pi/2), square=polygon(4, np.pi/4), star=polygon(10, -np.pi/2, 0.4), bar=[(-1,-.25),(1,-.25),(1,.25),(-1,.25)], disk=polygon(40, 0),
-                pentagon=polygon(5, -np.pi/2), cross=[(-.3,-1),(.3,-1),(.3,-.3),(1,-.3),(1,.3),(.3,.3),(.3,1),(-.3,1),(-.3,.3),(-1,.3),(-1,-.3),(-.3,-.3)],
-                arrow=[(-1,-.25),(.1,-.25),(.1,-.8),(1,0),(.1,.8),(.1,.25),(-1,.25)], corner=[(-.8,-.8),(-.2,-.8),(-.2,.3),(.8,.3),(.8,.8),(-.8,.8)], hexagon=polygon(6, 0))
+def polygon(n, turn, inner=1.):
+    return [(np.cos(a)*(1 if i%2==0 else inner), np.sin(a)*(1 if i%2==0 else inner))
+            for i,a in enumerate(turn + np.arange(n)*2*np.pi/n)]
+outlines = dict(triangle=polygon(3, -np.pi/2), square=polygon(4, np.pi/4), star=polygon(10, -np.pi/2, 0.4),
+                bar=[(-1,-.25),(1,-.25),(1,.25),(-1,.25)], disk=polygon(40, 0),
+                pentagon=polygon(5, -np.pi/2),
+                cross=[(-.3,-1),(.3,-1),(.3,-.3),(1,-.3),(1,.3),(.3,.3),(.3,1),(-.3,1),(-.3,.3),(-1,.3),(-1,-.3),(-.3,-.3)],
+                arrow=[(-1,-.25),(.1,-.25),(.1,-.8),(1,0),(.1,.8),(.1,.25),(-1,.25)],
+                corner=[(-.8,-.8),(-.2,-.8),(-.2,.3),(.8,.3),(.8,.8),(-.8,.8)], hexagon=polygon(6, 0))
 
 @cache
 def shapes(classes, n=2500):
@@ -40,11 +46,14 @@ def shapes(classes, n=2500):
     def draw(k):
         img = Image.new('L', (64,64), int(rng.integers(60, 120)))
         pen = ImageDraw.Draw(img)
-        for _ in range(3): pen.line([tuple(rng.integers(0, 64, 2)) for _ in range(2)], fill=int(rng.integers(90, 180)), width=2)
+        for _ in range(3):
+            pen.line([tuple(rng.integers(0, 64, 2)) for _ in range(2)], fill=int(rng.integers(90, 180)), width=2)
         turn,size,(cx,cy) = rng.uniform(-.4, .4),rng.uniform(14, 24),rng.uniform(26, 38, 2)
-        pen.polygon([(cx+size*(u*np.cos(turn)-v*np.sin(turn)), cy+size*(u*np.sin(turn)+v*np.cos(turn))) for u,v in list(outlines.values())[k]], fill=int(rng.integers(150, 255)))
+        pen.polygon([(cx+size*(u*np.cos(turn)-v*np.sin(turn)), cy+size*(u*np.sin(turn)+v*np.cos(turn)))
+                     for u,v in list(outlines.values())[k]], fill=int(rng.integers(150, 255)))
         return np.asarray(img.resize((32,32)))/128-1
-    return torch.as_tensor(np.stack([draw(k)[None] for k in y]) + rng.normal(0, .15, (n,1,32,32))).float(),torch.as_tensor(y-min(classes))
+    return torch.as_tensor(np.stack([draw(k)[None] for k in y])
+                           + rng.normal(0, .15, (n,1,32,32))).float(),torch.as_tensor(y-min(classes))
 
 # --- text: docstrings of libraries that come with fastai --------------------------------------------------------------------------
 length,vocab_size = 60,4000
@@ -83,12 +92,16 @@ def texts():
 @cache
 def labelled_texts(task):
     "Rows of word numbers with a label: which of four libraries, or which of four parts of sympy."
-    classes = ['scipy', 'pandas', 'torch', 'sympy'] if task == 'library' else ['polys', 'physics', 'combinatorics', 'geometry']
-    labels = [(library if task == 'library' else part if library == 'sympy' else None) for _,library,part in docstrings()]
+    classes = ['scipy', 'pandas', 'torch', 'sympy'] if task == 'library' else ['polys', 'physics',
+        'combinatorics', 'geometry']
+    labels = [(library if task == 'library' else part if library == 'sympy' else None)
+              for _,library,part in docstrings()]
     keep = [i for i,label in enumerate(labels) if label in classes]
     return texts()[keep],torch.as_tensor([classes.index(labels[i]) for i in keep])
 
-def small_lstm(dropout): return dict(emb_sz=100, n_hid=200, n_layers=3, pad_token=1, output_p=dropout, hidden_p=dropout, input_p=dropout, embed_p=dropout/5, weight_p=dropout)
+def small_lstm(dropout):
+    return dict(emb_sz=100, n_hid=200, n_layers=3, pad_token=1, output_p=dropout, hidden_p=dropout, input_p=dropout,
+                embed_p=dropout/5, weight_p=dropout)
 
 # --- the tasks --------------------------------------------------------------------------------------------------------------------
 kinds_of_model = dict(cnn=dict(arch='resnet10t'), vit=dict(arch='test_vit', patch_size=4))
@@ -122,7 +135,8 @@ def pretrain(data, model, folder):
     else:
         x,y = images[data](first)
         dls = loaders(x, y, list(zip(x[:32], y[:32])), bs=32)
-        learn = quiet(timm_learner(dls, **kinds_of_model[model], pretrained=False, n_out=5, loss_func=CrossEntropyLossFlat()))
+        learn = quiet(timm_learner(dls, **kinds_of_model[model], pretrained=False, n_out=5,
+                                   loss_func=CrossEntropyLossFlat()))
         learn.fit_one_cycle(*((10, 3e-3) if model == 'cnn' else (25, 1e-3)))
         torch.save(learn.model[0].state_dict(), folder/f'{data}_{model}.pth')
 
@@ -135,11 +149,13 @@ def make(data, model, seed, folder, n_groups=4):
     set_seed(seed)
     common = dict(loss_func=CrossEntropyLossFlat(), metrics=error_rate)
     if model == 'lstm':
-        net = get_text_classifier(AWD_LSTM, vocab_size, int(y.max())+1, seq_len=length, config={**awd_lstm_clas_config, **small_lstm(0.1)}, pad_idx=1)
+        net = get_text_classifier(AWD_LSTM, vocab_size, int(y.max())+1, seq_len=length,
+                                  config={**awd_lstm_clas_config, **small_lstm(0.1)}, pad_idx=1)
         net[0].module.load_state_dict(torch.load(folder/'text_lstm.pth'))
         learn = Learner(dls, net, splitter=awd_lstm_clas_split, cbs=[*rnn_cbs(), SkipValidation()], **common)
     else:
-        learn = timm_learner(dls, **kinds_of_model[model], pretrained=False, n_out=5, n_groups=n_groups, cbs=SkipValidation(), **common)
+        learn = timm_learner(dls, **kinds_of_model[model], pretrained=False, n_out=5, n_groups=n_groups,
+                             cbs=SkipValidation(), **common)
         learn.model[0].load_state_dict(torch.load(folder/f'{data}_{model}.pth'))
     learn.final_look = False
     learn.freeze()

@@ -9,7 +9,8 @@ from scipy.stats import binom
 
 results = Path(__file__).parent/'results'
 
-def machine(): return f'{os.cpu_count()} cores, {platform.machine()}, Python {platform.python_version()}, torch {torch.__version__}, CPU'
+def machine():
+    return f'{os.cpu_count()} cores, {platform.machine()}, Python {platform.python_version()}, torch {torch.__version__}, CPU'
 
 def quiet(learn):
     "The same learner without progress bars and tables."

@@ -48,8 +48,10 @@ def shapes(kinds=range(6), n=1800):
     def mask(kind):
         cx,cy,r = *rng.uniform(5, 10, 2), rng.uniform(3, 5)
         dx,dy = np.abs(u-cx),np.abs(v-cy)
-        return [lambda: (dx < 1.2) & (dy < r), lambda: (np.minimum(dx, dy) < 1) & (np.maximum(dx, dy) < r), lambda: dx**2+dy**2 < r**2,
-                lambda: np.abs(np.hypot(dx, dy)-r) < 1, lambda: np.maximum(dx, dy) < r, lambda: (np.maximum(dx, dy) < r) & ((u//2+v//2)%2==0)][kind]()
+        return [lambda: (dx < 1.2) & (dy < r), lambda: (np.minimum(dx, dy) < 1) & (np.maximum(dx, dy) < r),
+                lambda: dx**2+dy**2 < r**2,
+                lambda: np.abs(np.hypot(dx, dy)-r) < 1, lambda: np.maximum(dx, dy) < r,
+                lambda: (np.maximum(dx, dy) < r) & ((u//2+v//2)%2==0)][kind]()
     y = rng.choice(list(kinds), n)
     x = np.stack([mask(k)[None]*rng.uniform(0.4, 1.2, (3,1,1)) for k in y]) + rng.normal(0, 0.35, (n,3,16,16))
     return split(x.astype(np.float32), y-min(kinds))
@@ -81,7 +83,8 @@ def majorities(n=1600, length=24):
 @cache
 def descriptions():
     "The descriptions of scikit-learn's data sets, character by character."
-    text = ''.join(load().DESCR for load in (datasets.load_digits, datasets.load_diabetes, datasets.load_wine, datasets.load_breast_cancer, datasets.load_iris))
+    text = ''.join(load().DESCR for load in (datasets.load_digits, datasets.load_diabetes, datasets.load_wine,
+                                             datasets.load_breast_cancer, datasets.load_iris))
     vocab = sorted(set(text))
     codes = [vocab.index(c) for c in text]
     chunks = [LMTensorText(codes[i:i+500]) for i in range(0, len(codes), 500)]
@@ -89,15 +92,19 @@ def descriptions():
 
 def loaders(parts, bs):
     train,valid = (list(zip(*o)) for o in parts)
-    return DataLoaders(DataLoader(train, bs=bs, shuffle=True, drop_last=True, num_workers=0), DataLoader(valid, bs=256, num_workers=0))
+    return DataLoaders(DataLoader(train, bs=bs, shuffle=True, drop_last=True, num_workers=0),
+                       DataLoader(valid, bs=256, num_workers=0))
 
 # --- models ------------------------------------------------------------------------------------------------------------------
 def cnn(n_in=1, n_out=10, bn=True):
     norm = NormType.Batch if bn else None
-    layers = [ConvLayer(n_in, 16, norm_type=norm), ConvLayer(16, 32, stride=2, norm_type=norm), ConvLayer(32, 32, stride=2, norm_type=norm)]
-    return nn.Sequential(nn.Sequential(*layers), nn.Sequential(nn.AdaptiveAvgPool2d(1), Flatten(), nn.Linear(32, n_out)))
+    layers = [ConvLayer(n_in, 16, norm_type=norm), ConvLayer(16, 32, stride=2, norm_type=norm),
+              ConvLayer(32, 32, stride=2, norm_type=norm)]
+    return nn.Sequential(nn.Sequential(*layers),
+                         nn.Sequential(nn.AdaptiveAvgPool2d(1), Flatten(), nn.Linear(32, n_out)))
 def resnet(n_in=3, n_out=6):
-    return nn.Sequential(nn.Sequential(ConvLayer(n_in, 16, stride=2), ResBlock(1, 16, 16), ResBlock(1, 16, 32, stride=2)),
+    return nn.Sequential(nn.Sequential(ConvLayer(n_in, 16, stride=2), ResBlock(1, 16, 16),
+                                       ResBlock(1, 16, 32, stride=2)),
                          nn.Sequential(nn.AdaptiveAvgPool2d(1), Flatten(), nn.Linear(32, n_out)))
 def mlp(*sizes, bn=False):
     layers = [[nn.Linear(i, o), *([nn.BatchNorm1d(o)] if bn else []), nn.ReLU()] for i,o in zip(sizes, sizes[1:-1])]
@@ -105,10 +112,14 @@ def mlp(*sizes, bn=False):
 class ViT(nn.Sequential):
     "A vision transformer whose head is a module of its own."
     def __init__(self, size, n_in, n_out, patch=2):
-        super().__init__(VisionTransformer(img_size=size, patch_size=patch, in_chans=n_in, num_classes=0, embed_dim=32, depth=4, num_heads=4), nn.Linear(32, n_out))
-def denoiser(): return nn.Sequential(nn.Conv2d(3, 24, 3, padding=1), nn.ReLU(), nn.Conv2d(24, 24, 3, padding=1), nn.ReLU(), nn.Conv2d(24, 3, 3, padding=1))
+        super().__init__(VisionTransformer(img_size=size, patch_size=patch, in_chans=n_in, num_classes=0, embed_dim=32,
+                                           depth=4, num_heads=4), nn.Linear(32, n_out))
+def denoiser():
+    return nn.Sequential(nn.Conv2d(3, 24, 3, padding=1), nn.ReLU(), nn.Conv2d(24, 24, 3, padding=1), nn.ReLU(),
+                         nn.Conv2d(24, 3, 3, padding=1))
 class LastOfGRU(Module):
-    def __init__(self): self.emb,self.rnn,self.head = nn.Embedding(5, 16),nn.GRU(16, 48, batch_first=True),nn.Linear(48, 2)
+    def __init__(self):
+        self.emb,self.rnn,self.head = nn.Embedding(5, 16),nn.GRU(16, 48, batch_first=True),nn.Linear(48, 2)
     def forward(self, x): return self.head(self.rnn(self.emb(x))[0][:,-1])
 
 def gaussian_nll(pred, y):
@@ -118,11 +129,13 @@ def gaussian_nll(pred, y):
 # --- learners ----------------------------------------------------------------------------------------------------------------
 def plain(data, model, opt=adam, bs=64, loss=None):
     parts = data()
-    return quiet(Learner(loaders(parts, bs), model(), opt_func=opt, loss_func=loss or (CrossEntropyLossFlat() if parts[0][1].ndim==1 else MSELossFlat())))
+    return quiet(Learner(loaders(parts, bs), model(), opt_func=opt,
+                         loss_func=loss or (CrossEntropyLossFlat() if parts[0][1].ndim==1 else MSELossFlat())))
 
 def language_model(opt=adam):
     train,valid,n = descriptions()
-    dls = DataLoaders(*(LMDataLoader(o, bs=16, seq_len=24, shuffle=shuffle, num_workers=0) for o,shuffle in [(train, True), (valid, False)]))
+    dls = DataLoaders(*(LMDataLoader(o, bs=16, seq_len=24, shuffle=shuffle, num_workers=0)
+                        for o,shuffle in [(train, True), (valid, False)]))
     config = {**awd_lstm_lm_config, 'emb_sz':32, 'n_hid':64, 'n_layers':2}
     model = get_language_model(AWD_LSTM, n, config, drop_mult=0.1)
     return quiet(LMLearner(dls, model, opt_func=opt, loss_func=CrossEntropyLossFlat()))
@@ -131,7 +144,8 @@ def tabular(load, opt=adam, bs=64):
     (x,y),(xv,yv) = table(load)
     df = pd.DataFrame(torch.cat([x, xv]).numpy(), columns=[f'x{i}' for i in range(x.shape[1])])
     df['y'] = torch.cat([y, yv]).numpy()
-    dls = TabularDataLoaders.from_df(df, procs=[Normalize], cat_names=[], cont_names=list(df.columns[:-1]), y_names='y', y_block=CategoryBlock(),
+    dls = TabularDataLoaders.from_df(df, procs=[Normalize], cat_names=[], cont_names=list(df.columns[:-1]), y_names='y',
+                                     y_block=CategoryBlock(),
                                      valid_idx=list(range(len(x), len(df))), bs=bs, num_workers=0)
     return quiet(tabular_learner(dls, layers=[64, 32], opt_func=opt))
 
@@ -148,12 +162,14 @@ def transfer(source, target, model, frozen=False, opt=adam, bs=32, epochs=6, lr=
     "`model` on `target`, its body trained on `source` before: always the same body, whatever the seed; the head is new."
     head = model()
     if (source, model) not in _sources:
-        with no_random(0, reproducible=False):   # so that a run does not depend on whether the body was trained in this process
+        # so that a run does not depend on whether the body was trained in this process
+        with no_random(0, reproducible=False):
             learn = plain(source, model)
             learn.fit_one_cycle(epochs, lr)
         _sources[source, model] = learn.model[0].state_dict()
     head[0].load_state_dict(_sources[source, model])
-    learn = quiet(Learner(loaders(target(), bs), head, opt_func=opt, loss_func=CrossEntropyLossFlat(), splitter=body_and_head if frozen else in_three))
+    learn = quiet(Learner(loaders(target(), bs), head, opt_func=opt, loss_func=CrossEntropyLossFlat(),
+                          splitter=body_and_head if frozen else in_three))
     if frozen: learn.freeze()
     return learn
 
@@ -170,10 +186,14 @@ design = {
     'digits ViT, Adam':            (partial(plain, digits, partial(ViT, 8, 1, 10)), 5),
     'digits ViT, Adam, 4x':        (partial(plain, digits, partial(ViT, 8, 1, 10)), 20),
     'noisy digits CNN, SGD':       (partial(plain, noisy_digits, cnn, sgd), 4),
-    'digits autoencoder, Adam':    (partial(plain, digits_to_copy, lambda: nn.Sequential(mlp(64, 48, 12, 48, 64), nn.Unflatten(1, (1, 8, 8)))), 5),
+    'digits autoencoder, Adam':    (partial(plain, digits_to_copy,
+                                            lambda: nn.Sequential(mlp(64, 48, 12, 48, 64), nn.Unflatten(1, (1, 8, 8)))),
+                                            5),
     'shapes ResNet, SGD':          (partial(plain, shapes, resnet, sgd), 4),
-    'diabetes MLP, raw targets':   (partial(plain, partial(table, datasets.load_diabetes), partial(mlp, 10, 32, 32, 1), bs=16), 8),
-    'wine MLP, 4 batches an epoch': (partial(plain, partial(table, datasets.load_wine), partial(mlp, 13, 32, 3), bs=32), 10),
+    'diabetes MLP, raw targets':   (partial(plain, partial(table, datasets.load_diabetes),
+                                            partial(mlp, 10, 32, 32, 1), bs=16), 8),
+    'wine MLP, 4 batches an epoch': (partial(plain, partial(table, datasets.load_wine), partial(mlp, 13, 32, 3), bs=32),
+                                     10),
     'cancer tabular, Adam':        (partial(tabular, datasets.load_breast_cancer), 6),
     'text LSTM, Adam':             (language_model, 3),
     'text LSTM, Adam, 4x':         (language_model, 12),
@@ -185,9 +205,11 @@ kept_aside = {
     'digits MLP, SGD':             (partial(plain, digits, partial(mlp, 64, 64, 32, 10), sgd), 4),
     'shapes ViT, Adam':            (partial(plain, shapes, partial(ViT, 16, 3, 6, 4)), 5),
     'majority GRU, RMSProp':       (partial(plain, majorities, LastOfGRU, rmsprop), 5),
-    'diabetes likelihood, below zero': (partial(plain, partial(table, datasets.load_diabetes, scale_y=True), partial(mlp, 10, 32, 2), bs=16, loss=gaussian_nll), 8),
+    'diabetes likelihood, below zero': (partial(plain, partial(table, datasets.load_diabetes, scale_y=True),
+                                                partial(mlp, 10, 32, 2), bs=16, loss=gaussian_nll), 8),
     'photos denoiser, Adam':       (partial(plain, photo_patches, denoiser), 5),
-    'cancer MLP, SGD, 6 batches':  (partial(plain, partial(table, datasets.load_breast_cancer), partial(mlp, 30, 32, 2, bn=True), sgd), 8),
+    'cancer MLP, SGD, 6 batches':  (partial(plain, partial(table, datasets.load_breast_cancer),
+                                            partial(mlp, 30, 32, 2, bn=True), sgd), 8),
     'digits whole pretrained ViT': (partial(transfer, low_digits, high_digits, digits_vit), 5)}
 
 tasks = {**design, **kept_aside}

@@ -38,8 +38,10 @@ def digits_dls(
     augment:bool=True # small rotations, zooms and changes of light
 )->DataLoaders:
     "Loaders of digit images."
-    block = DataBlock((ImageBlock(PILImageBW), CategoryBlock), get_x=digit_image, get_y=digit_label, splitter=RandomSplitter(valid_pct, seed),
-                      item_tfms=Resize(size), batch_tfms=aug_transforms(do_flip=False, max_warp=0, max_lighting=0.1) if augment else None)
+    block = DataBlock((ImageBlock(PILImageBW), CategoryBlock), get_x=digit_image, get_y=digit_label,
+                      splitter=RandomSplitter(valid_pct, seed),
+                      item_tfms=Resize(size),
+                      batch_tfms=aug_transforms(do_flip=False, max_warp=0, max_lighting=0.1) if augment else None)
     return block.dataloaders([i for i,t in enumerate(digits().target) if t in classes], bs=bs, num_workers=0)
 
 # %% ../nbs/demo.ipynb #26359bbf
@@ -70,8 +72,10 @@ class Recipe:
     def note(self, step, lr=None, start=None):
         "Add a row: the step, its highest rate, the accuracy it led to and its seconds."
         with self.learn.no_bar(): acc = self.learn.validate()[1]
-        self.rows.append(dict(step=step, lr='' if lr is None else f'{lr:.1e}', accuracy=f'{acc:.1%}', seconds='' if start is None else f'{time.time()-start:.1f}'))
-        print(f"{step:<58}{self.rows[-1]['lr']:>9}{self.rows[-1]['accuracy']:>10}{self.rows[-1]['seconds']:>8}", flush=True)
+        self.rows.append(dict(step=step, lr='' if lr is None else f'{lr:.1e}', accuracy=f'{acc:.1%}',
+                              seconds='' if start is None else f'{time.time()-start:.1f}'))
+        print(f"{step:<58}{self.rows[-1]['lr']:>9}{self.rows[-1]['accuracy']:>10}{self.rows[-1]['seconds']:>8}",
+              flush=True)
 
     def find(self, step, name):
         "Find a rate and plot the sweep."
@@ -107,14 +111,18 @@ def run(
     r = Recipe(learn, out)
     print(f"{len(learn.dls.train_ds)} images of 5 to 9 to learn from, {len(learn.dls.valid_ds)} to validate with; {arch}\n")
     print(f"{'step':<58}{'lr':>9}{'accuracy':>10}{'seconds':>8}")
-    r.note('   pretrained on other digits, new head' if not pretrained else '   pretrained weights, new head', start=start)
+    r.note('   pretrained on other digits, new head' if not pretrained
+           else '   pretrained weights, new head', start=start)
     with learn.no_bar(), learn.precomputed(n_aug=2):
         r.find('1. augmentation and precompute on; 2. lr_find', '2_lr_find_head')
-        r.fit('3. train the head from precomputed activations', '3_head', learn.fit_sgdr, n_cycles=1, cycle_len=2, lr_max=r.lr)
-    r.fit('4. precompute off: the head in cycles of one epoch', '4_head_cycles', learn.fit_sgdr, n_cycles=2, cycle_len=1, lr_max=r.lr, cycle_mult=1)
+        r.fit('3. train the head from precomputed activations', '3_head', learn.fit_sgdr, n_cycles=1,
+              cycle_len=2, lr_max=r.lr)
+    r.fit('4. precompute off: the head in cycles of one epoch', '4_head_cycles', learn.fit_sgdr, n_cycles=2,
+          cycle_len=1, lr_max=r.lr, cycle_mult=1)
     learn.unfreeze()
     r.find('5. unfreeze; 6. earlier layers 9x lower; 7. lr_find again', '7_lr_find_all')
-    r.fit('8. train all layers with cycle_mult=2 until they overfit', '8_all', learn.fine_tune_discriminative, epochs=15, base_lr=r.lr, freeze_epochs=0, div=3, unfreeze='all', schedule='sgdr', cbs=UntilOverfit())
+    r.fit('8. train all layers with cycle_mult=2 until they overfit', '8_all', learn.fine_tune_discriminative,
+          epochs=15, base_lr=r.lr, freeze_epochs=0, div=3, unfreeze='all', schedule='sgdr', cbs=UntilOverfit())
     print(f'\nPlots are in {r.out}/; {time.time()-start:.0f} seconds in all.')
     return r
 

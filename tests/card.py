@@ -1,6 +1,7 @@
 """The GPU, where there is one: learners on it, all that influences how training goes on, and what makes a GPU wait."""
 import copy, gc, os
-os.environ.setdefault('CUBLAS_WORKSPACE_CONFIG', ':4096:8')      # before CUDA begins: products that are the same each time
+# before CUDA begins: products that are the same each time
+os.environ.setdefault('CUBLAS_WORKSPACE_CONFIG', ':4096:8')
 
 import pytest, torch
 from torch.overrides import TorchFunctionMode
@@ -27,7 +28,8 @@ def allocated()->int:
     free()
     return torch.cuda.memory_allocated() if has_card else 0
 
-precisions = dict(fp32=noop, bf16=lambda learn: learn.to_bf16() if has_card else learn.add_cb(bf16()), fp16=lambda learn: learn.to_fp16())
+precisions = dict(fp32=noop, bf16=lambda learn: learn.to_bf16() if has_card else learn.add_cb(bf16()),
+                  fp16=lambda learn: learn.to_fp16())
 
 def on_card(kind:str, precision:str='fp32', seed=0, **kwargs):
     "A tiny learner of a kind, that trains on the GPU where there is one, the same way each time."
@@ -38,16 +40,20 @@ def photos(arch='resnet18', n=48, bs=8, size=64, n_out=4, on=device, **kwargs):
     "A timm network in fastai's learner, on pictures of noise that lie where it trains."
     set_seed(0, reproducible=True)
     x,y = torch.randn(n, 3, size, size, device=on),(torch.arange(n, device=on) % n_out)
-    def dl(shuffle): return DataLoader(list(zip(x, y)), bs=bs, shuffle=shuffle, drop_last=shuffle, num_workers=0, device=on)
+    def dl(shuffle):
+        return DataLoader(list(zip(x, y)), bs=bs, shuffle=shuffle, drop_last=shuffle, num_workers=0, device=on)
     dls = DataLoaders(dl(True), dl(False), device=on)
-    return quiet(vision_learner(dls, arch, pretrained=False, n_out=n_out, loss_func=CrossEntropyLossFlat(), metrics=accuracy, **kwargs))
+    return quiet(vision_learner(dls, arch, pretrained=False, n_out=n_out, loss_func=CrossEntropyLossFlat(),
+                                metrics=accuracy, **kwargs))
 
 def everything(learn)->dict:
     "Fingerprints of all that influences how training goes on, and what the process has switched on."
     state = run_state(learn)
-    record = {k: state.pop(k) for k in ('numbers', 'record', 'callbacks')}                       # a sweep may be read in the recorder
+    # a sweep may be read in the recorder
+    record = {k: state.pop(k) for k in ('numbers', 'record', 'callbacks')}
     flags = [torch.is_autocast_enabled(device.type), torch.is_grad_enabled(), torch.get_default_dtype()]
-    return {k: repr_of(v) for k,v in state.items()} | dict(flags=str(flags), modes=str([m.training for m in learn.model.modules()]))
+    return {k: repr_of(v) for k,v in state.items()} | dict(flags=str(flags),
+                                                           modes=str([m.training for m in learn.model.modules()]))
 
 def repr_of(o)->str:
     "A nested state as text, tensors by their fingerprints."
@@ -80,19 +86,24 @@ def story(kind, precision, look=noop):
 
 class Reads(TorchFunctionMode):
     "Counts how often something of a tensor is read by python, which makes a GPU wait; a CPU stands in for the GPU. What was read already is on the host."
-    names = {'item', 'tolist', 'numpy', '__float__', '__int__', '__bool__', '__index__', '__array__', 'nonzero', 'equal'}
+    names = {'item', 'tolist', 'numpy', '__float__', '__int__', '__bool__', '__index__', '__array__',
+             'nonzero', 'equal'}
     def __init__(self): super().__init__(); self.n,self.by = 0,{}
     def __torch_function__(self, func, types, args=(), kwargs=None):
         name,kwargs = getattr(func, '__name__', ''),kwargs or {}
         tensors = [o for o in flattened(args) if isinstance(o, torch.Tensor)]
-        to_host = name == 'cpu' or name == 'to' and 'cpu' in [o for o in (*args[1:2], kwargs.get('device')) if isinstance(o, str)]      # a `torch.device` stands for the GPU
+        # a `torch.device` stands for the GPU
+        to_host = name == 'cpu' or name == 'to' and 'cpu' in [o for o in (*args[1:2], kwargs.get('device'))
+                                                              if isinstance(o, str)]
         is_read = bool(tensors) and not all(vars(t).get('on_host') for t in tensors) and (to_host or name in self.names)
         if is_read:
             self.n += 1
             self.by[name] = self.by.get(name, 0) + 1
         out = func(*args, **kwargs)
         if to_host and out is args[0]: out = out.alias() if hasattr(out, 'alias') else out.view_as(out)
-        if isinstance(out, torch.Tensor) and (to_host or all(vars(t).get('on_host') for t in tensors)) and name != '__get__': out.on_host = True
+        if isinstance(out, torch.Tensor) and (to_host
+                                              or all(vars(t).get('on_host') for t in tensors)) and name != '__get__':
+            out.on_host = True
         return out
 
 def flattened(o): return [v for x in o for v in flattened(x)] if isinstance(o, (list,tuple)) else [o]

@@ -25,12 +25,16 @@ wide = {line.split('#')[0].strip() for line in (here/'wide.txt').read_text().spl
 def pytest_collection_modifyitems(config, items):
     found = {f'{item.path.stem}::{item.name}' for item in items}
     unknown = sorted(o for o in wide - found if o.split('::')[0] in {name.split('::')[0] for name in found})
-    if unknown and not any('::' in arg for arg in config.args): raise pytest.UsageError(f'tests/wide.txt: there are no such tests: {unknown}')
+    if unknown and not any('::' in arg for arg in config.args):
+        raise pytest.UsageError(f'tests/wide.txt: there are no such tests: {unknown}')
     for item in items:
         if f'{item.path.stem}::{item.name}' in wide: item.add_marker('wide')
-        if 'wide' in item.keywords and not config.getoption('--all'): item.add_marker(pytest.mark.skip(reason='wide: make test-all'))
-        if 'slow' in item.keywords and not config.getoption('--run-slow'): item.add_marker(pytest.mark.skip(reason='slow: pytest --run-slow'))
-        if 'cuda' in item.keywords and not for_gpu(config): item.add_marker(pytest.mark.skip(reason='for a GPU: make test-cuda'))
+        if 'wide' in item.keywords and not config.getoption('--all'):
+            item.add_marker(pytest.mark.skip(reason='wide: make test-all'))
+        if 'slow' in item.keywords and not config.getoption('--run-slow'):
+            item.add_marker(pytest.mark.skip(reason='slow: pytest --run-slow'))
+        if 'cuda' in item.keywords and not for_gpu(config):
+            item.add_marker(pytest.mark.skip(reason='for a GPU: make test-cuda'))
 
 def pytest_pycollect_makeitem(collector, name, obj):
     "`test_eq` and friends, star-imported from fastcore, are no tests."
@@ -52,7 +56,8 @@ def put_depth(depth):
 
 switches = {
     'autocast': Switch(lambda: torch.is_autocast_enabled('cpu'), lambda on: torch.set_autocast_enabled('cpu', on)),
-    'type of autocast': Switch(lambda: torch.get_autocast_dtype('cpu'), lambda dtype: torch.set_autocast_dtype('cpu', dtype)),
+    'type of autocast': Switch(lambda: torch.get_autocast_dtype('cpu'),
+                               lambda dtype: torch.set_autocast_dtype('cpu', dtype)),
     'depth of autocast': Switch(autocast_depth, put_depth),
     'autograd': Switch(torch.is_grad_enabled, torch.set_grad_enabled),
     'default type': Switch(torch.get_default_dtype, torch.set_default_dtype),
@@ -64,7 +69,8 @@ switches = {
     'sys.path': Switch(lambda: list(sys.path), put_path),
     'matplotlib': Switch(lambda: dict(matplotlib.rcParams), matplotlib.rcParams.update),
     'handler of Ctrl-C': Switch(lambda: signal.getsignal(signal.SIGINT), lambda f: signal.signal(signal.SIGINT, f)),
-    'threads': Switch(lambda: {t.name for t in threading.enumerate() if not t.daemon and not t.name.startswith('ThreadPool')}, lambda _: None)}
+    'threads': Switch(lambda: {t.name for t in threading.enumerate() if not t.daemon
+                               and not t.name.startswith('ThreadPool')}, lambda _: None)}
 
 @pytest.fixture
 def process_left_alone():
@@ -107,5 +113,8 @@ def pytest_sessionfinish(session, exitstatus):
 
 def pytest_terminal_summary(terminalreporter, config):
     from tiny import has_lstm_in_bf16
-    if not has_lstm_in_bf16: terminalreporter.write_line('left out: text learners in bf16, as this processor has no LSTM in it; they were tested in full precision')
-    if left := getattr(config, 'left', None): terminalreporter.write_line(f'FAILED: tests have left files in the checkout: {left}', red=True)
+    if not has_lstm_in_bf16:
+        terminalreporter.write_line('left out: text learners in bf16, as this processor has no LSTM in it; they were '
+                                    'tested in full precision')
+    if left := getattr(config, 'left', None):
+        terminalreporter.write_line(f'FAILED: tests have left files in the checkout: {left}', red=True)

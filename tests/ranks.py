@@ -22,7 +22,8 @@ def _broadcast(self, t, rank):   # fastai's own moves the tensor to a GPU
 DistributedDL._broadcast = _broadcast
 """
 server = multiprocessing.get_context('forkserver')   # it imports fastai once: a process then starts in milliseconds
-server.set_forkserver_preload(['fastai.vision.all', 'fastai.text.all', 'fastai.tabular.all', 'fastai.distributed', 'fastai_lrx.all'])
+server.set_forkserver_preload(['fastai.vision.all', 'fastai.text.all', 'fastai.tabular.all', 'fastai.distributed',
+                               'fastai_lrx.all'])
 
 def _run(script:str, out:str, env:dict):
     "In a process of its own: `script` as Python itself would run it."
@@ -42,7 +43,8 @@ def on_ranks(func, n:int=2, limit:float=120):
         port = s.getsockname()[1]
     with tempfile.TemporaryDirectory() as d:
         script = Path(d)/'script.py'
-        script.write_text(preamble.format(here=str(here)) + textwrap.dedent(inspect.getsource(func)) + textwrap.dedent(f"""
+        script.write_text(preamble.format(here=str(here)) + textwrap.dedent(inspect.getsource(func))
+                          + textwrap.dedent(f"""
             rank = dist.get_rank()
             result = {func.__name__}(rank)
             with open(os.path.join({d!r}, f'{{rank}}.pkl'), 'wb') as f: pickle.dump(result, f)
@@ -50,16 +52,20 @@ def on_ranks(func, n:int=2, limit:float=120):
             sys.stdout.flush(); sys.stderr.flush()
             os._exit(0)
             """))
-        env = {**os.environ, 'WORLD_SIZE': str(n), 'MASTER_ADDR': '127.0.0.1', 'MASTER_PORT': str(port), 'ACCELERATE_USE_CPU': 'true', 'OMP_NUM_THREADS': '1'}
+        env = {**os.environ, 'WORLD_SIZE': str(n), 'MASTER_ADDR': '127.0.0.1', 'MASTER_PORT': str(port),
+               'ACCELERATE_USE_CPU': 'true', 'OMP_NUM_THREADS': '1'}
         procs,outs = [],[Path(d)/f'{rank}.txt' for rank in range(n)]
         try:
             for rank in range(n):
-                p = server.Process(target=_run, args=(str(script), str(outs[rank]), {**env, 'RANK': str(rank), 'LOCAL_RANK': str(rank)}))
+                p = server.Process(target=_run,
+                                   args=(str(script), str(outs[rank]),
+                                         {**env, 'RANK': str(rank), 'LOCAL_RANK': str(rank)}))
                 p.start()
                 procs.append(p)
             _wait(procs, outs, limit)
         finally: _kill(procs)
-        failed = [f'rank {i}, exit status {p.exitcode}:\n{_read(out)}' for i,(p,out) in enumerate(zip(procs, outs)) if p.exitcode]
+        failed = [f'rank {i}, exit status {p.exitcode}:\n{_read(out)}' for i,(p,out) in enumerate(zip(procs, outs))
+                  if p.exitcode]
         if failed: raise RuntimeError('\n'.join(failed))
         return [pickle.loads((Path(d)/f'{i}.pkl').read_bytes()) for i in range(n)]
 
@@ -70,10 +76,14 @@ def launch(script:str, *args, n:int=2, limit:float=200):
         s.bind(('127.0.0.1', 0))
         port = s.getsockname()[1]
         s.close()
-        env = {**os.environ, 'ACCELERATE_USE_CPU': 'true', 'OMP_NUM_THREADS': '1', 'PYTHONPATH': os.pathsep.join([str(here), os.environ.get('PYTHONPATH', '')])}
-        accelerate = [sys.executable, '-m', 'accelerate.commands.launch', '--multi_gpu', f'--num_processes={n}', '--num_machines=1', '--mixed_precision=no', '--dynamo_backend=no', f'--main_process_port={port}']
+        env = {**os.environ, 'ACCELERATE_USE_CPU': 'true', 'OMP_NUM_THREADS': '1',
+               'PYTHONPATH': os.pathsep.join([str(here), os.environ.get('PYTHONPATH', '')])}
+        accelerate = [sys.executable, '-m', 'accelerate.commands.launch', '--multi_gpu', f'--num_processes={n}',
+                      '--num_machines=1', '--mixed_precision=no', '--dynamo_backend=no', f'--main_process_port={port}']
         out = Path(d)/'out.txt'
-        with out.open('w') as f: p = subprocess.Popen([*accelerate, 'train.py', *map(str, args)], cwd=d, env=env, stdout=f, stderr=f, start_new_session=True)
+        with out.open('w') as f:
+            p = subprocess.Popen([*accelerate, 'train.py', *map(str, args)], cwd=d, env=env, stdout=f, stderr=f,
+                                 start_new_session=True)
         try: _wait([p], [out], limit)
         finally: _kill([p])
         return p.returncode,_read(out)

@@ -22,19 +22,44 @@ def test_schedules():
 
     def pool(every=False):
         "Values by a label, made anew each time, as generators are used up."
-        few = {'zero': 0, 'one': 1, 'two': 2, 'minus one': -1, 'seven': 7, 'half': .5, 'minus half': -.5, 'tiny': 1e-300, 'largest': 1.7e308, 'billion': 10**9, 'no float': 10**400, 'nan': nan, 'inf': inf, '-inf': -inf, 'True': True,
-               'np.float32': np.float32(.5), 'np.float64': np.float64(.5), 'np.uint8': np.uint8(3), 'np.bool': np.bool_(True), 'bf16': torch.tensor(.5, dtype=torch.bfloat16), 'with grad': torch.tensor(.5, requires_grad=True), 'int tensor': torch.tensor(3),
-               'complex tensor': torch.tensor(1+2j), 'meta': torch.tensor(.5, device='meta'), '0-d': np.array(.5), 'two floats': np.array([.1, .2]), 'matrix': np.array([[.1, .2]]), 'no numbers': np.array([]), 'tensor of two': torch.tensor([.1, .2]),
-               'list': [.1, .2], 'three': [.1, .2, .3], 'empty': [], 'nested': [[.1, .2]], 'ragged': [[1], [1, 2]], 'tuple': (.95, .85), 'with None': [None], 'with nan': [.1, nan], 'number in text': '1e-3', 'no text': '', 'text': 'abc', 'None': None,
-               'slice': slice(None), 'slice of two': slice(1e-4, 1e-2), 'reversed': slice(1e-2, 1e-4), 'of texts': slice('a', 'b'), 'of lists': slice([1e-4], [1e-2, 1e-3]), 'object': Odd(), 'class': int, 'callback class': Callback, 'callback': Callback(),
-               'no arguments': lambda: 0, 'generator': (i for i in [1]), 'set': {1}, 'dict': {'a': 1}, 'bytes': b'abc', 'complex': 1j, 'Decimal': Decimal('.5'), 'Fraction': Fraction(1, 2), 'path': Path('x'), 'long': 'x'*5000, '../up': '../up', 'NUL': 'a\0b'}
-        more = {'three alone': 3, '1.5': 1.5, '1e300': 1e300, 'float billion': 1e9, '2**63': 2**63, '-10**400': -10**400, '-0.0': -0., 'False': False, 'np.float16': np.float16(.5), 'np.int8': np.int8(3), 'np.int64': np.int64(3),
-                'longdouble': np.longdouble(.5), 'np.nan': np.float64(nan), 'tensor': torch.tensor(.5), 'bool tensor': torch.tensor(True), 'half tensor': torch.tensor(.5).half(), 'uint8 tensor': torch.tensor(3, dtype=torch.uint8),
-                'sparse': torch.tensor([.1, .2]).to_sparse(), 'no tensor': torch.tensor([]), 'tensor of one': torch.tensor([.5]), 'nan tensor': torch.tensor(nan), '0-d int': np.array(3), 'array of one': np.array([.5]), 'array of three': np.array([.1, .2, .3]),
-                'objects': np.array([None, 1], dtype=object), 'texts': np.array(['a']), 'array with nan': np.array([nan, 1.]), 'complex array': np.array([1j]), 'list of one': [.5], 'falling': [.2, .1], 'list in list': [[]], 'no tuple': (),
-                'triple': (.95, .85, .95), 'list of texts': ['a', 'b'], 'ones': [1, 1], 'below zero': [0, -1], 'bools': [True, False], 'L': L(.5), 'with step': slice(1e-4, 1e-2, 2), 'to': slice(1e-2), 'from': slice(1e-2, None), 'slice with nan': slice(nan, 1.),
-                'from zero': slice(0, 1e-2), 'from below': slice(-1, 1e-2), 'to inf': slice(1e-3, inf), 'one argument': lambda x: x, 'range': range(3), 'no dict': {}, 'a/b': 'a/b', 'unicode': 'é☃', '..': '..', 'dot': '.', 'tilde': '~', 'series': pd.Series([.1, .2]),
-                'table': pd.DataFrame({'a': [1]}), 'date': np.datetime64('2020-01-01'), 'Ellipsis': ..., 'module': np, 'type': type, 'layer': nn.Linear(1, 1), 'frozenset': frozenset([1]), 'surrogate': '\ud800', 'device': torch.device('cpu'),
+        few = {'zero': 0, 'one': 1, 'two': 2, 'minus one': -1, 'seven': 7, 'half': .5, 'minus half': -.5, 'tiny': 1e-300,
+               'largest': 1.7e308, 'billion': 10**9, 'no float': 10**400, 'nan': nan, 'inf': inf,
+               '-inf': -inf, 'True': True,
+               'np.float32': np.float32(.5), 'np.float64': np.float64(.5), 'np.uint8': np.uint8(3),
+               'np.bool': np.bool_(True), 'bf16': torch.tensor(.5, dtype=torch.bfloat16),
+               'with grad': torch.tensor(.5, requires_grad=True), 'int tensor': torch.tensor(3),
+               'complex tensor': torch.tensor(1+2j), 'meta': torch.tensor(.5, device='meta'), '0-d': np.array(.5),
+               'two floats': np.array([.1, .2]), 'matrix': np.array([[.1, .2]]), 'no numbers': np.array([]),
+               'tensor of two': torch.tensor([.1, .2]),
+               'list': [.1, .2], 'three': [.1, .2, .3], 'empty': [], 'nested': [[.1, .2]], 'ragged': [[1], [1, 2]],
+               'tuple': (.95, .85), 'with None': [None], 'with nan': [.1, nan], 'number in text': '1e-3', 'no text': '',
+               'text': 'abc', 'None': None,
+               'slice': slice(None), 'slice of two': slice(1e-4, 1e-2), 'reversed': slice(1e-2, 1e-4),
+               'of texts': slice('a', 'b'), 'of lists': slice([1e-4], [1e-2, 1e-3]), 'object': Odd(), 'class': int,
+               'callback class': Callback, 'callback': Callback(),
+               'no arguments': lambda: 0, 'generator': (i for i in [1]), 'set': {1}, 'dict': {'a': 1}, 'bytes': b'abc',
+               'complex': 1j, 'Decimal': Decimal('.5'), 'Fraction': Fraction(1, 2), 'path': Path('x'), 'long': 'x'*5000,
+               '../up': '../up', 'NUL': 'a\0b'}
+        more = {'three alone': 3, '1.5': 1.5, '1e300': 1e300, 'float billion': 1e9, '2**63': 2**63, '-10**400': -10**400,
+                '-0.0': -0., 'False': False, 'np.float16': np.float16(.5), 'np.int8': np.int8(3), 'np.int64': np.int64(3),
+                'longdouble': np.longdouble(.5), 'np.nan': np.float64(nan), 'tensor': torch.tensor(.5),
+                'bool tensor': torch.tensor(True), 'half tensor': torch.tensor(.5).half(),
+                'uint8 tensor': torch.tensor(3, dtype=torch.uint8),
+                'sparse': torch.tensor([.1, .2]).to_sparse(), 'no tensor': torch.tensor([]),
+                'tensor of one': torch.tensor([.5]), 'nan tensor': torch.tensor(nan), '0-d int': np.array(3),
+                'array of one': np.array([.5]), 'array of three': np.array([.1, .2, .3]),
+                'objects': np.array([None, 1], dtype=object), 'texts': np.array(['a']),
+                'array with nan': np.array([nan, 1.]), 'complex array': np.array([1j]), 'list of one': [.5],
+                'falling': [.2, .1], 'list in list': [[]], 'no tuple': (),
+                'triple': (.95, .85, .95), 'list of texts': ['a', 'b'], 'ones': [1, 1], 'below zero': [0, -1],
+                'bools': [True, False], 'L': L(.5), 'with step': slice(1e-4, 1e-2, 2), 'to': slice(1e-2),
+                'from': slice(1e-2, None), 'slice with nan': slice(nan, 1.),
+                'from zero': slice(0, 1e-2), 'from below': slice(-1, 1e-2), 'to inf': slice(1e-3, inf),
+                'one argument': lambda x: x, 'range': range(3), 'no dict': {}, 'a/b': 'a/b', 'unicode': 'é☃', '..': '..',
+                'dot': '.', 'tilde': '~', 'series': pd.Series([.1, .2]),
+                'table': pd.DataFrame({'a': [1]}), 'date': np.datetime64('2020-01-01'), 'Ellipsis': ..., 'module': np,
+                'type': type, 'layer': nn.Linear(1, 1), 'frozenset': frozenset([1]), 'surrogate': '\ud800',
+                'device': torch.device('cpu'),
                 'exception': KeyboardInterrupt, 'learner class': Learner, 'long list': [.1]*5000}
         return few | more if every else few
 
@@ -58,12 +83,17 @@ def test_schedules():
     def state_of(learn, folder=None):
         "All that an error must leave alone."
         files = sorted(map(str, Path(folder).rglob('*'))) if folder else []
-        rng = [random.getstate(), np.random.get_state()[1].tobytes(), np.random.get_state()[2], torch.get_rng_state().tolist()]
+        rng = [random.getstate(), np.random.get_state()[1].tobytes(), np.random.get_state()[2],
+               torch.get_rng_state().tolist()]
         if learn is None: return [files, rng, plt.get_fignums()]
         opt = learn.opt
-        model = [[o.tolist(), o.requires_grad, o.grad is None, str(o.dtype)] for o in (*learn.model.parameters(), *learn.model.buffers())] + [m.training for m in learn.model.modules()]
-        opt = [id(opt)] + ([] if opt is None else [[dict(h) for h in opt.hypers], opt.frozen_idx, [len(opt.state[p]) for ps in opt.param_lists for p in ps]])
-        return [files, rng, plt.get_fignums(), model, opt, [id(cb) for cb in learn.cbs], id(learn.dls), [id(dl) for dl in learn.dls.loaders], sorted(vars(learn)), id(learn.splitter), [id(m) for m in learn._metrics], learn.lock.locked()]
+        model = [[o.tolist(), o.requires_grad, o.grad is None, str(o.dtype)]
+                 for o in (*learn.model.parameters(), *learn.model.buffers())] + [m.training for m in learn.model.modules()]
+        opt = [id(opt)] + ([] if opt is None else [[dict(h) for h in opt.hypers], opt.frozen_idx,
+                                                   [len(opt.state[p]) for ps in opt.param_lists for p in ps]])
+        return [files, rng, plt.get_fignums(), model, opt, [id(cb) for cb in learn.cbs], id(learn.dls),
+                [id(dl) for dl in learn.dls.loaders], sorted(vars(learn)), id(learn.splitter),
+                [id(m) for m in learn._metrics], learn.lock.locked()]
 
     def entry(f, check=None, given=None, free='', flags='', also=None, **valid):
         """A function and good values for its arguments. `check` raises for a result that breaks a promise. `given`: whose signature counts.
@@ -93,8 +123,10 @@ def test_schedules():
                     plt.close('all')
                     if any(issubclass(w.category, RuntimeWarning) for w in said): fault(f'warns: {said[0].message}')
                 except (ValueError, TypeError) as e:
-                    if not any(re.search(rf'\b{o}\b', str(e)) for o in [arg, *also.get(arg, '').split()]): fault(f'names no argument: {e!r:.200}')
-                    if len(str(e)) > 700 and not str(e).startswith('Exception occured in'): fault(f'has {len(str(e))} characters in its error')
+                    if not any(re.search(rf'\b{o}\b', str(e)) for o in [arg, *also.get(arg, '').split()]):
+                        fault(f'names no argument: {e!r:.200}')
+                    if len(str(e)) > 700 and not str(e).startswith('Exception occured in'):
+                        fault(f'has {len(str(e))} characters in its error')
                     if state_of(learn, folder) != before: fault(f'has left a trace: {e}')
                 except (Exception, Hang) as e: fault(f'raises {e!r:.200}')
         return found,n
@@ -112,42 +144,68 @@ def test_schedules():
         ends,values = s.cycle_ends(n),s.at(np.arange(n), n)
         assert ends.dtype.kind=='i' and ends[0] >= 1 and ends[-1]==n and (np.diff(ends) >= 1).all(), ends
         assert values.dtype==np.float64 and len(values)==n and np.isfinite(values).all()
-        low,high = np.minimum(s.lr_min, s.lr_max),np.maximum(s.lr_min, s.lr_max)*max(1, getattr(s, 'cycle_decay', 1)**(len(ends)-1))
+        low,high = np.minimum(s.lr_min, s.lr_max),np.maximum(s.lr_min, s.lr_max)*max(1,
+            getattr(s, 'cycle_decay', 1)**(len(ends)-1))
         slack = 1e-9*np.maximum(abs(low), abs(high))
         assert (values >= low-slack).all() and (values <= high+slack).all()
         assert s==s and hash(s)==hash(s) and s.at(0, n) is not None and repr(s)
 
     # %% nbs/checks/arguments.ipynb #31430bfd
     def schedule_table():
-        cos,groups,joined = CosineRestarts(3, 1e-2),CosineRestarts(2, [.1, .2], warmup=.1),join([Flat(1e-2), CosineRestarts(3, 1e-2)], [1, 2])
+        cos,groups,joined = CosineRestarts(3, 1e-2),CosineRestarts(2, [.1, .2],
+                                                                   warmup=.1),join([Flat(1e-2), CosineRestarts(3, 1e-2)],
+            [1, 2])
         def is_rates(r): assert np.isfinite(r).all() and isinstance(r, (float,tuple))
         def is_int(r): assert type(r) is int and r >= 1
         def is_float(r): assert type(r) is float and math.isfinite(r)
-        res = {'as_rates': entry(lambda x: args.as_rates(x, 'x'), is_rates, x=.1), 'number': entry(lambda x: args.as_float(x, 'x'), is_float, x=.1), 'whole': entry(lambda n: args.as_int(n, 'n'), is_int, n=3),
-               'bounds': entry(args.as_rate_bounds, lr_min=.1, lr_max=.2), 'Flat': entry(Flat, keeps_promises, lr=.1), 'CosineRestarts': entry(CosineRestarts, keeps_promises, n_cycles=2, lr_max=.1, lr_min=0., cycle_mult=2., cycle_decay=1., warmup=0.),
-               'Triangular': entry(Triangular, keeps_promises, n_cycles=2, lr_max=.2, lr_min=.1, mode='exp_range', gamma=.99, up_frac=.5, also=dict(n_cycles='n_steps')), 'SlantedTriangular': entry(SlantedTriangular, keeps_promises, lr_max=.2, cut_frac=.1, ratio=32),
-               'OneCycle': entry(OneCycle, keeps_promises, lr_max=.2, div=25., div_final=1e5, pct_start=.25), 'Mirrored': entry(schedules.Mirrored, keeps_promises, schedule=cos, at_min=.95, at_max=.85),
-               'join': entry(join, keeps_promises, schedules=[Flat(1e-2), Flat([1e-2, 1e-3])], lengths=[1, 2]), 'Joined': entry(schedules.Joined, keeps_promises, schedules=(cos, cos), lengths=(3, 3)),
-               'Schedule.mirrored': entry(cos.mirrored, keeps_promises, at_min=.95, at_max=.85), 'Scheduled': entry(lambda lr: Scheduled(lr=lr), lr=cos)}
-        for s in (Flat(.1), groups, Triangular(3, .1, .01), SlantedTriangular(.1), OneCycle(.1), cos.mirrored(.9, .8), joined):
-            res |= {f'{type(s).__name__}.at': entry(s.at, lambda r: test_eq(np.isfinite(r).all(), True), step=3, n_steps=60), f'{type(s).__name__}.cycle_ends': entry(s.cycle_ends, n_steps=60)}
+        res = {'as_rates': entry(lambda x: args.as_rates(x, 'x'), is_rates, x=.1),
+               'number': entry(lambda x: args.as_float(x, 'x'), is_float, x=.1),
+               'whole': entry(lambda n: args.as_int(n, 'n'), is_int, n=3),
+               'bounds': entry(args.as_rate_bounds, lr_min=.1, lr_max=.2), 'Flat': entry(Flat, keeps_promises, lr=.1),
+               'CosineRestarts': entry(CosineRestarts, keeps_promises, n_cycles=2, lr_max=.1, lr_min=0., cycle_mult=2.,
+                                       cycle_decay=1., warmup=0.),
+               'Triangular': entry(Triangular, keeps_promises, n_cycles=2, lr_max=.2, lr_min=.1, mode='exp_range',
+                                   gamma=.99, up_frac=.5, also=dict(n_cycles='n_steps')),
+                                   'SlantedTriangular': entry(SlantedTriangular, keeps_promises, lr_max=.2,
+                                                              cut_frac=.1, ratio=32),
+               'OneCycle': entry(OneCycle, keeps_promises, lr_max=.2, div=25., div_final=1e5, pct_start=.25),
+               'Mirrored': entry(schedules.Mirrored, keeps_promises, schedule=cos, at_min=.95, at_max=.85),
+               'join': entry(join, keeps_promises, schedules=[Flat(1e-2), Flat([1e-2, 1e-3])], lengths=[1, 2]),
+               'Joined': entry(schedules.Joined, keeps_promises, schedules=(cos, cos), lengths=(3, 3)),
+               'Schedule.mirrored': entry(cos.mirrored, keeps_promises, at_min=.95, at_max=.85),
+               'Scheduled': entry(lambda lr: Scheduled(lr=lr), lr=cos)}
+        for s in (Flat(.1), groups, Triangular(3, .1, .01), SlantedTriangular(.1), OneCycle(.1),
+                  cos.mirrored(.9, .8), joined):
+            res |= {f'{type(s).__name__}.at': entry(s.at, lambda r: test_eq(np.isfinite(r).all(), True), step=3,
+                                                    n_steps=60),
+                                                    f'{type(s).__name__}.cycle_ends': entry(s.cycle_ends, n_steps=60)}
         return res | {'Schedule.plot': entry(cos.plot, n_steps=60, free='ax label')}
 
     # %% nbs/checks/arguments.ipynb #cab2b7c6
     throw(schedule_table())
 
     # %% nbs/checks/arguments.ipynb #dd9fe0b3
-    for bad in (lambda: CosineRestarts(3, .1, cycle_decay=1e300), lambda: CosineRestarts(10**5, .1), lambda: CosineRestarts(3, .1, .05, cycle_decay=.3), lambda: join([Flat([1., 2.]), Flat([1., 2., 3.])], [1, 1]), lambda: Triangular(10**9, .2, .1)): test_fail(bad, exc=ValueError)
-    for kind in (np.uint8, np.int8, np.uint64, torch.tensor): test_eq(CosineRestarts(2, .1, warmup=.2).at(kind(3), 60), CosineRestarts(2, .1, warmup=.2).at(3, 60))     # below the warm-up's end, where an unsigned difference would wrap
+    for bad in (lambda: CosineRestarts(3, .1, cycle_decay=1e300), lambda: CosineRestarts(10**5, .1),
+                lambda: CosineRestarts(3, .1, .05, cycle_decay=.3),
+                lambda: join([Flat([1., 2.]), Flat([1., 2., 3.])], [1, 1]), lambda: Triangular(10**9, .2, .1)):
+        test_fail(bad, exc=ValueError)
+    # below the warm-up's end, where an unsigned difference would wrap
+    for kind in (np.uint8, np.int8, np.uint64, torch.tensor):
+        test_eq(CosineRestarts(2, .1, warmup=.2).at(kind(3), 60), CosineRestarts(2, .1, warmup=.2).at(3, 60))
 
     # %% nbs/checks/arguments.ipynb #80c69c91
     rate,lots = st.floats(0, 1e6),settings(max_examples=60, deadline=None, derandomize=True, database=None)
-    rates = st.one_of(rate, st.lists(rate, min_size=2, max_size=2), st.integers(0, 5), rate.map(np.float32), rate.map(torch.tensor), st.tuples(rate, rate).map(np.array))
+    rates = st.one_of(rate, st.lists(rate, min_size=2, max_size=2), st.integers(0, 5), rate.map(np.float32),
+                      rate.map(torch.tensor), st.tuples(rate, rate).map(np.array))
     share = st.floats(1e-6, 1-1e-6)
     count,modes = st.integers(1, 5),st.sampled_from(['triangular', 'triangular2', 'exp_range'])
     growing = st.builds(CosineRestarts, count, rates, rates, st.floats(1e-3, 1e3), st.floats(1, 2), st.floats(0, .5))
-    made = st.one_of(st.builds(Flat, rates), st.builds(CosineRestarts, count, rates, st.just(0), st.floats(1e-3, 1e3), st.floats(1e-3, 1), st.floats(0, .5)), st.builds(CosineRestarts, count, rates, rates), st.builds(SlantedTriangular, rates, share, st.floats(1, 1e6)),
-                     st.builds(OneCycle, rates, st.floats(1, 1e9), st.floats(1, 1e9), share), st.builds(Triangular, count, rates, rates, modes, share, share))
+    made = st.one_of(st.builds(Flat, rates), st.builds(CosineRestarts, count, rates, st.just(0), st.floats(1e-3, 1e3),
+                                                       st.floats(1e-3, 1), st.floats(0, .5)),
+                                                       st.builds(CosineRestarts, count, rates, rates),
+                                                       st.builds(SlantedTriangular, rates, share, st.floats(1, 1e6)),
+                     st.builds(OneCycle, rates, st.floats(1, 1e9), st.floats(1, 1e9), share),
+                     st.builds(Triangular, count, rates, rates, modes, share, share))
     joins = st.lists(st.tuples(made, st.floats(1, 3)), min_size=1, max_size=3).map(lambda parts: join(*zip(*parts)))
 
     @lots
@@ -167,19 +225,44 @@ def test_curves():
 
     def pool(every=False):
         "Values by a label, made anew each time, as generators are used up."
-        few = {'zero': 0, 'one': 1, 'two': 2, 'minus one': -1, 'seven': 7, 'half': .5, 'minus half': -.5, 'tiny': 1e-300, 'largest': 1.7e308, 'billion': 10**9, 'no float': 10**400, 'nan': nan, 'inf': inf, '-inf': -inf, 'True': True,
-               'np.float32': np.float32(.5), 'np.float64': np.float64(.5), 'np.uint8': np.uint8(3), 'np.bool': np.bool_(True), 'bf16': torch.tensor(.5, dtype=torch.bfloat16), 'with grad': torch.tensor(.5, requires_grad=True), 'int tensor': torch.tensor(3),
-               'complex tensor': torch.tensor(1+2j), 'meta': torch.tensor(.5, device='meta'), '0-d': np.array(.5), 'two floats': np.array([.1, .2]), 'matrix': np.array([[.1, .2]]), 'no numbers': np.array([]), 'tensor of two': torch.tensor([.1, .2]),
-               'list': [.1, .2], 'three': [.1, .2, .3], 'empty': [], 'nested': [[.1, .2]], 'ragged': [[1], [1, 2]], 'tuple': (.95, .85), 'with None': [None], 'with nan': [.1, nan], 'number in text': '1e-3', 'no text': '', 'text': 'abc', 'None': None,
-               'slice': slice(None), 'slice of two': slice(1e-4, 1e-2), 'reversed': slice(1e-2, 1e-4), 'of texts': slice('a', 'b'), 'of lists': slice([1e-4], [1e-2, 1e-3]), 'object': Odd(), 'class': int, 'callback class': Callback, 'callback': Callback(),
-               'no arguments': lambda: 0, 'generator': (i for i in [1]), 'set': {1}, 'dict': {'a': 1}, 'bytes': b'abc', 'complex': 1j, 'Decimal': Decimal('.5'), 'Fraction': Fraction(1, 2), 'path': Path('x'), 'long': 'x'*5000, '../up': '../up', 'NUL': 'a\0b'}
-        more = {'three alone': 3, '1.5': 1.5, '1e300': 1e300, 'float billion': 1e9, '2**63': 2**63, '-10**400': -10**400, '-0.0': -0., 'False': False, 'np.float16': np.float16(.5), 'np.int8': np.int8(3), 'np.int64': np.int64(3),
-                'longdouble': np.longdouble(.5), 'np.nan': np.float64(nan), 'tensor': torch.tensor(.5), 'bool tensor': torch.tensor(True), 'half tensor': torch.tensor(.5).half(), 'uint8 tensor': torch.tensor(3, dtype=torch.uint8),
-                'sparse': torch.tensor([.1, .2]).to_sparse(), 'no tensor': torch.tensor([]), 'tensor of one': torch.tensor([.5]), 'nan tensor': torch.tensor(nan), '0-d int': np.array(3), 'array of one': np.array([.5]), 'array of three': np.array([.1, .2, .3]),
-                'objects': np.array([None, 1], dtype=object), 'texts': np.array(['a']), 'array with nan': np.array([nan, 1.]), 'complex array': np.array([1j]), 'list of one': [.5], 'falling': [.2, .1], 'list in list': [[]], 'no tuple': (),
-                'triple': (.95, .85, .95), 'list of texts': ['a', 'b'], 'ones': [1, 1], 'below zero': [0, -1], 'bools': [True, False], 'L': L(.5), 'with step': slice(1e-4, 1e-2, 2), 'to': slice(1e-2), 'from': slice(1e-2, None), 'slice with nan': slice(nan, 1.),
-                'from zero': slice(0, 1e-2), 'from below': slice(-1, 1e-2), 'to inf': slice(1e-3, inf), 'one argument': lambda x: x, 'range': range(3), 'no dict': {}, 'a/b': 'a/b', 'unicode': 'é☃', '..': '..', 'dot': '.', 'tilde': '~', 'series': pd.Series([.1, .2]),
-                'table': pd.DataFrame({'a': [1]}), 'date': np.datetime64('2020-01-01'), 'Ellipsis': ..., 'module': np, 'type': type, 'layer': nn.Linear(1, 1), 'frozenset': frozenset([1]), 'surrogate': '\ud800', 'device': torch.device('cpu'),
+        few = {'zero': 0, 'one': 1, 'two': 2, 'minus one': -1, 'seven': 7, 'half': .5, 'minus half': -.5, 'tiny': 1e-300,
+               'largest': 1.7e308, 'billion': 10**9, 'no float': 10**400, 'nan': nan, 'inf': inf,
+               '-inf': -inf, 'True': True,
+               'np.float32': np.float32(.5), 'np.float64': np.float64(.5), 'np.uint8': np.uint8(3),
+               'np.bool': np.bool_(True), 'bf16': torch.tensor(.5, dtype=torch.bfloat16),
+               'with grad': torch.tensor(.5, requires_grad=True), 'int tensor': torch.tensor(3),
+               'complex tensor': torch.tensor(1+2j), 'meta': torch.tensor(.5, device='meta'), '0-d': np.array(.5),
+               'two floats': np.array([.1, .2]), 'matrix': np.array([[.1, .2]]), 'no numbers': np.array([]),
+               'tensor of two': torch.tensor([.1, .2]),
+               'list': [.1, .2], 'three': [.1, .2, .3], 'empty': [], 'nested': [[.1, .2]], 'ragged': [[1], [1, 2]],
+               'tuple': (.95, .85), 'with None': [None], 'with nan': [.1, nan], 'number in text': '1e-3', 'no text': '',
+               'text': 'abc', 'None': None,
+               'slice': slice(None), 'slice of two': slice(1e-4, 1e-2), 'reversed': slice(1e-2, 1e-4),
+               'of texts': slice('a', 'b'), 'of lists': slice([1e-4], [1e-2, 1e-3]), 'object': Odd(), 'class': int,
+               'callback class': Callback, 'callback': Callback(),
+               'no arguments': lambda: 0, 'generator': (i for i in [1]), 'set': {1}, 'dict': {'a': 1}, 'bytes': b'abc',
+               'complex': 1j, 'Decimal': Decimal('.5'), 'Fraction': Fraction(1, 2), 'path': Path('x'), 'long': 'x'*5000,
+               '../up': '../up', 'NUL': 'a\0b'}
+        more = {'three alone': 3, '1.5': 1.5, '1e300': 1e300, 'float billion': 1e9, '2**63': 2**63, '-10**400': -10**400,
+                '-0.0': -0., 'False': False, 'np.float16': np.float16(.5), 'np.int8': np.int8(3), 'np.int64': np.int64(3),
+                'longdouble': np.longdouble(.5), 'np.nan': np.float64(nan), 'tensor': torch.tensor(.5),
+                'bool tensor': torch.tensor(True), 'half tensor': torch.tensor(.5).half(),
+                'uint8 tensor': torch.tensor(3, dtype=torch.uint8),
+                'sparse': torch.tensor([.1, .2]).to_sparse(), 'no tensor': torch.tensor([]),
+                'tensor of one': torch.tensor([.5]), 'nan tensor': torch.tensor(nan), '0-d int': np.array(3),
+                'array of one': np.array([.5]), 'array of three': np.array([.1, .2, .3]),
+                'objects': np.array([None, 1], dtype=object), 'texts': np.array(['a']),
+                'array with nan': np.array([nan, 1.]), 'complex array': np.array([1j]), 'list of one': [.5],
+                'falling': [.2, .1], 'list in list': [[]], 'no tuple': (),
+                'triple': (.95, .85, .95), 'list of texts': ['a', 'b'], 'ones': [1, 1], 'below zero': [0, -1],
+                'bools': [True, False], 'L': L(.5), 'with step': slice(1e-4, 1e-2, 2), 'to': slice(1e-2),
+                'from': slice(1e-2, None), 'slice with nan': slice(nan, 1.),
+                'from zero': slice(0, 1e-2), 'from below': slice(-1, 1e-2), 'to inf': slice(1e-3, inf),
+                'one argument': lambda x: x, 'range': range(3), 'no dict': {}, 'a/b': 'a/b', 'unicode': 'é☃', '..': '..',
+                'dot': '.', 'tilde': '~', 'series': pd.Series([.1, .2]),
+                'table': pd.DataFrame({'a': [1]}), 'date': np.datetime64('2020-01-01'), 'Ellipsis': ..., 'module': np,
+                'type': type, 'layer': nn.Linear(1, 1), 'frozenset': frozenset([1]), 'surrogate': '\ud800',
+                'device': torch.device('cpu'),
                 'exception': KeyboardInterrupt, 'learner class': Learner, 'long list': [.1]*5000}
         return few | more if every else few
 
@@ -203,12 +286,17 @@ def test_curves():
     def state_of(learn, folder=None):
         "All that an error must leave alone."
         files = sorted(map(str, Path(folder).rglob('*'))) if folder else []
-        rng = [random.getstate(), np.random.get_state()[1].tobytes(), np.random.get_state()[2], torch.get_rng_state().tolist()]
+        rng = [random.getstate(), np.random.get_state()[1].tobytes(), np.random.get_state()[2],
+               torch.get_rng_state().tolist()]
         if learn is None: return [files, rng, plt.get_fignums()]
         opt = learn.opt
-        model = [[o.tolist(), o.requires_grad, o.grad is None, str(o.dtype)] for o in (*learn.model.parameters(), *learn.model.buffers())] + [m.training for m in learn.model.modules()]
-        opt = [id(opt)] + ([] if opt is None else [[dict(h) for h in opt.hypers], opt.frozen_idx, [len(opt.state[p]) for ps in opt.param_lists for p in ps]])
-        return [files, rng, plt.get_fignums(), model, opt, [id(cb) for cb in learn.cbs], id(learn.dls), [id(dl) for dl in learn.dls.loaders], sorted(vars(learn)), id(learn.splitter), [id(m) for m in learn._metrics], learn.lock.locked()]
+        model = [[o.tolist(), o.requires_grad, o.grad is None, str(o.dtype)]
+                 for o in (*learn.model.parameters(), *learn.model.buffers())] + [m.training for m in learn.model.modules()]
+        opt = [id(opt)] + ([] if opt is None else [[dict(h) for h in opt.hypers], opt.frozen_idx,
+                                                   [len(opt.state[p]) for ps in opt.param_lists for p in ps]])
+        return [files, rng, plt.get_fignums(), model, opt, [id(cb) for cb in learn.cbs], id(learn.dls),
+                [id(dl) for dl in learn.dls.loaders], sorted(vars(learn)), id(learn.splitter),
+                [id(m) for m in learn._metrics], learn.lock.locked()]
 
     def entry(f, check=None, given=None, free='', flags='', also=None, **valid):
         """A function and good values for its arguments. `check` raises for a result that breaks a promise. `given`: whose signature counts.
@@ -238,8 +326,10 @@ def test_curves():
                     plt.close('all')
                     if any(issubclass(w.category, RuntimeWarning) for w in said): fault(f'warns: {said[0].message}')
                 except (ValueError, TypeError) as e:
-                    if not any(re.search(rf'\b{o}\b', str(e)) for o in [arg, *also.get(arg, '').split()]): fault(f'names no argument: {e!r:.200}')
-                    if len(str(e)) > 700 and not str(e).startswith('Exception occured in'): fault(f'has {len(str(e))} characters in its error')
+                    if not any(re.search(rf'\b{o}\b', str(e)) for o in [arg, *also.get(arg, '').split()]):
+                        fault(f'names no argument: {e!r:.200}')
+                    if len(str(e)) > 700 and not str(e).startswith('Exception occured in'):
+                        fault(f'has {len(str(e))} characters in its error')
                     if state_of(learn, folder) != before: fault(f'has left a trace: {e}')
                 except (Exception, Hang) as e: fault(f'raises {e!r:.200}')
         return found,n
@@ -253,16 +343,21 @@ def test_curves():
 
     # %% nbs/checks/arguments.ipynb #0655e611
     def curve_table():
-        lrs,losses = np.geomspace(1e-7, 10, 60),np.r_[np.full(20, 2.), np.linspace(2, .5, 25), np.linspace(.5, 9, 15)] + np.random.RandomState(0).normal(size=60)*.01
+        lrs,losses = np.geomspace(1e-7, 10, 60),np.r_[np.full(20, 2.), np.linspace(2, .5, 25),
+                                                      np.linspace(.5, 9, 15)] + np.random.RandomState(0).normal(size=60)*.01
         curve = SweepCurve(lrs, losses)
         def within(r): assert np.isnan(r) or lrs[0] <= r <= lrs[-1], r
         def readable(c):
             assert curves.diagnose(c) in curves.reasons and np.isfinite(c.error) and np.isfinite(c.start) and len(curves.refined_span(c))==2
-            for f in (lowest, halfway, by_drop): test_eq(np.isnan(f(c)) or c.lrs.min()*(1-1e-9) <= f(c) <= c.lrs.max()*(1+1e-9), True)
+            for f in (lowest, halfway, by_drop):
+                test_eq(np.isnan(f(c)) or c.lrs.min()*(1-1e-9) <= f(c) <= c.lrs.max()*(1+1e-9), True)
         reads = {f.__name__: entry(f, curve=curve) for f in (lowest, halfway, curves.diagnose, curves.refined_span)}
-        return reads | {'SweepCurve': entry(SweepCurve, readable, lrs=lrs, losses=losses, smooth_losses=losses, num_it=60, sweep='exp', free='stop_div bad_batch', also=dict(lrs='losses')),
-                        'SweepCurve.smooth': entry(curve.smooth, lambda r: test_eq(np.isfinite(r).all(), True), sigma=2.), 'SweepCurve.loss_at': entry(curve.loss_at, lambda r: test_eq(math.isfinite(r), True), lr=1e-3),
-                        'by_drop': entry(by_drop, within, curve=curve, share=.9), 'valley': entry(valley, lambda r: within(r[0]), lrs=lrs, losses=losses, free='num_it'),
+        return reads | {'SweepCurve': entry(SweepCurve, readable, lrs=lrs, losses=losses, smooth_losses=losses, num_it=60,
+                                            sweep='exp', free='stop_div bad_batch', also=dict(lrs='losses')),
+                        'SweepCurve.smooth': entry(curve.smooth, lambda r: test_eq(np.isfinite(r).all(), True), sigma=2.),
+                        'SweepCurve.loss_at': entry(curve.loss_at, lambda r: test_eq(math.isfinite(r), True), lr=1e-3),
+                        'by_drop': entry(by_drop, within, curve=curve, share=.9),
+                        'valley': entry(valley, lambda r: within(r[0]), lrs=lrs, losses=losses, free='num_it'),
                         'gaussian_smooth': entry(curves.gaussian_smooth, values=losses, sigma=2.)}
 
     # %% nbs/checks/arguments.ipynb #090a7c5f
@@ -277,19 +372,44 @@ def test_callbacks():
 
     def pool(every=False):
         "Values by a label, made anew each time, as generators are used up."
-        few = {'zero': 0, 'one': 1, 'two': 2, 'minus one': -1, 'seven': 7, 'half': .5, 'minus half': -.5, 'tiny': 1e-300, 'largest': 1.7e308, 'billion': 10**9, 'no float': 10**400, 'nan': nan, 'inf': inf, '-inf': -inf, 'True': True,
-               'np.float32': np.float32(.5), 'np.float64': np.float64(.5), 'np.uint8': np.uint8(3), 'np.bool': np.bool_(True), 'bf16': torch.tensor(.5, dtype=torch.bfloat16), 'with grad': torch.tensor(.5, requires_grad=True), 'int tensor': torch.tensor(3),
-               'complex tensor': torch.tensor(1+2j), 'meta': torch.tensor(.5, device='meta'), '0-d': np.array(.5), 'two floats': np.array([.1, .2]), 'matrix': np.array([[.1, .2]]), 'no numbers': np.array([]), 'tensor of two': torch.tensor([.1, .2]),
-               'list': [.1, .2], 'three': [.1, .2, .3], 'empty': [], 'nested': [[.1, .2]], 'ragged': [[1], [1, 2]], 'tuple': (.95, .85), 'with None': [None], 'with nan': [.1, nan], 'number in text': '1e-3', 'no text': '', 'text': 'abc', 'None': None,
-               'slice': slice(None), 'slice of two': slice(1e-4, 1e-2), 'reversed': slice(1e-2, 1e-4), 'of texts': slice('a', 'b'), 'of lists': slice([1e-4], [1e-2, 1e-3]), 'object': Odd(), 'class': int, 'callback class': Callback, 'callback': Callback(),
-               'no arguments': lambda: 0, 'generator': (i for i in [1]), 'set': {1}, 'dict': {'a': 1}, 'bytes': b'abc', 'complex': 1j, 'Decimal': Decimal('.5'), 'Fraction': Fraction(1, 2), 'path': Path('x'), 'long': 'x'*5000, '../up': '../up', 'NUL': 'a\0b'}
-        more = {'three alone': 3, '1.5': 1.5, '1e300': 1e300, 'float billion': 1e9, '2**63': 2**63, '-10**400': -10**400, '-0.0': -0., 'False': False, 'np.float16': np.float16(.5), 'np.int8': np.int8(3), 'np.int64': np.int64(3),
-                'longdouble': np.longdouble(.5), 'np.nan': np.float64(nan), 'tensor': torch.tensor(.5), 'bool tensor': torch.tensor(True), 'half tensor': torch.tensor(.5).half(), 'uint8 tensor': torch.tensor(3, dtype=torch.uint8),
-                'sparse': torch.tensor([.1, .2]).to_sparse(), 'no tensor': torch.tensor([]), 'tensor of one': torch.tensor([.5]), 'nan tensor': torch.tensor(nan), '0-d int': np.array(3), 'array of one': np.array([.5]), 'array of three': np.array([.1, .2, .3]),
-                'objects': np.array([None, 1], dtype=object), 'texts': np.array(['a']), 'array with nan': np.array([nan, 1.]), 'complex array': np.array([1j]), 'list of one': [.5], 'falling': [.2, .1], 'list in list': [[]], 'no tuple': (),
-                'triple': (.95, .85, .95), 'list of texts': ['a', 'b'], 'ones': [1, 1], 'below zero': [0, -1], 'bools': [True, False], 'L': L(.5), 'with step': slice(1e-4, 1e-2, 2), 'to': slice(1e-2), 'from': slice(1e-2, None), 'slice with nan': slice(nan, 1.),
-                'from zero': slice(0, 1e-2), 'from below': slice(-1, 1e-2), 'to inf': slice(1e-3, inf), 'one argument': lambda x: x, 'range': range(3), 'no dict': {}, 'a/b': 'a/b', 'unicode': 'é☃', '..': '..', 'dot': '.', 'tilde': '~', 'series': pd.Series([.1, .2]),
-                'table': pd.DataFrame({'a': [1]}), 'date': np.datetime64('2020-01-01'), 'Ellipsis': ..., 'module': np, 'type': type, 'layer': nn.Linear(1, 1), 'frozenset': frozenset([1]), 'surrogate': '\ud800', 'device': torch.device('cpu'),
+        few = {'zero': 0, 'one': 1, 'two': 2, 'minus one': -1, 'seven': 7, 'half': .5, 'minus half': -.5, 'tiny': 1e-300,
+               'largest': 1.7e308, 'billion': 10**9, 'no float': 10**400, 'nan': nan, 'inf': inf,
+               '-inf': -inf, 'True': True,
+               'np.float32': np.float32(.5), 'np.float64': np.float64(.5), 'np.uint8': np.uint8(3),
+               'np.bool': np.bool_(True), 'bf16': torch.tensor(.5, dtype=torch.bfloat16),
+               'with grad': torch.tensor(.5, requires_grad=True), 'int tensor': torch.tensor(3),
+               'complex tensor': torch.tensor(1+2j), 'meta': torch.tensor(.5, device='meta'), '0-d': np.array(.5),
+               'two floats': np.array([.1, .2]), 'matrix': np.array([[.1, .2]]), 'no numbers': np.array([]),
+               'tensor of two': torch.tensor([.1, .2]),
+               'list': [.1, .2], 'three': [.1, .2, .3], 'empty': [], 'nested': [[.1, .2]], 'ragged': [[1], [1, 2]],
+               'tuple': (.95, .85), 'with None': [None], 'with nan': [.1, nan], 'number in text': '1e-3', 'no text': '',
+               'text': 'abc', 'None': None,
+               'slice': slice(None), 'slice of two': slice(1e-4, 1e-2), 'reversed': slice(1e-2, 1e-4),
+               'of texts': slice('a', 'b'), 'of lists': slice([1e-4], [1e-2, 1e-3]), 'object': Odd(), 'class': int,
+               'callback class': Callback, 'callback': Callback(),
+               'no arguments': lambda: 0, 'generator': (i for i in [1]), 'set': {1}, 'dict': {'a': 1}, 'bytes': b'abc',
+               'complex': 1j, 'Decimal': Decimal('.5'), 'Fraction': Fraction(1, 2), 'path': Path('x'), 'long': 'x'*5000,
+               '../up': '../up', 'NUL': 'a\0b'}
+        more = {'three alone': 3, '1.5': 1.5, '1e300': 1e300, 'float billion': 1e9, '2**63': 2**63, '-10**400': -10**400,
+                '-0.0': -0., 'False': False, 'np.float16': np.float16(.5), 'np.int8': np.int8(3), 'np.int64': np.int64(3),
+                'longdouble': np.longdouble(.5), 'np.nan': np.float64(nan), 'tensor': torch.tensor(.5),
+                'bool tensor': torch.tensor(True), 'half tensor': torch.tensor(.5).half(),
+                'uint8 tensor': torch.tensor(3, dtype=torch.uint8),
+                'sparse': torch.tensor([.1, .2]).to_sparse(), 'no tensor': torch.tensor([]),
+                'tensor of one': torch.tensor([.5]), 'nan tensor': torch.tensor(nan), '0-d int': np.array(3),
+                'array of one': np.array([.5]), 'array of three': np.array([.1, .2, .3]),
+                'objects': np.array([None, 1], dtype=object), 'texts': np.array(['a']),
+                'array with nan': np.array([nan, 1.]), 'complex array': np.array([1j]), 'list of one': [.5],
+                'falling': [.2, .1], 'list in list': [[]], 'no tuple': (),
+                'triple': (.95, .85, .95), 'list of texts': ['a', 'b'], 'ones': [1, 1], 'below zero': [0, -1],
+                'bools': [True, False], 'L': L(.5), 'with step': slice(1e-4, 1e-2, 2), 'to': slice(1e-2),
+                'from': slice(1e-2, None), 'slice with nan': slice(nan, 1.),
+                'from zero': slice(0, 1e-2), 'from below': slice(-1, 1e-2), 'to inf': slice(1e-3, inf),
+                'one argument': lambda x: x, 'range': range(3), 'no dict': {}, 'a/b': 'a/b', 'unicode': 'é☃', '..': '..',
+                'dot': '.', 'tilde': '~', 'series': pd.Series([.1, .2]),
+                'table': pd.DataFrame({'a': [1]}), 'date': np.datetime64('2020-01-01'), 'Ellipsis': ..., 'module': np,
+                'type': type, 'layer': nn.Linear(1, 1), 'frozenset': frozenset([1]), 'surrogate': '\ud800',
+                'device': torch.device('cpu'),
                 'exception': KeyboardInterrupt, 'learner class': Learner, 'long list': [.1]*5000}
         return few | more if every else few
 
@@ -313,12 +433,17 @@ def test_callbacks():
     def state_of(learn, folder=None):
         "All that an error must leave alone."
         files = sorted(map(str, Path(folder).rglob('*'))) if folder else []
-        rng = [random.getstate(), np.random.get_state()[1].tobytes(), np.random.get_state()[2], torch.get_rng_state().tolist()]
+        rng = [random.getstate(), np.random.get_state()[1].tobytes(), np.random.get_state()[2],
+               torch.get_rng_state().tolist()]
         if learn is None: return [files, rng, plt.get_fignums()]
         opt = learn.opt
-        model = [[o.tolist(), o.requires_grad, o.grad is None, str(o.dtype)] for o in (*learn.model.parameters(), *learn.model.buffers())] + [m.training for m in learn.model.modules()]
-        opt = [id(opt)] + ([] if opt is None else [[dict(h) for h in opt.hypers], opt.frozen_idx, [len(opt.state[p]) for ps in opt.param_lists for p in ps]])
-        return [files, rng, plt.get_fignums(), model, opt, [id(cb) for cb in learn.cbs], id(learn.dls), [id(dl) for dl in learn.dls.loaders], sorted(vars(learn)), id(learn.splitter), [id(m) for m in learn._metrics], learn.lock.locked()]
+        model = [[o.tolist(), o.requires_grad, o.grad is None, str(o.dtype)]
+                 for o in (*learn.model.parameters(), *learn.model.buffers())] + [m.training for m in learn.model.modules()]
+        opt = [id(opt)] + ([] if opt is None else [[dict(h) for h in opt.hypers], opt.frozen_idx,
+                                                   [len(opt.state[p]) for ps in opt.param_lists for p in ps]])
+        return [files, rng, plt.get_fignums(), model, opt, [id(cb) for cb in learn.cbs], id(learn.dls),
+                [id(dl) for dl in learn.dls.loaders], sorted(vars(learn)), id(learn.splitter),
+                [id(m) for m in learn._metrics], learn.lock.locked()]
 
     def entry(f, check=None, given=None, free='', flags='', also=None, **valid):
         """A function and good values for its arguments. `check` raises for a result that breaks a promise. `given`: whose signature counts.
@@ -348,8 +473,10 @@ def test_callbacks():
                     plt.close('all')
                     if any(issubclass(w.category, RuntimeWarning) for w in said): fault(f'warns: {said[0].message}')
                 except (ValueError, TypeError) as e:
-                    if not any(re.search(rf'\b{o}\b', str(e)) for o in [arg, *also.get(arg, '').split()]): fault(f'names no argument: {e!r:.200}')
-                    if len(str(e)) > 700 and not str(e).startswith('Exception occured in'): fault(f'has {len(str(e))} characters in its error')
+                    if not any(re.search(rf'\b{o}\b', str(e)) for o in [arg, *also.get(arg, '').split()]):
+                        fault(f'names no argument: {e!r:.200}')
+                    if len(str(e)) > 700 and not str(e).startswith('Exception occured in'):
+                        fault(f'has {len(str(e))} characters in its error')
                     if state_of(learn, folder) != before: fault(f'has left a trace: {e}')
                 except (Exception, Hang) as e: fault(f'raises {e!r:.200}')
         return found,n
@@ -372,8 +499,11 @@ def test_callbacks():
 
     # %% nbs/checks/arguments.ipynb #258659be
     def callback_table():
-        return {'Snapshots': entry(Snapshots, folder='s', every=1, keep=2, best=False), 'Resume': entry(Resume, name='r', every=1, keep_last=1, restart=False), 'folder_of': entry(lambda name: storage.folder_of(name, 'name'), name='x'),
-                'GradualUnfreezing': entry(GradualUnfreezing, every=1, start=1, at_once=False), 'UntilOverfit': entry(UntilOverfit, patience=1), 'NormFreeze': entry(lambda: NormFreeze())}
+        return {'Snapshots': entry(Snapshots, folder='s', every=1, keep=2, best=False),
+                'Resume': entry(Resume, name='r', every=1, keep_last=1, restart=False),
+                'folder_of': entry(lambda name: storage.folder_of(name, 'name'), name='x'),
+                'GradualUnfreezing': entry(GradualUnfreezing, every=1, start=1, at_once=False),
+                'UntilOverfit': entry(UntilOverfit, patience=1), 'NormFreeze': entry(lambda: NormFreeze())}
 
     # %% nbs/checks/arguments.ipynb #985776df
     with in_folder() as folder:
@@ -396,19 +526,44 @@ def test_layer_groups():
 
     def pool(every=False):
         "Values by a label, made anew each time, as generators are used up."
-        few = {'zero': 0, 'one': 1, 'two': 2, 'minus one': -1, 'seven': 7, 'half': .5, 'minus half': -.5, 'tiny': 1e-300, 'largest': 1.7e308, 'billion': 10**9, 'no float': 10**400, 'nan': nan, 'inf': inf, '-inf': -inf, 'True': True,
-               'np.float32': np.float32(.5), 'np.float64': np.float64(.5), 'np.uint8': np.uint8(3), 'np.bool': np.bool_(True), 'bf16': torch.tensor(.5, dtype=torch.bfloat16), 'with grad': torch.tensor(.5, requires_grad=True), 'int tensor': torch.tensor(3),
-               'complex tensor': torch.tensor(1+2j), 'meta': torch.tensor(.5, device='meta'), '0-d': np.array(.5), 'two floats': np.array([.1, .2]), 'matrix': np.array([[.1, .2]]), 'no numbers': np.array([]), 'tensor of two': torch.tensor([.1, .2]),
-               'list': [.1, .2], 'three': [.1, .2, .3], 'empty': [], 'nested': [[.1, .2]], 'ragged': [[1], [1, 2]], 'tuple': (.95, .85), 'with None': [None], 'with nan': [.1, nan], 'number in text': '1e-3', 'no text': '', 'text': 'abc', 'None': None,
-               'slice': slice(None), 'slice of two': slice(1e-4, 1e-2), 'reversed': slice(1e-2, 1e-4), 'of texts': slice('a', 'b'), 'of lists': slice([1e-4], [1e-2, 1e-3]), 'object': Odd(), 'class': int, 'callback class': Callback, 'callback': Callback(),
-               'no arguments': lambda: 0, 'generator': (i for i in [1]), 'set': {1}, 'dict': {'a': 1}, 'bytes': b'abc', 'complex': 1j, 'Decimal': Decimal('.5'), 'Fraction': Fraction(1, 2), 'path': Path('x'), 'long': 'x'*5000, '../up': '../up', 'NUL': 'a\0b'}
-        more = {'three alone': 3, '1.5': 1.5, '1e300': 1e300, 'float billion': 1e9, '2**63': 2**63, '-10**400': -10**400, '-0.0': -0., 'False': False, 'np.float16': np.float16(.5), 'np.int8': np.int8(3), 'np.int64': np.int64(3),
-                'longdouble': np.longdouble(.5), 'np.nan': np.float64(nan), 'tensor': torch.tensor(.5), 'bool tensor': torch.tensor(True), 'half tensor': torch.tensor(.5).half(), 'uint8 tensor': torch.tensor(3, dtype=torch.uint8),
-                'sparse': torch.tensor([.1, .2]).to_sparse(), 'no tensor': torch.tensor([]), 'tensor of one': torch.tensor([.5]), 'nan tensor': torch.tensor(nan), '0-d int': np.array(3), 'array of one': np.array([.5]), 'array of three': np.array([.1, .2, .3]),
-                'objects': np.array([None, 1], dtype=object), 'texts': np.array(['a']), 'array with nan': np.array([nan, 1.]), 'complex array': np.array([1j]), 'list of one': [.5], 'falling': [.2, .1], 'list in list': [[]], 'no tuple': (),
-                'triple': (.95, .85, .95), 'list of texts': ['a', 'b'], 'ones': [1, 1], 'below zero': [0, -1], 'bools': [True, False], 'L': L(.5), 'with step': slice(1e-4, 1e-2, 2), 'to': slice(1e-2), 'from': slice(1e-2, None), 'slice with nan': slice(nan, 1.),
-                'from zero': slice(0, 1e-2), 'from below': slice(-1, 1e-2), 'to inf': slice(1e-3, inf), 'one argument': lambda x: x, 'range': range(3), 'no dict': {}, 'a/b': 'a/b', 'unicode': 'é☃', '..': '..', 'dot': '.', 'tilde': '~', 'series': pd.Series([.1, .2]),
-                'table': pd.DataFrame({'a': [1]}), 'date': np.datetime64('2020-01-01'), 'Ellipsis': ..., 'module': np, 'type': type, 'layer': nn.Linear(1, 1), 'frozenset': frozenset([1]), 'surrogate': '\ud800', 'device': torch.device('cpu'),
+        few = {'zero': 0, 'one': 1, 'two': 2, 'minus one': -1, 'seven': 7, 'half': .5, 'minus half': -.5, 'tiny': 1e-300,
+               'largest': 1.7e308, 'billion': 10**9, 'no float': 10**400, 'nan': nan, 'inf': inf,
+               '-inf': -inf, 'True': True,
+               'np.float32': np.float32(.5), 'np.float64': np.float64(.5), 'np.uint8': np.uint8(3),
+               'np.bool': np.bool_(True), 'bf16': torch.tensor(.5, dtype=torch.bfloat16),
+               'with grad': torch.tensor(.5, requires_grad=True), 'int tensor': torch.tensor(3),
+               'complex tensor': torch.tensor(1+2j), 'meta': torch.tensor(.5, device='meta'), '0-d': np.array(.5),
+               'two floats': np.array([.1, .2]), 'matrix': np.array([[.1, .2]]), 'no numbers': np.array([]),
+               'tensor of two': torch.tensor([.1, .2]),
+               'list': [.1, .2], 'three': [.1, .2, .3], 'empty': [], 'nested': [[.1, .2]], 'ragged': [[1], [1, 2]],
+               'tuple': (.95, .85), 'with None': [None], 'with nan': [.1, nan], 'number in text': '1e-3', 'no text': '',
+               'text': 'abc', 'None': None,
+               'slice': slice(None), 'slice of two': slice(1e-4, 1e-2), 'reversed': slice(1e-2, 1e-4),
+               'of texts': slice('a', 'b'), 'of lists': slice([1e-4], [1e-2, 1e-3]), 'object': Odd(), 'class': int,
+               'callback class': Callback, 'callback': Callback(),
+               'no arguments': lambda: 0, 'generator': (i for i in [1]), 'set': {1}, 'dict': {'a': 1}, 'bytes': b'abc',
+               'complex': 1j, 'Decimal': Decimal('.5'), 'Fraction': Fraction(1, 2), 'path': Path('x'), 'long': 'x'*5000,
+               '../up': '../up', 'NUL': 'a\0b'}
+        more = {'three alone': 3, '1.5': 1.5, '1e300': 1e300, 'float billion': 1e9, '2**63': 2**63, '-10**400': -10**400,
+                '-0.0': -0., 'False': False, 'np.float16': np.float16(.5), 'np.int8': np.int8(3), 'np.int64': np.int64(3),
+                'longdouble': np.longdouble(.5), 'np.nan': np.float64(nan), 'tensor': torch.tensor(.5),
+                'bool tensor': torch.tensor(True), 'half tensor': torch.tensor(.5).half(),
+                'uint8 tensor': torch.tensor(3, dtype=torch.uint8),
+                'sparse': torch.tensor([.1, .2]).to_sparse(), 'no tensor': torch.tensor([]),
+                'tensor of one': torch.tensor([.5]), 'nan tensor': torch.tensor(nan), '0-d int': np.array(3),
+                'array of one': np.array([.5]), 'array of three': np.array([.1, .2, .3]),
+                'objects': np.array([None, 1], dtype=object), 'texts': np.array(['a']),
+                'array with nan': np.array([nan, 1.]), 'complex array': np.array([1j]), 'list of one': [.5],
+                'falling': [.2, .1], 'list in list': [[]], 'no tuple': (),
+                'triple': (.95, .85, .95), 'list of texts': ['a', 'b'], 'ones': [1, 1], 'below zero': [0, -1],
+                'bools': [True, False], 'L': L(.5), 'with step': slice(1e-4, 1e-2, 2), 'to': slice(1e-2),
+                'from': slice(1e-2, None), 'slice with nan': slice(nan, 1.),
+                'from zero': slice(0, 1e-2), 'from below': slice(-1, 1e-2), 'to inf': slice(1e-3, inf),
+                'one argument': lambda x: x, 'range': range(3), 'no dict': {}, 'a/b': 'a/b', 'unicode': 'é☃', '..': '..',
+                'dot': '.', 'tilde': '~', 'series': pd.Series([.1, .2]),
+                'table': pd.DataFrame({'a': [1]}), 'date': np.datetime64('2020-01-01'), 'Ellipsis': ..., 'module': np,
+                'type': type, 'layer': nn.Linear(1, 1), 'frozenset': frozenset([1]), 'surrogate': '\ud800',
+                'device': torch.device('cpu'),
                 'exception': KeyboardInterrupt, 'learner class': Learner, 'long list': [.1]*5000}
         return few | more if every else few
 
@@ -432,12 +587,17 @@ def test_layer_groups():
     def state_of(learn, folder=None):
         "All that an error must leave alone."
         files = sorted(map(str, Path(folder).rglob('*'))) if folder else []
-        rng = [random.getstate(), np.random.get_state()[1].tobytes(), np.random.get_state()[2], torch.get_rng_state().tolist()]
+        rng = [random.getstate(), np.random.get_state()[1].tobytes(), np.random.get_state()[2],
+               torch.get_rng_state().tolist()]
         if learn is None: return [files, rng, plt.get_fignums()]
         opt = learn.opt
-        model = [[o.tolist(), o.requires_grad, o.grad is None, str(o.dtype)] for o in (*learn.model.parameters(), *learn.model.buffers())] + [m.training for m in learn.model.modules()]
-        opt = [id(opt)] + ([] if opt is None else [[dict(h) for h in opt.hypers], opt.frozen_idx, [len(opt.state[p]) for ps in opt.param_lists for p in ps]])
-        return [files, rng, plt.get_fignums(), model, opt, [id(cb) for cb in learn.cbs], id(learn.dls), [id(dl) for dl in learn.dls.loaders], sorted(vars(learn)), id(learn.splitter), [id(m) for m in learn._metrics], learn.lock.locked()]
+        model = [[o.tolist(), o.requires_grad, o.grad is None, str(o.dtype)]
+                 for o in (*learn.model.parameters(), *learn.model.buffers())] + [m.training for m in learn.model.modules()]
+        opt = [id(opt)] + ([] if opt is None else [[dict(h) for h in opt.hypers], opt.frozen_idx,
+                                                   [len(opt.state[p]) for ps in opt.param_lists for p in ps]])
+        return [files, rng, plt.get_fignums(), model, opt, [id(cb) for cb in learn.cbs], id(learn.dls),
+                [id(dl) for dl in learn.dls.loaders], sorted(vars(learn)), id(learn.splitter),
+                [id(m) for m in learn._metrics], learn.lock.locked()]
 
     def entry(f, check=None, given=None, free='', flags='', also=None, **valid):
         """A function and good values for its arguments. `check` raises for a result that breaks a promise. `given`: whose signature counts.
@@ -467,8 +627,10 @@ def test_layer_groups():
                     plt.close('all')
                     if any(issubclass(w.category, RuntimeWarning) for w in said): fault(f'warns: {said[0].message}')
                 except (ValueError, TypeError) as e:
-                    if not any(re.search(rf'\b{o}\b', str(e)) for o in [arg, *also.get(arg, '').split()]): fault(f'names no argument: {e!r:.200}')
-                    if len(str(e)) > 700 and not str(e).startswith('Exception occured in'): fault(f'has {len(str(e))} characters in its error')
+                    if not any(re.search(rf'\b{o}\b', str(e)) for o in [arg, *also.get(arg, '').split()]):
+                        fault(f'names no argument: {e!r:.200}')
+                    if len(str(e)) > 700 and not str(e).startswith('Exception occured in'):
+                        fault(f'has {len(str(e))} characters in its error')
                     if state_of(learn, folder) != before: fault(f'has left a trace: {e}')
                 except (Exception, Hang) as e: fault(f'raises {e!r:.200}')
         return found,n
@@ -485,8 +647,13 @@ def test_layer_groups():
         big = nn.Sequential(nn.Sequential(*(nn.Linear(4, 4) for _ in range(6))), nn.Linear(4, 2))
         def all_there(groups): test_eq(sum(map(len, groups)), 14)
         def rates(r): assert np.isfinite(r).all() and (r >= 0).all()
-        return {'timm_split': entry(timm_split, all_there, model=big, n_groups=3, by='depth', coarse=False, matcher=None, head=None, also=dict(matcher='n_groups')), 'discriminative_lrs': entry(discriminative_lrs, rates, n_groups=3, lr_max=.1, div=2.6),
-                'Learner.regroup': entry(lambda **kwargs: learn().regroup(**kwargs), given=Learner.regroup, n_groups=2, by='depth', coarse=False, matcher=None, also=dict(matcher='n_groups')), 'Learner.freeze_to': entry(lambda **kwargs: learn().freeze_to(**kwargs), given=Learner.freeze_to, n=1)}
+        return {'timm_split': entry(timm_split, all_there, model=big, n_groups=3, by='depth', coarse=False, matcher=None,
+                                    head=None, also=dict(matcher='n_groups')),
+                                    'discriminative_lrs': entry(discriminative_lrs, rates, n_groups=3, lr_max=.1, div=2.6),
+                'Learner.regroup': entry(lambda **kwargs: learn().regroup(**kwargs), given=Learner.regroup, n_groups=2,
+                                         by='depth', coarse=False, matcher=None, also=dict(matcher='n_groups')),
+                                         'Learner.freeze_to': entry(lambda **kwargs: learn().freeze_to(**kwargs),
+                                                                    given=Learner.freeze_to, n=1)}
 
     # %% nbs/checks/arguments.ipynb #00e38134
     def lasting(**kwargs):
@@ -507,19 +674,44 @@ def test_fits():
 
     def pool(every=False):
         "Values by a label, made anew each time, as generators are used up."
-        few = {'zero': 0, 'one': 1, 'two': 2, 'minus one': -1, 'seven': 7, 'half': .5, 'minus half': -.5, 'tiny': 1e-300, 'largest': 1.7e308, 'billion': 10**9, 'no float': 10**400, 'nan': nan, 'inf': inf, '-inf': -inf, 'True': True,
-               'np.float32': np.float32(.5), 'np.float64': np.float64(.5), 'np.uint8': np.uint8(3), 'np.bool': np.bool_(True), 'bf16': torch.tensor(.5, dtype=torch.bfloat16), 'with grad': torch.tensor(.5, requires_grad=True), 'int tensor': torch.tensor(3),
-               'complex tensor': torch.tensor(1+2j), 'meta': torch.tensor(.5, device='meta'), '0-d': np.array(.5), 'two floats': np.array([.1, .2]), 'matrix': np.array([[.1, .2]]), 'no numbers': np.array([]), 'tensor of two': torch.tensor([.1, .2]),
-               'list': [.1, .2], 'three': [.1, .2, .3], 'empty': [], 'nested': [[.1, .2]], 'ragged': [[1], [1, 2]], 'tuple': (.95, .85), 'with None': [None], 'with nan': [.1, nan], 'number in text': '1e-3', 'no text': '', 'text': 'abc', 'None': None,
-               'slice': slice(None), 'slice of two': slice(1e-4, 1e-2), 'reversed': slice(1e-2, 1e-4), 'of texts': slice('a', 'b'), 'of lists': slice([1e-4], [1e-2, 1e-3]), 'object': Odd(), 'class': int, 'callback class': Callback, 'callback': Callback(),
-               'no arguments': lambda: 0, 'generator': (i for i in [1]), 'set': {1}, 'dict': {'a': 1}, 'bytes': b'abc', 'complex': 1j, 'Decimal': Decimal('.5'), 'Fraction': Fraction(1, 2), 'path': Path('x'), 'long': 'x'*5000, '../up': '../up', 'NUL': 'a\0b'}
-        more = {'three alone': 3, '1.5': 1.5, '1e300': 1e300, 'float billion': 1e9, '2**63': 2**63, '-10**400': -10**400, '-0.0': -0., 'False': False, 'np.float16': np.float16(.5), 'np.int8': np.int8(3), 'np.int64': np.int64(3),
-                'longdouble': np.longdouble(.5), 'np.nan': np.float64(nan), 'tensor': torch.tensor(.5), 'bool tensor': torch.tensor(True), 'half tensor': torch.tensor(.5).half(), 'uint8 tensor': torch.tensor(3, dtype=torch.uint8),
-                'sparse': torch.tensor([.1, .2]).to_sparse(), 'no tensor': torch.tensor([]), 'tensor of one': torch.tensor([.5]), 'nan tensor': torch.tensor(nan), '0-d int': np.array(3), 'array of one': np.array([.5]), 'array of three': np.array([.1, .2, .3]),
-                'objects': np.array([None, 1], dtype=object), 'texts': np.array(['a']), 'array with nan': np.array([nan, 1.]), 'complex array': np.array([1j]), 'list of one': [.5], 'falling': [.2, .1], 'list in list': [[]], 'no tuple': (),
-                'triple': (.95, .85, .95), 'list of texts': ['a', 'b'], 'ones': [1, 1], 'below zero': [0, -1], 'bools': [True, False], 'L': L(.5), 'with step': slice(1e-4, 1e-2, 2), 'to': slice(1e-2), 'from': slice(1e-2, None), 'slice with nan': slice(nan, 1.),
-                'from zero': slice(0, 1e-2), 'from below': slice(-1, 1e-2), 'to inf': slice(1e-3, inf), 'one argument': lambda x: x, 'range': range(3), 'no dict': {}, 'a/b': 'a/b', 'unicode': 'é☃', '..': '..', 'dot': '.', 'tilde': '~', 'series': pd.Series([.1, .2]),
-                'table': pd.DataFrame({'a': [1]}), 'date': np.datetime64('2020-01-01'), 'Ellipsis': ..., 'module': np, 'type': type, 'layer': nn.Linear(1, 1), 'frozenset': frozenset([1]), 'surrogate': '\ud800', 'device': torch.device('cpu'),
+        few = {'zero': 0, 'one': 1, 'two': 2, 'minus one': -1, 'seven': 7, 'half': .5, 'minus half': -.5, 'tiny': 1e-300,
+               'largest': 1.7e308, 'billion': 10**9, 'no float': 10**400, 'nan': nan, 'inf': inf,
+               '-inf': -inf, 'True': True,
+               'np.float32': np.float32(.5), 'np.float64': np.float64(.5), 'np.uint8': np.uint8(3),
+               'np.bool': np.bool_(True), 'bf16': torch.tensor(.5, dtype=torch.bfloat16),
+               'with grad': torch.tensor(.5, requires_grad=True), 'int tensor': torch.tensor(3),
+               'complex tensor': torch.tensor(1+2j), 'meta': torch.tensor(.5, device='meta'), '0-d': np.array(.5),
+               'two floats': np.array([.1, .2]), 'matrix': np.array([[.1, .2]]), 'no numbers': np.array([]),
+               'tensor of two': torch.tensor([.1, .2]),
+               'list': [.1, .2], 'three': [.1, .2, .3], 'empty': [], 'nested': [[.1, .2]], 'ragged': [[1], [1, 2]],
+               'tuple': (.95, .85), 'with None': [None], 'with nan': [.1, nan], 'number in text': '1e-3', 'no text': '',
+               'text': 'abc', 'None': None,
+               'slice': slice(None), 'slice of two': slice(1e-4, 1e-2), 'reversed': slice(1e-2, 1e-4),
+               'of texts': slice('a', 'b'), 'of lists': slice([1e-4], [1e-2, 1e-3]), 'object': Odd(), 'class': int,
+               'callback class': Callback, 'callback': Callback(),
+               'no arguments': lambda: 0, 'generator': (i for i in [1]), 'set': {1}, 'dict': {'a': 1}, 'bytes': b'abc',
+               'complex': 1j, 'Decimal': Decimal('.5'), 'Fraction': Fraction(1, 2), 'path': Path('x'), 'long': 'x'*5000,
+               '../up': '../up', 'NUL': 'a\0b'}
+        more = {'three alone': 3, '1.5': 1.5, '1e300': 1e300, 'float billion': 1e9, '2**63': 2**63, '-10**400': -10**400,
+                '-0.0': -0., 'False': False, 'np.float16': np.float16(.5), 'np.int8': np.int8(3), 'np.int64': np.int64(3),
+                'longdouble': np.longdouble(.5), 'np.nan': np.float64(nan), 'tensor': torch.tensor(.5),
+                'bool tensor': torch.tensor(True), 'half tensor': torch.tensor(.5).half(),
+                'uint8 tensor': torch.tensor(3, dtype=torch.uint8),
+                'sparse': torch.tensor([.1, .2]).to_sparse(), 'no tensor': torch.tensor([]),
+                'tensor of one': torch.tensor([.5]), 'nan tensor': torch.tensor(nan), '0-d int': np.array(3),
+                'array of one': np.array([.5]), 'array of three': np.array([.1, .2, .3]),
+                'objects': np.array([None, 1], dtype=object), 'texts': np.array(['a']),
+                'array with nan': np.array([nan, 1.]), 'complex array': np.array([1j]), 'list of one': [.5],
+                'falling': [.2, .1], 'list in list': [[]], 'no tuple': (),
+                'triple': (.95, .85, .95), 'list of texts': ['a', 'b'], 'ones': [1, 1], 'below zero': [0, -1],
+                'bools': [True, False], 'L': L(.5), 'with step': slice(1e-4, 1e-2, 2), 'to': slice(1e-2),
+                'from': slice(1e-2, None), 'slice with nan': slice(nan, 1.),
+                'from zero': slice(0, 1e-2), 'from below': slice(-1, 1e-2), 'to inf': slice(1e-3, inf),
+                'one argument': lambda x: x, 'range': range(3), 'no dict': {}, 'a/b': 'a/b', 'unicode': 'é☃', '..': '..',
+                'dot': '.', 'tilde': '~', 'series': pd.Series([.1, .2]),
+                'table': pd.DataFrame({'a': [1]}), 'date': np.datetime64('2020-01-01'), 'Ellipsis': ..., 'module': np,
+                'type': type, 'layer': nn.Linear(1, 1), 'frozenset': frozenset([1]), 'surrogate': '\ud800',
+                'device': torch.device('cpu'),
                 'exception': KeyboardInterrupt, 'learner class': Learner, 'long list': [.1]*5000}
         return few | more if every else few
 
@@ -543,12 +735,17 @@ def test_fits():
     def state_of(learn, folder=None):
         "All that an error must leave alone."
         files = sorted(map(str, Path(folder).rglob('*'))) if folder else []
-        rng = [random.getstate(), np.random.get_state()[1].tobytes(), np.random.get_state()[2], torch.get_rng_state().tolist()]
+        rng = [random.getstate(), np.random.get_state()[1].tobytes(), np.random.get_state()[2],
+               torch.get_rng_state().tolist()]
         if learn is None: return [files, rng, plt.get_fignums()]
         opt = learn.opt
-        model = [[o.tolist(), o.requires_grad, o.grad is None, str(o.dtype)] for o in (*learn.model.parameters(), *learn.model.buffers())] + [m.training for m in learn.model.modules()]
-        opt = [id(opt)] + ([] if opt is None else [[dict(h) for h in opt.hypers], opt.frozen_idx, [len(opt.state[p]) for ps in opt.param_lists for p in ps]])
-        return [files, rng, plt.get_fignums(), model, opt, [id(cb) for cb in learn.cbs], id(learn.dls), [id(dl) for dl in learn.dls.loaders], sorted(vars(learn)), id(learn.splitter), [id(m) for m in learn._metrics], learn.lock.locked()]
+        model = [[o.tolist(), o.requires_grad, o.grad is None, str(o.dtype)]
+                 for o in (*learn.model.parameters(), *learn.model.buffers())] + [m.training for m in learn.model.modules()]
+        opt = [id(opt)] + ([] if opt is None else [[dict(h) for h in opt.hypers], opt.frozen_idx,
+                                                   [len(opt.state[p]) for ps in opt.param_lists for p in ps]])
+        return [files, rng, plt.get_fignums(), model, opt, [id(cb) for cb in learn.cbs], id(learn.dls),
+                [id(dl) for dl in learn.dls.loaders], sorted(vars(learn)), id(learn.splitter),
+                [id(m) for m in learn._metrics], learn.lock.locked()]
 
     def entry(f, check=None, given=None, free='', flags='', also=None, **valid):
         """A function and good values for its arguments. `check` raises for a result that breaks a promise. `given`: whose signature counts.
@@ -578,8 +775,10 @@ def test_fits():
                     plt.close('all')
                     if any(issubclass(w.category, RuntimeWarning) for w in said): fault(f'warns: {said[0].message}')
                 except (ValueError, TypeError) as e:
-                    if not any(re.search(rf'\b{o}\b', str(e)) for o in [arg, *also.get(arg, '').split()]): fault(f'names no argument: {e!r:.200}')
-                    if len(str(e)) > 700 and not str(e).startswith('Exception occured in'): fault(f'has {len(str(e))} characters in its error')
+                    if not any(re.search(rf'\b{o}\b', str(e)) for o in [arg, *also.get(arg, '').split()]):
+                        fault(f'names no argument: {e!r:.200}')
+                    if len(str(e)) > 700 and not str(e).startswith('Exception occured in'):
+                        fault(f'has {len(str(e))} characters in its error')
                     if state_of(learn, folder) != before: fault(f'has left a trace: {e}')
                 except (Exception, Hang) as e: fault(f'raises {e!r:.200}')
         return found,n
@@ -597,7 +796,8 @@ def test_fits():
         def check(_):
             assert begun
             for cb in begun:
-                for k,values in cb.values.items(): assert np.isfinite(values).all() and (values >= 0).all() and len(values)==cb.n_steps and (values.ndim==1 or values.shape[1]==len(learn().opt.param_lists)), k
+                for k,values in cb.values.items():
+                    assert np.isfinite(values).all() and (values >= 0).all() and len(values)==cb.n_steps and (values.ndim==1 or values.shape[1]==len(learn().opt.param_lists)), k
                 assert max(cb.ends)==cb.n_steps and min(cb.ends) >= 1
                 assert all(type(h['wd']) is float and h['wd'] >= 0 for h in learn().opt.hypers)
         def method(name):
@@ -606,10 +806,16 @@ def test_fits():
                 begun.clear()
                 getattr(learn(), name)(**kwargs)
             return call
-        common,flags,also = dict(cbs=None, reset_opt=False, wd=None, start_epoch=0, moms=None),'reset_opt',dict(cycle_mult='cycle_len', warmup='cycle_len')
-        makes = dict(fit_sgdr=dict(n_cycles=2, cycle_len=1, lr_max=1e-2, cycle_mult=2, lr_min=0., cycle_decay=1., warmup=0.), fit_triangular=dict(n_cycles=2, cycle_len=1, lr_max=1e-2, lr_min=None, mode='triangular', gamma=.99, up_frac=.5),
-                     fit_stlr=dict(n_epoch=2, lr_max=1e-2, cut_frac=.1, ratio=32), fine_tune_discriminative=dict(epochs=2, base_lr=1e-2, freeze_epochs=1, div=2.6, unfreeze='gradual', schedule='one_cycle', n_groups=None, precompute=False, train_bn=True))
-        return {f'Learner.{name}': entry(method(name), check, given=getattr(Learner, name), flags=flags, also=also, **valid, **common) for name,valid in makes.items()}
+        common,flags,also = dict(cbs=None, reset_opt=False, wd=None, start_epoch=0,
+                                 moms=None),'reset_opt',dict(cycle_mult='cycle_len', warmup='cycle_len')
+        makes = dict(fit_sgdr=dict(n_cycles=2, cycle_len=1, lr_max=1e-2, cycle_mult=2, lr_min=0., cycle_decay=1.,
+                                   warmup=0.), fit_triangular=dict(n_cycles=2, cycle_len=1, lr_max=1e-2, lr_min=None,
+                                                                   mode='triangular', gamma=.99, up_frac=.5),
+                     fit_stlr=dict(n_epoch=2, lr_max=1e-2, cut_frac=.1, ratio=32),
+                     fine_tune_discriminative=dict(epochs=2, base_lr=1e-2, freeze_epochs=1, div=2.6, unfreeze='gradual',
+                                                   schedule='one_cycle', n_groups=None, precompute=False, train_bn=True))
+        return {f'Learner.{name}': entry(method(name), check, given=getattr(Learner, name), flags=flags, also=also, **valid,
+                                         **common) for name,valid in makes.items()}
 
     # %% nbs/checks/arguments.ipynb #a67565fc
     def without_epochs():
@@ -627,23 +833,35 @@ def test_fits():
     # %% nbs/checks/arguments.ipynb #fccba03c
     learn,begun = without_epochs()
     for wd in (.1, np.float64(.1), np.float32(.1), tensor(.1), np.array(.1), [.1, .1], slice(.1, .1)):
-        for fit in (partial(learn.fit_sgdr, 1, 1), partial(learn.fit_triangular, 1, 1), partial(learn.fit_stlr, 1), partial(learn.fine_tune_discriminative, 1)):
+        for fit in (partial(learn.fit_sgdr, 1, 1), partial(learn.fit_triangular, 1, 1), partial(learn.fit_stlr, 1),
+                    partial(learn.fine_tune_discriminative, 1)):
             fit(wd=wd)
             test_close([h['wd'] for h in learn.opt.hypers], [.1, .1], eps=1e-7)
-    for bad,words in ((lambda: learn.fit_sgdr(40, 1), 'cycle_mult=1'), (lambda: learn.fit_sgdr(10**9, 1), 'n_cycles'), (lambda: learn.fit_stlr(10**9), 'n_epoch'), (lambda: learn.fit_stlr(10**7+1), 'n_epoch'), (lambda: learn.fit_triangular(1, 10**8), 'cycle_len'),
-                      (lambda: learn.fine_tune_discriminative(10**9), 'epochs'), (lambda: learn.fit_sgdr(2, 1, wd=[.1, .2, .3]), 'wd'), (lambda: learn.fit_sgdr(2, 1, 1e-2, wd=-1), 'wd')):
+    for bad,words in ((lambda: learn.fit_sgdr(40, 1), 'cycle_mult=1'), (lambda: learn.fit_sgdr(10**9, 1), 'n_cycles'),
+                      (lambda: learn.fit_stlr(10**9), 'n_epoch'), (lambda: learn.fit_stlr(10**7+1), 'n_epoch'),
+                      (lambda: learn.fit_triangular(1, 10**8), 'cycle_len'),
+                      (lambda: learn.fine_tune_discriminative(10**9), 'epochs'),
+                      (lambda: learn.fit_sgdr(2, 1, wd=[.1, .2, .3]), 'wd'),
+                      (lambda: learn.fit_sgdr(2, 1, 1e-2, wd=-1), 'wd')):
         with guarded(): test_fail(bad, contains=words, exc=ValueError)
 
     # %% nbs/checks/arguments.ipynb #e73911b7
     learn,per_epoch = learner('tensors'),6
     lrs = st.floats(1e-6, 1)
-    lr = st.one_of(lrs, lrs.map(np.float32), lrs.map(torch.tensor), st.lists(lrs, min_size=2, max_size=2), st.tuples(st.floats(1e-6, 1e-3), st.floats(1e-3, 1)).map(lambda o: slice(*o)), lrs.map(slice))
-    common = dict(reset_opt=st.booleans(), wd=st.one_of(st.none(), st.floats(0, 1), st.floats(0, 1).map(np.float64)), moms=st.sampled_from([None, (.95, .85), (.95, .85, .95), [.9, .9]]),
+    lr = st.one_of(lrs, lrs.map(np.float32), lrs.map(torch.tensor), st.lists(lrs, min_size=2, max_size=2),
+                   st.tuples(st.floats(1e-6, 1e-3), st.floats(1e-3, 1)).map(lambda o: slice(*o)), lrs.map(slice))
+    common = dict(reset_opt=st.booleans(), wd=st.one_of(st.none(), st.floats(0, 1), st.floats(0, 1).map(np.float64)),
+                  moms=st.sampled_from([None, (.95, .85), (.95, .85, .95), [.9, .9]]),
                   cbs=st.sampled_from([None, UntilOverfit, [Snapshots()], NormFreeze()]), start_epoch=st.integers(0, 1))
     count,part = st.integers(1, 3),st.floats(.01, .99)
-    methods = [dict(fit='fit_sgdr', lr_max=lr, n_cycles=count, cycle_len=st.integers(1, 2), cycle_mult=st.integers(1, 2), cycle_decay=st.floats(.1, 1), warmup=st.integers(0, 2)), dict(fit='fit_stlr', lr_max=lr, n_epoch=count, cut_frac=part, ratio=st.floats(1, 1e6)),
-               dict(fit='fit_triangular', lr_max=lr, n_cycles=count, cycle_len=st.integers(1, 2), mode=st.sampled_from(['triangular', 'triangular2', 'exp_range']), gamma=part, up_frac=part),
-               dict(fit='fine_tune_discriminative', base_lr=lr, epochs=count, freeze_epochs=st.integers(0, 2), div=st.floats(1, 10), unfreeze=st.sampled_from(['gradual', 'all']), schedule=st.sampled_from(list(shapes)), train_bn=st.booleans())]
+    methods = [dict(fit='fit_sgdr', lr_max=lr, n_cycles=count, cycle_len=st.integers(1, 2), cycle_mult=st.integers(1, 2),
+                    cycle_decay=st.floats(.1, 1), warmup=st.integers(0, 2)),
+                    dict(fit='fit_stlr', lr_max=lr, n_epoch=count, cut_frac=part, ratio=st.floats(1, 1e6)),
+               dict(fit='fit_triangular', lr_max=lr, n_cycles=count, cycle_len=st.integers(1, 2),
+                    mode=st.sampled_from(['triangular', 'triangular2', 'exp_range']), gamma=part, up_frac=part),
+               dict(fit='fine_tune_discriminative', base_lr=lr, epochs=count, freeze_epochs=st.integers(0, 2),
+                    div=st.floats(1, 10), unfreeze=st.sampled_from(['gradual', 'all']),
+                    schedule=st.sampled_from(list(shapes)), train_bn=st.booleans())]
     fits = st.one_of([st.fixed_dictionaries(o | common | dict(fit=st.just(o['fit']))) for o in methods])
 
     @settings(max_examples=60, deadline=None, derandomize=True, database=None)
@@ -656,12 +874,14 @@ def test_fits():
             with learn.dry_run() as plan: getattr(learn, fit)(**o)
         run, = plan.fits
         if o['start_epoch']==run.n_epoch: return test_eq(len(run), 0)
-        lr,top = run.hypers['lr'],np.max([given_lr.start or given_lr.stop, given_lr.stop] if isinstance(given_lr, slice) else np.asarray(given_lr))
+        lr,top = run.hypers['lr'],np.max([given_lr.start or given_lr.stop, given_lr.stop] if isinstance(given_lr, slice)
+                                         else np.asarray(given_lr))
         test_eq((len(run), lr.shape), ((run.n_epoch-o['start_epoch'])*per_epoch, (len(run), 2)))
         assert np.isfinite(lr).all() and (lr >= 0).all() and (lr <= top*(1+1e-6)).all()
         assert all(0 <= v.min() <= v.max() < 1 for k,v in run.hypers.items() if k=='mom')
         assert run.ends==sorted(set(run.ends)) and run.ends[-1]==len(run)
-        if o['moms'] is not None: assert min(o['moms'])-1e-9 <= run.hypers['mom'].min() and run.hypers['mom'].max() <= max(o['moms'])+1e-9
+        if o['moms'] is not None:
+            assert min(o['moms'])-1e-9 <= run.hypers['mom'].min() and run.hypers['mom'].max() <= max(o['moms'])+1e-9
         if o['wd'] is not None: assert (run.hypers['wd']==float(o['wd'])).all()
     before = state_of(learn)
     good_fits()
@@ -674,19 +894,44 @@ def test_sweeps():
 
     def pool(every=False):
         "Values by a label, made anew each time, as generators are used up."
-        few = {'zero': 0, 'one': 1, 'two': 2, 'minus one': -1, 'seven': 7, 'half': .5, 'minus half': -.5, 'tiny': 1e-300, 'largest': 1.7e308, 'billion': 10**9, 'no float': 10**400, 'nan': nan, 'inf': inf, '-inf': -inf, 'True': True,
-               'np.float32': np.float32(.5), 'np.float64': np.float64(.5), 'np.uint8': np.uint8(3), 'np.bool': np.bool_(True), 'bf16': torch.tensor(.5, dtype=torch.bfloat16), 'with grad': torch.tensor(.5, requires_grad=True), 'int tensor': torch.tensor(3),
-               'complex tensor': torch.tensor(1+2j), 'meta': torch.tensor(.5, device='meta'), '0-d': np.array(.5), 'two floats': np.array([.1, .2]), 'matrix': np.array([[.1, .2]]), 'no numbers': np.array([]), 'tensor of two': torch.tensor([.1, .2]),
-               'list': [.1, .2], 'three': [.1, .2, .3], 'empty': [], 'nested': [[.1, .2]], 'ragged': [[1], [1, 2]], 'tuple': (.95, .85), 'with None': [None], 'with nan': [.1, nan], 'number in text': '1e-3', 'no text': '', 'text': 'abc', 'None': None,
-               'slice': slice(None), 'slice of two': slice(1e-4, 1e-2), 'reversed': slice(1e-2, 1e-4), 'of texts': slice('a', 'b'), 'of lists': slice([1e-4], [1e-2, 1e-3]), 'object': Odd(), 'class': int, 'callback class': Callback, 'callback': Callback(),
-               'no arguments': lambda: 0, 'generator': (i for i in [1]), 'set': {1}, 'dict': {'a': 1}, 'bytes': b'abc', 'complex': 1j, 'Decimal': Decimal('.5'), 'Fraction': Fraction(1, 2), 'path': Path('x'), 'long': 'x'*5000, '../up': '../up', 'NUL': 'a\0b'}
-        more = {'three alone': 3, '1.5': 1.5, '1e300': 1e300, 'float billion': 1e9, '2**63': 2**63, '-10**400': -10**400, '-0.0': -0., 'False': False, 'np.float16': np.float16(.5), 'np.int8': np.int8(3), 'np.int64': np.int64(3),
-                'longdouble': np.longdouble(.5), 'np.nan': np.float64(nan), 'tensor': torch.tensor(.5), 'bool tensor': torch.tensor(True), 'half tensor': torch.tensor(.5).half(), 'uint8 tensor': torch.tensor(3, dtype=torch.uint8),
-                'sparse': torch.tensor([.1, .2]).to_sparse(), 'no tensor': torch.tensor([]), 'tensor of one': torch.tensor([.5]), 'nan tensor': torch.tensor(nan), '0-d int': np.array(3), 'array of one': np.array([.5]), 'array of three': np.array([.1, .2, .3]),
-                'objects': np.array([None, 1], dtype=object), 'texts': np.array(['a']), 'array with nan': np.array([nan, 1.]), 'complex array': np.array([1j]), 'list of one': [.5], 'falling': [.2, .1], 'list in list': [[]], 'no tuple': (),
-                'triple': (.95, .85, .95), 'list of texts': ['a', 'b'], 'ones': [1, 1], 'below zero': [0, -1], 'bools': [True, False], 'L': L(.5), 'with step': slice(1e-4, 1e-2, 2), 'to': slice(1e-2), 'from': slice(1e-2, None), 'slice with nan': slice(nan, 1.),
-                'from zero': slice(0, 1e-2), 'from below': slice(-1, 1e-2), 'to inf': slice(1e-3, inf), 'one argument': lambda x: x, 'range': range(3), 'no dict': {}, 'a/b': 'a/b', 'unicode': 'é☃', '..': '..', 'dot': '.', 'tilde': '~', 'series': pd.Series([.1, .2]),
-                'table': pd.DataFrame({'a': [1]}), 'date': np.datetime64('2020-01-01'), 'Ellipsis': ..., 'module': np, 'type': type, 'layer': nn.Linear(1, 1), 'frozenset': frozenset([1]), 'surrogate': '\ud800', 'device': torch.device('cpu'),
+        few = {'zero': 0, 'one': 1, 'two': 2, 'minus one': -1, 'seven': 7, 'half': .5, 'minus half': -.5, 'tiny': 1e-300,
+               'largest': 1.7e308, 'billion': 10**9, 'no float': 10**400, 'nan': nan, 'inf': inf,
+               '-inf': -inf, 'True': True,
+               'np.float32': np.float32(.5), 'np.float64': np.float64(.5), 'np.uint8': np.uint8(3),
+               'np.bool': np.bool_(True), 'bf16': torch.tensor(.5, dtype=torch.bfloat16),
+               'with grad': torch.tensor(.5, requires_grad=True), 'int tensor': torch.tensor(3),
+               'complex tensor': torch.tensor(1+2j), 'meta': torch.tensor(.5, device='meta'), '0-d': np.array(.5),
+               'two floats': np.array([.1, .2]), 'matrix': np.array([[.1, .2]]), 'no numbers': np.array([]),
+               'tensor of two': torch.tensor([.1, .2]),
+               'list': [.1, .2], 'three': [.1, .2, .3], 'empty': [], 'nested': [[.1, .2]], 'ragged': [[1], [1, 2]],
+               'tuple': (.95, .85), 'with None': [None], 'with nan': [.1, nan], 'number in text': '1e-3', 'no text': '',
+               'text': 'abc', 'None': None,
+               'slice': slice(None), 'slice of two': slice(1e-4, 1e-2), 'reversed': slice(1e-2, 1e-4),
+               'of texts': slice('a', 'b'), 'of lists': slice([1e-4], [1e-2, 1e-3]), 'object': Odd(), 'class': int,
+               'callback class': Callback, 'callback': Callback(),
+               'no arguments': lambda: 0, 'generator': (i for i in [1]), 'set': {1}, 'dict': {'a': 1}, 'bytes': b'abc',
+               'complex': 1j, 'Decimal': Decimal('.5'), 'Fraction': Fraction(1, 2), 'path': Path('x'), 'long': 'x'*5000,
+               '../up': '../up', 'NUL': 'a\0b'}
+        more = {'three alone': 3, '1.5': 1.5, '1e300': 1e300, 'float billion': 1e9, '2**63': 2**63, '-10**400': -10**400,
+                '-0.0': -0., 'False': False, 'np.float16': np.float16(.5), 'np.int8': np.int8(3), 'np.int64': np.int64(3),
+                'longdouble': np.longdouble(.5), 'np.nan': np.float64(nan), 'tensor': torch.tensor(.5),
+                'bool tensor': torch.tensor(True), 'half tensor': torch.tensor(.5).half(),
+                'uint8 tensor': torch.tensor(3, dtype=torch.uint8),
+                'sparse': torch.tensor([.1, .2]).to_sparse(), 'no tensor': torch.tensor([]),
+                'tensor of one': torch.tensor([.5]), 'nan tensor': torch.tensor(nan), '0-d int': np.array(3),
+                'array of one': np.array([.5]), 'array of three': np.array([.1, .2, .3]),
+                'objects': np.array([None, 1], dtype=object), 'texts': np.array(['a']),
+                'array with nan': np.array([nan, 1.]), 'complex array': np.array([1j]), 'list of one': [.5],
+                'falling': [.2, .1], 'list in list': [[]], 'no tuple': (),
+                'triple': (.95, .85, .95), 'list of texts': ['a', 'b'], 'ones': [1, 1], 'below zero': [0, -1],
+                'bools': [True, False], 'L': L(.5), 'with step': slice(1e-4, 1e-2, 2), 'to': slice(1e-2),
+                'from': slice(1e-2, None), 'slice with nan': slice(nan, 1.),
+                'from zero': slice(0, 1e-2), 'from below': slice(-1, 1e-2), 'to inf': slice(1e-3, inf),
+                'one argument': lambda x: x, 'range': range(3), 'no dict': {}, 'a/b': 'a/b', 'unicode': 'é☃', '..': '..',
+                'dot': '.', 'tilde': '~', 'series': pd.Series([.1, .2]),
+                'table': pd.DataFrame({'a': [1]}), 'date': np.datetime64('2020-01-01'), 'Ellipsis': ..., 'module': np,
+                'type': type, 'layer': nn.Linear(1, 1), 'frozenset': frozenset([1]), 'surrogate': '\ud800',
+                'device': torch.device('cpu'),
                 'exception': KeyboardInterrupt, 'learner class': Learner, 'long list': [.1]*5000}
         return few | more if every else few
 
@@ -710,12 +955,17 @@ def test_sweeps():
     def state_of(learn, folder=None):
         "All that an error must leave alone."
         files = sorted(map(str, Path(folder).rglob('*'))) if folder else []
-        rng = [random.getstate(), np.random.get_state()[1].tobytes(), np.random.get_state()[2], torch.get_rng_state().tolist()]
+        rng = [random.getstate(), np.random.get_state()[1].tobytes(), np.random.get_state()[2],
+               torch.get_rng_state().tolist()]
         if learn is None: return [files, rng, plt.get_fignums()]
         opt = learn.opt
-        model = [[o.tolist(), o.requires_grad, o.grad is None, str(o.dtype)] for o in (*learn.model.parameters(), *learn.model.buffers())] + [m.training for m in learn.model.modules()]
-        opt = [id(opt)] + ([] if opt is None else [[dict(h) for h in opt.hypers], opt.frozen_idx, [len(opt.state[p]) for ps in opt.param_lists for p in ps]])
-        return [files, rng, plt.get_fignums(), model, opt, [id(cb) for cb in learn.cbs], id(learn.dls), [id(dl) for dl in learn.dls.loaders], sorted(vars(learn)), id(learn.splitter), [id(m) for m in learn._metrics], learn.lock.locked()]
+        model = [[o.tolist(), o.requires_grad, o.grad is None, str(o.dtype)]
+                 for o in (*learn.model.parameters(), *learn.model.buffers())] + [m.training for m in learn.model.modules()]
+        opt = [id(opt)] + ([] if opt is None else [[dict(h) for h in opt.hypers], opt.frozen_idx,
+                                                   [len(opt.state[p]) for ps in opt.param_lists for p in ps]])
+        return [files, rng, plt.get_fignums(), model, opt, [id(cb) for cb in learn.cbs], id(learn.dls),
+                [id(dl) for dl in learn.dls.loaders], sorted(vars(learn)), id(learn.splitter),
+                [id(m) for m in learn._metrics], learn.lock.locked()]
 
     def entry(f, check=None, given=None, free='', flags='', also=None, **valid):
         """A function and good values for its arguments. `check` raises for a result that breaks a promise. `given`: whose signature counts.
@@ -745,8 +995,10 @@ def test_sweeps():
                     plt.close('all')
                     if any(issubclass(w.category, RuntimeWarning) for w in said): fault(f'warns: {said[0].message}')
                 except (ValueError, TypeError) as e:
-                    if not any(re.search(rf'\b{o}\b', str(e)) for o in [arg, *also.get(arg, '').split()]): fault(f'names no argument: {e!r:.200}')
-                    if len(str(e)) > 700 and not str(e).startswith('Exception occured in'): fault(f'has {len(str(e))} characters in its error')
+                    if not any(re.search(rf'\b{o}\b', str(e)) for o in [arg, *also.get(arg, '').split()]):
+                        fault(f'names no argument: {e!r:.200}')
+                    if len(str(e)) > 700 and not str(e).startswith('Exception occured in'):
+                        fault(f'has {len(str(e))} characters in its error')
                     if state_of(learn, folder) != before: fault(f'has left a trace: {e}')
                 except (Exception, Hang) as e: fault(f'raises {e!r:.200}')
         return found,n
@@ -762,10 +1014,16 @@ def test_sweeps():
     def sweep_table(learn):
         "Sweeps, which `made_up` runs."
         def positive(res): assert res is None or all(np.isnan(float(lr)) or float(lr) > 0 for lr in res)
-        find,groups = dict(start_lr=1e-7, end_lr=10, num_it=30, stop_div=True, show_plot=False, extend=False, device=None),'stop_div show_plot'
-        return {'Learner.lr_find': entry(learn.lr_find, positive, given=Learner.lr_find, flags=groups, suggest_funcs=('lr', 'valley'), sweep='exp', repeats=1, probe=0, **find, also=dict(suggest_funcs='Callback Linear')),
-                'Learner.lr_range_test': entry(learn.lr_range_test, positive, given=Learner.lr_range_test, flags=groups, metric=mse, valid_batches=2, sweep='lin', **{k: v for k,v in find.items() if k!='extend'}),
-                'Learner.lr_find_groups': entry(learn.lr_find_groups, positive, given=Learner.lr_find_groups, flags=groups, **find)}
+        find,groups = dict(start_lr=1e-7, end_lr=10, num_it=30, stop_div=True, show_plot=False, extend=False,
+                           device=None),'stop_div show_plot'
+        return {'Learner.lr_find': entry(learn.lr_find, positive, given=Learner.lr_find, flags=groups,
+                                         suggest_funcs=('lr', 'valley'), sweep='exp', repeats=1, probe=0, **find,
+                                         also=dict(suggest_funcs='Callback Linear')),
+                'Learner.lr_range_test': entry(learn.lr_range_test, positive, given=Learner.lr_range_test, flags=groups,
+                                               metric=mse, valid_batches=2, sweep='lin',
+                                               **{k: v for k,v in find.items() if k!='extend'}),
+                'Learner.lr_find_groups': entry(learn.lr_find_groups, positive, given=Learner.lr_find_groups,
+                                                flags=groups, **find)}
 
     # %% nbs/checks/arguments.ipynb #c7748cc7
     def made_up(learn, sweep, seed=None, device=None):
@@ -773,8 +1031,10 @@ def test_sweeps():
         rates = np.array(sweep.rates)
         assert rates.ndim==2 and len(rates) < 10**6 and np.isfinite(rates).all() and (rates >= 0).all()
         at,noise = np.linspace(0, 1, len(rates)),np.random.RandomState(0).randn(len(rates))
-        sweep.lrs,sweep.losses = rates[:,-1].tolist(),(2 - 1.5*np.clip((at-.3)/.4, 0, 1) + np.where(at > .85, (at-.85)*60, 0) + .01*noise).tolist()
-        sweep.smooth_losses,sweep.hps,sweep.values,sweep.valid_losses = [tensor(o) for o in sweep.losses],dict(lr=sweep.lrs),sweep.losses,sweep.losses
+        sweep.lrs,sweep.losses = rates[:,-1].tolist(),(2 - 1.5*np.clip((at-.3)/.4, 0, 1)
+                                                       + np.where(at > .85, (at-.85)*60, 0) + .01*noise).tolist()
+        sweep.smooth_losses,sweep.hps,sweep.values,sweep.valid_losses = [tensor(o)
+                                                                         for o in sweep.losses],dict(lr=sweep.lrs),sweep.losses,sweep.losses
         return sweep
 
     # %% nbs/checks/arguments.ipynb #61fd4e1c
@@ -791,19 +1051,44 @@ def test_around_fits():
 
     def pool(every=False):
         "Values by a label, made anew each time, as generators are used up."
-        few = {'zero': 0, 'one': 1, 'two': 2, 'minus one': -1, 'seven': 7, 'half': .5, 'minus half': -.5, 'tiny': 1e-300, 'largest': 1.7e308, 'billion': 10**9, 'no float': 10**400, 'nan': nan, 'inf': inf, '-inf': -inf, 'True': True,
-               'np.float32': np.float32(.5), 'np.float64': np.float64(.5), 'np.uint8': np.uint8(3), 'np.bool': np.bool_(True), 'bf16': torch.tensor(.5, dtype=torch.bfloat16), 'with grad': torch.tensor(.5, requires_grad=True), 'int tensor': torch.tensor(3),
-               'complex tensor': torch.tensor(1+2j), 'meta': torch.tensor(.5, device='meta'), '0-d': np.array(.5), 'two floats': np.array([.1, .2]), 'matrix': np.array([[.1, .2]]), 'no numbers': np.array([]), 'tensor of two': torch.tensor([.1, .2]),
-               'list': [.1, .2], 'three': [.1, .2, .3], 'empty': [], 'nested': [[.1, .2]], 'ragged': [[1], [1, 2]], 'tuple': (.95, .85), 'with None': [None], 'with nan': [.1, nan], 'number in text': '1e-3', 'no text': '', 'text': 'abc', 'None': None,
-               'slice': slice(None), 'slice of two': slice(1e-4, 1e-2), 'reversed': slice(1e-2, 1e-4), 'of texts': slice('a', 'b'), 'of lists': slice([1e-4], [1e-2, 1e-3]), 'object': Odd(), 'class': int, 'callback class': Callback, 'callback': Callback(),
-               'no arguments': lambda: 0, 'generator': (i for i in [1]), 'set': {1}, 'dict': {'a': 1}, 'bytes': b'abc', 'complex': 1j, 'Decimal': Decimal('.5'), 'Fraction': Fraction(1, 2), 'path': Path('x'), 'long': 'x'*5000, '../up': '../up', 'NUL': 'a\0b'}
-        more = {'three alone': 3, '1.5': 1.5, '1e300': 1e300, 'float billion': 1e9, '2**63': 2**63, '-10**400': -10**400, '-0.0': -0., 'False': False, 'np.float16': np.float16(.5), 'np.int8': np.int8(3), 'np.int64': np.int64(3),
-                'longdouble': np.longdouble(.5), 'np.nan': np.float64(nan), 'tensor': torch.tensor(.5), 'bool tensor': torch.tensor(True), 'half tensor': torch.tensor(.5).half(), 'uint8 tensor': torch.tensor(3, dtype=torch.uint8),
-                'sparse': torch.tensor([.1, .2]).to_sparse(), 'no tensor': torch.tensor([]), 'tensor of one': torch.tensor([.5]), 'nan tensor': torch.tensor(nan), '0-d int': np.array(3), 'array of one': np.array([.5]), 'array of three': np.array([.1, .2, .3]),
-                'objects': np.array([None, 1], dtype=object), 'texts': np.array(['a']), 'array with nan': np.array([nan, 1.]), 'complex array': np.array([1j]), 'list of one': [.5], 'falling': [.2, .1], 'list in list': [[]], 'no tuple': (),
-                'triple': (.95, .85, .95), 'list of texts': ['a', 'b'], 'ones': [1, 1], 'below zero': [0, -1], 'bools': [True, False], 'L': L(.5), 'with step': slice(1e-4, 1e-2, 2), 'to': slice(1e-2), 'from': slice(1e-2, None), 'slice with nan': slice(nan, 1.),
-                'from zero': slice(0, 1e-2), 'from below': slice(-1, 1e-2), 'to inf': slice(1e-3, inf), 'one argument': lambda x: x, 'range': range(3), 'no dict': {}, 'a/b': 'a/b', 'unicode': 'é☃', '..': '..', 'dot': '.', 'tilde': '~', 'series': pd.Series([.1, .2]),
-                'table': pd.DataFrame({'a': [1]}), 'date': np.datetime64('2020-01-01'), 'Ellipsis': ..., 'module': np, 'type': type, 'layer': nn.Linear(1, 1), 'frozenset': frozenset([1]), 'surrogate': '\ud800', 'device': torch.device('cpu'),
+        few = {'zero': 0, 'one': 1, 'two': 2, 'minus one': -1, 'seven': 7, 'half': .5, 'minus half': -.5, 'tiny': 1e-300,
+               'largest': 1.7e308, 'billion': 10**9, 'no float': 10**400, 'nan': nan, 'inf': inf,
+               '-inf': -inf, 'True': True,
+               'np.float32': np.float32(.5), 'np.float64': np.float64(.5), 'np.uint8': np.uint8(3),
+               'np.bool': np.bool_(True), 'bf16': torch.tensor(.5, dtype=torch.bfloat16),
+               'with grad': torch.tensor(.5, requires_grad=True), 'int tensor': torch.tensor(3),
+               'complex tensor': torch.tensor(1+2j), 'meta': torch.tensor(.5, device='meta'), '0-d': np.array(.5),
+               'two floats': np.array([.1, .2]), 'matrix': np.array([[.1, .2]]), 'no numbers': np.array([]),
+               'tensor of two': torch.tensor([.1, .2]),
+               'list': [.1, .2], 'three': [.1, .2, .3], 'empty': [], 'nested': [[.1, .2]], 'ragged': [[1], [1, 2]],
+               'tuple': (.95, .85), 'with None': [None], 'with nan': [.1, nan], 'number in text': '1e-3', 'no text': '',
+               'text': 'abc', 'None': None,
+               'slice': slice(None), 'slice of two': slice(1e-4, 1e-2), 'reversed': slice(1e-2, 1e-4),
+               'of texts': slice('a', 'b'), 'of lists': slice([1e-4], [1e-2, 1e-3]), 'object': Odd(), 'class': int,
+               'callback class': Callback, 'callback': Callback(),
+               'no arguments': lambda: 0, 'generator': (i for i in [1]), 'set': {1}, 'dict': {'a': 1}, 'bytes': b'abc',
+               'complex': 1j, 'Decimal': Decimal('.5'), 'Fraction': Fraction(1, 2), 'path': Path('x'), 'long': 'x'*5000,
+               '../up': '../up', 'NUL': 'a\0b'}
+        more = {'three alone': 3, '1.5': 1.5, '1e300': 1e300, 'float billion': 1e9, '2**63': 2**63, '-10**400': -10**400,
+                '-0.0': -0., 'False': False, 'np.float16': np.float16(.5), 'np.int8': np.int8(3), 'np.int64': np.int64(3),
+                'longdouble': np.longdouble(.5), 'np.nan': np.float64(nan), 'tensor': torch.tensor(.5),
+                'bool tensor': torch.tensor(True), 'half tensor': torch.tensor(.5).half(),
+                'uint8 tensor': torch.tensor(3, dtype=torch.uint8),
+                'sparse': torch.tensor([.1, .2]).to_sparse(), 'no tensor': torch.tensor([]),
+                'tensor of one': torch.tensor([.5]), 'nan tensor': torch.tensor(nan), '0-d int': np.array(3),
+                'array of one': np.array([.5]), 'array of three': np.array([.1, .2, .3]),
+                'objects': np.array([None, 1], dtype=object), 'texts': np.array(['a']),
+                'array with nan': np.array([nan, 1.]), 'complex array': np.array([1j]), 'list of one': [.5],
+                'falling': [.2, .1], 'list in list': [[]], 'no tuple': (),
+                'triple': (.95, .85, .95), 'list of texts': ['a', 'b'], 'ones': [1, 1], 'below zero': [0, -1],
+                'bools': [True, False], 'L': L(.5), 'with step': slice(1e-4, 1e-2, 2), 'to': slice(1e-2),
+                'from': slice(1e-2, None), 'slice with nan': slice(nan, 1.),
+                'from zero': slice(0, 1e-2), 'from below': slice(-1, 1e-2), 'to inf': slice(1e-3, inf),
+                'one argument': lambda x: x, 'range': range(3), 'no dict': {}, 'a/b': 'a/b', 'unicode': 'é☃', '..': '..',
+                'dot': '.', 'tilde': '~', 'series': pd.Series([.1, .2]),
+                'table': pd.DataFrame({'a': [1]}), 'date': np.datetime64('2020-01-01'), 'Ellipsis': ..., 'module': np,
+                'type': type, 'layer': nn.Linear(1, 1), 'frozenset': frozenset([1]), 'surrogate': '\ud800',
+                'device': torch.device('cpu'),
                 'exception': KeyboardInterrupt, 'learner class': Learner, 'long list': [.1]*5000}
         return few | more if every else few
 
@@ -827,12 +1112,17 @@ def test_around_fits():
     def state_of(learn, folder=None):
         "All that an error must leave alone."
         files = sorted(map(str, Path(folder).rglob('*'))) if folder else []
-        rng = [random.getstate(), np.random.get_state()[1].tobytes(), np.random.get_state()[2], torch.get_rng_state().tolist()]
+        rng = [random.getstate(), np.random.get_state()[1].tobytes(), np.random.get_state()[2],
+               torch.get_rng_state().tolist()]
         if learn is None: return [files, rng, plt.get_fignums()]
         opt = learn.opt
-        model = [[o.tolist(), o.requires_grad, o.grad is None, str(o.dtype)] for o in (*learn.model.parameters(), *learn.model.buffers())] + [m.training for m in learn.model.modules()]
-        opt = [id(opt)] + ([] if opt is None else [[dict(h) for h in opt.hypers], opt.frozen_idx, [len(opt.state[p]) for ps in opt.param_lists for p in ps]])
-        return [files, rng, plt.get_fignums(), model, opt, [id(cb) for cb in learn.cbs], id(learn.dls), [id(dl) for dl in learn.dls.loaders], sorted(vars(learn)), id(learn.splitter), [id(m) for m in learn._metrics], learn.lock.locked()]
+        model = [[o.tolist(), o.requires_grad, o.grad is None, str(o.dtype)]
+                 for o in (*learn.model.parameters(), *learn.model.buffers())] + [m.training for m in learn.model.modules()]
+        opt = [id(opt)] + ([] if opt is None else [[dict(h) for h in opt.hypers], opt.frozen_idx,
+                                                   [len(opt.state[p]) for ps in opt.param_lists for p in ps]])
+        return [files, rng, plt.get_fignums(), model, opt, [id(cb) for cb in learn.cbs], id(learn.dls),
+                [id(dl) for dl in learn.dls.loaders], sorted(vars(learn)), id(learn.splitter),
+                [id(m) for m in learn._metrics], learn.lock.locked()]
 
     def entry(f, check=None, given=None, free='', flags='', also=None, **valid):
         """A function and good values for its arguments. `check` raises for a result that breaks a promise. `given`: whose signature counts.
@@ -862,8 +1152,10 @@ def test_around_fits():
                     plt.close('all')
                     if any(issubclass(w.category, RuntimeWarning) for w in said): fault(f'warns: {said[0].message}')
                 except (ValueError, TypeError) as e:
-                    if not any(re.search(rf'\b{o}\b', str(e)) for o in [arg, *also.get(arg, '').split()]): fault(f'names no argument: {e!r:.200}')
-                    if len(str(e)) > 700 and not str(e).startswith('Exception occured in'): fault(f'has {len(str(e))} characters in its error')
+                    if not any(re.search(rf'\b{o}\b', str(e)) for o in [arg, *also.get(arg, '').split()]):
+                        fault(f'names no argument: {e!r:.200}')
+                    if len(str(e)) > 700 and not str(e).startswith('Exception occured in'):
+                        fault(f'has {len(str(e))} characters in its error')
                     if state_of(learn, folder) != before: fault(f'has left a trace: {e}')
                 except (Exception, Hang) as e: fault(f'raises {e!r:.200}')
         return found,n
@@ -893,9 +1185,16 @@ def test_around_fits():
             state = LearnerState(learn)
             state.reseed(seed)
             state.restore()
-        return {'Learner.precomputed': entry(lambda **kwargs: entered(learn.precomputed(**kwargs)), given=Learner.precomputed, n_aug=0, cache=None, max_memory=1., device=None), 'Learner.preserved': entry(lambda **kwargs: entered(learn.preserved(**kwargs)), given=Learner.preserved, device=None),
-                'Learner.dry_run': entry(lambda: entered(learn.dry_run()), given=Learner.dry_run), 'LearnerState': entry(lambda device: LearnerState(learn, device), device=None), 'LearnerState.reseed': entry(seed_, seed=3), 'LearnerState.restore': entry(LearnerState(learn).restore),
-                'Learner.compare': entry(learn.compare, given=Learner.compare, candidates={'a': noop}, seeds=1, metrics=None, monitor='valid_loss', comp=None, target=None, keep=None, also=dict(metrics='lambda'))}
+        return {'Learner.precomputed': entry(lambda **kwargs: entered(learn.precomputed(**kwargs)),
+                                             given=Learner.precomputed, n_aug=0, cache=None, max_memory=1., device=None),
+                                             'Learner.preserved': entry(lambda **kwargs: entered(learn.preserved(**kwargs)),
+                                                                        given=Learner.preserved, device=None),
+                'Learner.dry_run': entry(lambda: entered(learn.dry_run()), given=Learner.dry_run),
+                'LearnerState': entry(lambda device: LearnerState(learn, device), device=None),
+                'LearnerState.reseed': entry(seed_, seed=3), 'LearnerState.restore': entry(LearnerState(learn).restore),
+                'Learner.compare': entry(learn.compare, given=Learner.compare, candidates={'a': noop}, seeds=1,
+                                         metrics=None, monitor='valid_loss', comp=None, target=None, keep=None,
+                                         also=dict(metrics='lambda'))}
 
     # %% nbs/checks/arguments.ipynb #27dda547
     def frozen():
@@ -924,19 +1223,44 @@ def test_ensembles_plots_and_plans():
 
     def pool(every=False):
         "Values by a label, made anew each time, as generators are used up."
-        few = {'zero': 0, 'one': 1, 'two': 2, 'minus one': -1, 'seven': 7, 'half': .5, 'minus half': -.5, 'tiny': 1e-300, 'largest': 1.7e308, 'billion': 10**9, 'no float': 10**400, 'nan': nan, 'inf': inf, '-inf': -inf, 'True': True,
-               'np.float32': np.float32(.5), 'np.float64': np.float64(.5), 'np.uint8': np.uint8(3), 'np.bool': np.bool_(True), 'bf16': torch.tensor(.5, dtype=torch.bfloat16), 'with grad': torch.tensor(.5, requires_grad=True), 'int tensor': torch.tensor(3),
-               'complex tensor': torch.tensor(1+2j), 'meta': torch.tensor(.5, device='meta'), '0-d': np.array(.5), 'two floats': np.array([.1, .2]), 'matrix': np.array([[.1, .2]]), 'no numbers': np.array([]), 'tensor of two': torch.tensor([.1, .2]),
-               'list': [.1, .2], 'three': [.1, .2, .3], 'empty': [], 'nested': [[.1, .2]], 'ragged': [[1], [1, 2]], 'tuple': (.95, .85), 'with None': [None], 'with nan': [.1, nan], 'number in text': '1e-3', 'no text': '', 'text': 'abc', 'None': None,
-               'slice': slice(None), 'slice of two': slice(1e-4, 1e-2), 'reversed': slice(1e-2, 1e-4), 'of texts': slice('a', 'b'), 'of lists': slice([1e-4], [1e-2, 1e-3]), 'object': Odd(), 'class': int, 'callback class': Callback, 'callback': Callback(),
-               'no arguments': lambda: 0, 'generator': (i for i in [1]), 'set': {1}, 'dict': {'a': 1}, 'bytes': b'abc', 'complex': 1j, 'Decimal': Decimal('.5'), 'Fraction': Fraction(1, 2), 'path': Path('x'), 'long': 'x'*5000, '../up': '../up', 'NUL': 'a\0b'}
-        more = {'three alone': 3, '1.5': 1.5, '1e300': 1e300, 'float billion': 1e9, '2**63': 2**63, '-10**400': -10**400, '-0.0': -0., 'False': False, 'np.float16': np.float16(.5), 'np.int8': np.int8(3), 'np.int64': np.int64(3),
-                'longdouble': np.longdouble(.5), 'np.nan': np.float64(nan), 'tensor': torch.tensor(.5), 'bool tensor': torch.tensor(True), 'half tensor': torch.tensor(.5).half(), 'uint8 tensor': torch.tensor(3, dtype=torch.uint8),
-                'sparse': torch.tensor([.1, .2]).to_sparse(), 'no tensor': torch.tensor([]), 'tensor of one': torch.tensor([.5]), 'nan tensor': torch.tensor(nan), '0-d int': np.array(3), 'array of one': np.array([.5]), 'array of three': np.array([.1, .2, .3]),
-                'objects': np.array([None, 1], dtype=object), 'texts': np.array(['a']), 'array with nan': np.array([nan, 1.]), 'complex array': np.array([1j]), 'list of one': [.5], 'falling': [.2, .1], 'list in list': [[]], 'no tuple': (),
-                'triple': (.95, .85, .95), 'list of texts': ['a', 'b'], 'ones': [1, 1], 'below zero': [0, -1], 'bools': [True, False], 'L': L(.5), 'with step': slice(1e-4, 1e-2, 2), 'to': slice(1e-2), 'from': slice(1e-2, None), 'slice with nan': slice(nan, 1.),
-                'from zero': slice(0, 1e-2), 'from below': slice(-1, 1e-2), 'to inf': slice(1e-3, inf), 'one argument': lambda x: x, 'range': range(3), 'no dict': {}, 'a/b': 'a/b', 'unicode': 'é☃', '..': '..', 'dot': '.', 'tilde': '~', 'series': pd.Series([.1, .2]),
-                'table': pd.DataFrame({'a': [1]}), 'date': np.datetime64('2020-01-01'), 'Ellipsis': ..., 'module': np, 'type': type, 'layer': nn.Linear(1, 1), 'frozenset': frozenset([1]), 'surrogate': '\ud800', 'device': torch.device('cpu'),
+        few = {'zero': 0, 'one': 1, 'two': 2, 'minus one': -1, 'seven': 7, 'half': .5, 'minus half': -.5, 'tiny': 1e-300,
+               'largest': 1.7e308, 'billion': 10**9, 'no float': 10**400, 'nan': nan, 'inf': inf,
+               '-inf': -inf, 'True': True,
+               'np.float32': np.float32(.5), 'np.float64': np.float64(.5), 'np.uint8': np.uint8(3),
+               'np.bool': np.bool_(True), 'bf16': torch.tensor(.5, dtype=torch.bfloat16),
+               'with grad': torch.tensor(.5, requires_grad=True), 'int tensor': torch.tensor(3),
+               'complex tensor': torch.tensor(1+2j), 'meta': torch.tensor(.5, device='meta'), '0-d': np.array(.5),
+               'two floats': np.array([.1, .2]), 'matrix': np.array([[.1, .2]]), 'no numbers': np.array([]),
+               'tensor of two': torch.tensor([.1, .2]),
+               'list': [.1, .2], 'three': [.1, .2, .3], 'empty': [], 'nested': [[.1, .2]], 'ragged': [[1], [1, 2]],
+               'tuple': (.95, .85), 'with None': [None], 'with nan': [.1, nan], 'number in text': '1e-3', 'no text': '',
+               'text': 'abc', 'None': None,
+               'slice': slice(None), 'slice of two': slice(1e-4, 1e-2), 'reversed': slice(1e-2, 1e-4),
+               'of texts': slice('a', 'b'), 'of lists': slice([1e-4], [1e-2, 1e-3]), 'object': Odd(), 'class': int,
+               'callback class': Callback, 'callback': Callback(),
+               'no arguments': lambda: 0, 'generator': (i for i in [1]), 'set': {1}, 'dict': {'a': 1}, 'bytes': b'abc',
+               'complex': 1j, 'Decimal': Decimal('.5'), 'Fraction': Fraction(1, 2), 'path': Path('x'), 'long': 'x'*5000,
+               '../up': '../up', 'NUL': 'a\0b'}
+        more = {'three alone': 3, '1.5': 1.5, '1e300': 1e300, 'float billion': 1e9, '2**63': 2**63, '-10**400': -10**400,
+                '-0.0': -0., 'False': False, 'np.float16': np.float16(.5), 'np.int8': np.int8(3), 'np.int64': np.int64(3),
+                'longdouble': np.longdouble(.5), 'np.nan': np.float64(nan), 'tensor': torch.tensor(.5),
+                'bool tensor': torch.tensor(True), 'half tensor': torch.tensor(.5).half(),
+                'uint8 tensor': torch.tensor(3, dtype=torch.uint8),
+                'sparse': torch.tensor([.1, .2]).to_sparse(), 'no tensor': torch.tensor([]),
+                'tensor of one': torch.tensor([.5]), 'nan tensor': torch.tensor(nan), '0-d int': np.array(3),
+                'array of one': np.array([.5]), 'array of three': np.array([.1, .2, .3]),
+                'objects': np.array([None, 1], dtype=object), 'texts': np.array(['a']),
+                'array with nan': np.array([nan, 1.]), 'complex array': np.array([1j]), 'list of one': [.5],
+                'falling': [.2, .1], 'list in list': [[]], 'no tuple': (),
+                'triple': (.95, .85, .95), 'list of texts': ['a', 'b'], 'ones': [1, 1], 'below zero': [0, -1],
+                'bools': [True, False], 'L': L(.5), 'with step': slice(1e-4, 1e-2, 2), 'to': slice(1e-2),
+                'from': slice(1e-2, None), 'slice with nan': slice(nan, 1.),
+                'from zero': slice(0, 1e-2), 'from below': slice(-1, 1e-2), 'to inf': slice(1e-3, inf),
+                'one argument': lambda x: x, 'range': range(3), 'no dict': {}, 'a/b': 'a/b', 'unicode': 'é☃', '..': '..',
+                'dot': '.', 'tilde': '~', 'series': pd.Series([.1, .2]),
+                'table': pd.DataFrame({'a': [1]}), 'date': np.datetime64('2020-01-01'), 'Ellipsis': ..., 'module': np,
+                'type': type, 'layer': nn.Linear(1, 1), 'frozenset': frozenset([1]), 'surrogate': '\ud800',
+                'device': torch.device('cpu'),
                 'exception': KeyboardInterrupt, 'learner class': Learner, 'long list': [.1]*5000}
         return few | more if every else few
 
@@ -960,12 +1284,17 @@ def test_ensembles_plots_and_plans():
     def state_of(learn, folder=None):
         "All that an error must leave alone."
         files = sorted(map(str, Path(folder).rglob('*'))) if folder else []
-        rng = [random.getstate(), np.random.get_state()[1].tobytes(), np.random.get_state()[2], torch.get_rng_state().tolist()]
+        rng = [random.getstate(), np.random.get_state()[1].tobytes(), np.random.get_state()[2],
+               torch.get_rng_state().tolist()]
         if learn is None: return [files, rng, plt.get_fignums()]
         opt = learn.opt
-        model = [[o.tolist(), o.requires_grad, o.grad is None, str(o.dtype)] for o in (*learn.model.parameters(), *learn.model.buffers())] + [m.training for m in learn.model.modules()]
-        opt = [id(opt)] + ([] if opt is None else [[dict(h) for h in opt.hypers], opt.frozen_idx, [len(opt.state[p]) for ps in opt.param_lists for p in ps]])
-        return [files, rng, plt.get_fignums(), model, opt, [id(cb) for cb in learn.cbs], id(learn.dls), [id(dl) for dl in learn.dls.loaders], sorted(vars(learn)), id(learn.splitter), [id(m) for m in learn._metrics], learn.lock.locked()]
+        model = [[o.tolist(), o.requires_grad, o.grad is None, str(o.dtype)]
+                 for o in (*learn.model.parameters(), *learn.model.buffers())] + [m.training for m in learn.model.modules()]
+        opt = [id(opt)] + ([] if opt is None else [[dict(h) for h in opt.hypers], opt.frozen_idx,
+                                                   [len(opt.state[p]) for ps in opt.param_lists for p in ps]])
+        return [files, rng, plt.get_fignums(), model, opt, [id(cb) for cb in learn.cbs], id(learn.dls),
+                [id(dl) for dl in learn.dls.loaders], sorted(vars(learn)), id(learn.splitter),
+                [id(m) for m in learn._metrics], learn.lock.locked()]
 
     def entry(f, check=None, given=None, free='', flags='', also=None, **valid):
         """A function and good values for its arguments. `check` raises for a result that breaks a promise. `given`: whose signature counts.
@@ -995,8 +1324,10 @@ def test_ensembles_plots_and_plans():
                     plt.close('all')
                     if any(issubclass(w.category, RuntimeWarning) for w in said): fault(f'warns: {said[0].message}')
                 except (ValueError, TypeError) as e:
-                    if not any(re.search(rf'\b{o}\b', str(e)) for o in [arg, *also.get(arg, '').split()]): fault(f'names no argument: {e!r:.200}')
-                    if len(str(e)) > 700 and not str(e).startswith('Exception occured in'): fault(f'has {len(str(e))} characters in its error')
+                    if not any(re.search(rf'\b{o}\b', str(e)) for o in [arg, *also.get(arg, '').split()]):
+                        fault(f'names no argument: {e!r:.200}')
+                    if len(str(e)) > 700 and not str(e).startswith('Exception occured in'):
+                        fault(f'has {len(str(e))} characters in its error')
                     if state_of(learn, folder) != before: fault(f'has left a trace: {e}')
                 except (Exception, Hang) as e: fault(f'raises {e!r:.200}')
         return found,n
@@ -1027,10 +1358,19 @@ def test_ensembles_plots_and_plans():
         with learn.dry_run() as plan: learn.fit_sgdr(2, 1, 1e-2)
         comparison = learn.compare({'a': lambda l: l.fit(1, 1e-2)}, seeds=1)
         learn.fit_sgdr(1, 1, 1e-2)
-        return {'SnapshotEnsemble': entry(SnapshotEnsemble, nonzero, learn=learn, snaps=mem, last=1, free='act'), 'SnapshotEnsemble.load': entry(SnapshotEnsemble.load, nonzero, folder='snaps', learn=learn, last=1, free='act'),
-                'SnapshotEnsemble.get_preds': entry(ens.get_preds, free='with_input with_decoded with_loss act kwargs', **loaders), 'SnapshotEnsemble.validate': entry(ens.validate, cbs=None, **loaders), 'SnapshotEnsemble.tta': entry(ens.tta, free='kwargs', **loaders),
-                'SnapshotEnsemble.curve': entry(ens.curve, **loaders), 'SnapshotEnsemble.plot': entry(ens.plot, metric=None, free='ax', **loaders), 'SnapshotEnsemble.diversity': entry(ens.diversity, **loaders),
-                'Comparison.plot': entry(comparison.plot, name=None, free='ax'), 'Plan.summary': entry(plan.summary, batch_seconds=None), 'Recorder.plot_sched': entry(learn.recorder.plot_sched, keys=None, figsize=None)}
+        return {'SnapshotEnsemble': entry(SnapshotEnsemble, nonzero, learn=learn, snaps=mem, last=1, free='act'),
+                'SnapshotEnsemble.load': entry(SnapshotEnsemble.load, nonzero, folder='snaps', learn=learn,
+                                               last=1, free='act'),
+                'SnapshotEnsemble.get_preds': entry(ens.get_preds, free='with_input with_decoded with_loss act kwargs',
+                                                    **loaders),
+                                                    'SnapshotEnsemble.validate': entry(ens.validate, cbs=None, **loaders),
+                                                    'SnapshotEnsemble.tta': entry(ens.tta, free='kwargs', **loaders),
+                'SnapshotEnsemble.curve': entry(ens.curve, **loaders),
+                'SnapshotEnsemble.plot': entry(ens.plot, metric=None, free='ax', **loaders),
+                'SnapshotEnsemble.diversity': entry(ens.diversity, **loaders),
+                'Comparison.plot': entry(comparison.plot, name=None, free='ax'),
+                'Plan.summary': entry(plan.summary, batch_seconds=None),
+                'Recorder.plot_sched': entry(learn.recorder.plot_sched, keys=None, figsize=None)}
 
     # %% nbs/checks/arguments.ipynb #dab368b2
     with in_folder() as folder:
@@ -1038,10 +1378,12 @@ def test_ensembles_plots_and_plans():
         with warnings.catch_warnings():
             warnings.simplefilter('ignore')
             table = ensemble_table(learn)
-        throw({name: o for name,o in table.items() if name not in ('SnapshotEnsemble.tta', 'SnapshotEnsemble.plot')}, learn, folder)
+        throw({name: o for name,o in table.items() if name not in ('SnapshotEnsemble.tta', 'SnapshotEnsemble.plot')},
+              learn, folder)
 
     # %% nbs/checks/arguments.ipynb #a47f9225
-    test_fail(lambda: table['SnapshotEnsemble.validate'][0](cbs=[None]), contains='cbs: None is not a callback', exc=TypeError)
+    test_fail(lambda: table['SnapshotEnsemble.validate'][0](cbs=[None]), contains='cbs: None is not a callback',
+              exc=TypeError)
     assert not learn.lock.locked()
 
 def test_timm_learner():
@@ -1051,19 +1393,44 @@ def test_timm_learner():
 
     def pool(every=False):
         "Values by a label, made anew each time, as generators are used up."
-        few = {'zero': 0, 'one': 1, 'two': 2, 'minus one': -1, 'seven': 7, 'half': .5, 'minus half': -.5, 'tiny': 1e-300, 'largest': 1.7e308, 'billion': 10**9, 'no float': 10**400, 'nan': nan, 'inf': inf, '-inf': -inf, 'True': True,
-               'np.float32': np.float32(.5), 'np.float64': np.float64(.5), 'np.uint8': np.uint8(3), 'np.bool': np.bool_(True), 'bf16': torch.tensor(.5, dtype=torch.bfloat16), 'with grad': torch.tensor(.5, requires_grad=True), 'int tensor': torch.tensor(3),
-               'complex tensor': torch.tensor(1+2j), 'meta': torch.tensor(.5, device='meta'), '0-d': np.array(.5), 'two floats': np.array([.1, .2]), 'matrix': np.array([[.1, .2]]), 'no numbers': np.array([]), 'tensor of two': torch.tensor([.1, .2]),
-               'list': [.1, .2], 'three': [.1, .2, .3], 'empty': [], 'nested': [[.1, .2]], 'ragged': [[1], [1, 2]], 'tuple': (.95, .85), 'with None': [None], 'with nan': [.1, nan], 'number in text': '1e-3', 'no text': '', 'text': 'abc', 'None': None,
-               'slice': slice(None), 'slice of two': slice(1e-4, 1e-2), 'reversed': slice(1e-2, 1e-4), 'of texts': slice('a', 'b'), 'of lists': slice([1e-4], [1e-2, 1e-3]), 'object': Odd(), 'class': int, 'callback class': Callback, 'callback': Callback(),
-               'no arguments': lambda: 0, 'generator': (i for i in [1]), 'set': {1}, 'dict': {'a': 1}, 'bytes': b'abc', 'complex': 1j, 'Decimal': Decimal('.5'), 'Fraction': Fraction(1, 2), 'path': Path('x'), 'long': 'x'*5000, '../up': '../up', 'NUL': 'a\0b'}
-        more = {'three alone': 3, '1.5': 1.5, '1e300': 1e300, 'float billion': 1e9, '2**63': 2**63, '-10**400': -10**400, '-0.0': -0., 'False': False, 'np.float16': np.float16(.5), 'np.int8': np.int8(3), 'np.int64': np.int64(3),
-                'longdouble': np.longdouble(.5), 'np.nan': np.float64(nan), 'tensor': torch.tensor(.5), 'bool tensor': torch.tensor(True), 'half tensor': torch.tensor(.5).half(), 'uint8 tensor': torch.tensor(3, dtype=torch.uint8),
-                'sparse': torch.tensor([.1, .2]).to_sparse(), 'no tensor': torch.tensor([]), 'tensor of one': torch.tensor([.5]), 'nan tensor': torch.tensor(nan), '0-d int': np.array(3), 'array of one': np.array([.5]), 'array of three': np.array([.1, .2, .3]),
-                'objects': np.array([None, 1], dtype=object), 'texts': np.array(['a']), 'array with nan': np.array([nan, 1.]), 'complex array': np.array([1j]), 'list of one': [.5], 'falling': [.2, .1], 'list in list': [[]], 'no tuple': (),
-                'triple': (.95, .85, .95), 'list of texts': ['a', 'b'], 'ones': [1, 1], 'below zero': [0, -1], 'bools': [True, False], 'L': L(.5), 'with step': slice(1e-4, 1e-2, 2), 'to': slice(1e-2), 'from': slice(1e-2, None), 'slice with nan': slice(nan, 1.),
-                'from zero': slice(0, 1e-2), 'from below': slice(-1, 1e-2), 'to inf': slice(1e-3, inf), 'one argument': lambda x: x, 'range': range(3), 'no dict': {}, 'a/b': 'a/b', 'unicode': 'é☃', '..': '..', 'dot': '.', 'tilde': '~', 'series': pd.Series([.1, .2]),
-                'table': pd.DataFrame({'a': [1]}), 'date': np.datetime64('2020-01-01'), 'Ellipsis': ..., 'module': np, 'type': type, 'layer': nn.Linear(1, 1), 'frozenset': frozenset([1]), 'surrogate': '\ud800', 'device': torch.device('cpu'),
+        few = {'zero': 0, 'one': 1, 'two': 2, 'minus one': -1, 'seven': 7, 'half': .5, 'minus half': -.5, 'tiny': 1e-300,
+               'largest': 1.7e308, 'billion': 10**9, 'no float': 10**400, 'nan': nan, 'inf': inf,
+               '-inf': -inf, 'True': True,
+               'np.float32': np.float32(.5), 'np.float64': np.float64(.5), 'np.uint8': np.uint8(3),
+               'np.bool': np.bool_(True), 'bf16': torch.tensor(.5, dtype=torch.bfloat16),
+               'with grad': torch.tensor(.5, requires_grad=True), 'int tensor': torch.tensor(3),
+               'complex tensor': torch.tensor(1+2j), 'meta': torch.tensor(.5, device='meta'), '0-d': np.array(.5),
+               'two floats': np.array([.1, .2]), 'matrix': np.array([[.1, .2]]), 'no numbers': np.array([]),
+               'tensor of two': torch.tensor([.1, .2]),
+               'list': [.1, .2], 'three': [.1, .2, .3], 'empty': [], 'nested': [[.1, .2]], 'ragged': [[1], [1, 2]],
+               'tuple': (.95, .85), 'with None': [None], 'with nan': [.1, nan], 'number in text': '1e-3', 'no text': '',
+               'text': 'abc', 'None': None,
+               'slice': slice(None), 'slice of two': slice(1e-4, 1e-2), 'reversed': slice(1e-2, 1e-4),
+               'of texts': slice('a', 'b'), 'of lists': slice([1e-4], [1e-2, 1e-3]), 'object': Odd(), 'class': int,
+               'callback class': Callback, 'callback': Callback(),
+               'no arguments': lambda: 0, 'generator': (i for i in [1]), 'set': {1}, 'dict': {'a': 1}, 'bytes': b'abc',
+               'complex': 1j, 'Decimal': Decimal('.5'), 'Fraction': Fraction(1, 2), 'path': Path('x'), 'long': 'x'*5000,
+               '../up': '../up', 'NUL': 'a\0b'}
+        more = {'three alone': 3, '1.5': 1.5, '1e300': 1e300, 'float billion': 1e9, '2**63': 2**63, '-10**400': -10**400,
+                '-0.0': -0., 'False': False, 'np.float16': np.float16(.5), 'np.int8': np.int8(3), 'np.int64': np.int64(3),
+                'longdouble': np.longdouble(.5), 'np.nan': np.float64(nan), 'tensor': torch.tensor(.5),
+                'bool tensor': torch.tensor(True), 'half tensor': torch.tensor(.5).half(),
+                'uint8 tensor': torch.tensor(3, dtype=torch.uint8),
+                'sparse': torch.tensor([.1, .2]).to_sparse(), 'no tensor': torch.tensor([]),
+                'tensor of one': torch.tensor([.5]), 'nan tensor': torch.tensor(nan), '0-d int': np.array(3),
+                'array of one': np.array([.5]), 'array of three': np.array([.1, .2, .3]),
+                'objects': np.array([None, 1], dtype=object), 'texts': np.array(['a']),
+                'array with nan': np.array([nan, 1.]), 'complex array': np.array([1j]), 'list of one': [.5],
+                'falling': [.2, .1], 'list in list': [[]], 'no tuple': (),
+                'triple': (.95, .85, .95), 'list of texts': ['a', 'b'], 'ones': [1, 1], 'below zero': [0, -1],
+                'bools': [True, False], 'L': L(.5), 'with step': slice(1e-4, 1e-2, 2), 'to': slice(1e-2),
+                'from': slice(1e-2, None), 'slice with nan': slice(nan, 1.),
+                'from zero': slice(0, 1e-2), 'from below': slice(-1, 1e-2), 'to inf': slice(1e-3, inf),
+                'one argument': lambda x: x, 'range': range(3), 'no dict': {}, 'a/b': 'a/b', 'unicode': 'é☃', '..': '..',
+                'dot': '.', 'tilde': '~', 'series': pd.Series([.1, .2]),
+                'table': pd.DataFrame({'a': [1]}), 'date': np.datetime64('2020-01-01'), 'Ellipsis': ..., 'module': np,
+                'type': type, 'layer': nn.Linear(1, 1), 'frozenset': frozenset([1]), 'surrogate': '\ud800',
+                'device': torch.device('cpu'),
                 'exception': KeyboardInterrupt, 'learner class': Learner, 'long list': [.1]*5000}
         return few | more if every else few
 
@@ -1087,12 +1454,17 @@ def test_timm_learner():
     def state_of(learn, folder=None):
         "All that an error must leave alone."
         files = sorted(map(str, Path(folder).rglob('*'))) if folder else []
-        rng = [random.getstate(), np.random.get_state()[1].tobytes(), np.random.get_state()[2], torch.get_rng_state().tolist()]
+        rng = [random.getstate(), np.random.get_state()[1].tobytes(), np.random.get_state()[2],
+               torch.get_rng_state().tolist()]
         if learn is None: return [files, rng, plt.get_fignums()]
         opt = learn.opt
-        model = [[o.tolist(), o.requires_grad, o.grad is None, str(o.dtype)] for o in (*learn.model.parameters(), *learn.model.buffers())] + [m.training for m in learn.model.modules()]
-        opt = [id(opt)] + ([] if opt is None else [[dict(h) for h in opt.hypers], opt.frozen_idx, [len(opt.state[p]) for ps in opt.param_lists for p in ps]])
-        return [files, rng, plt.get_fignums(), model, opt, [id(cb) for cb in learn.cbs], id(learn.dls), [id(dl) for dl in learn.dls.loaders], sorted(vars(learn)), id(learn.splitter), [id(m) for m in learn._metrics], learn.lock.locked()]
+        model = [[o.tolist(), o.requires_grad, o.grad is None, str(o.dtype)]
+                 for o in (*learn.model.parameters(), *learn.model.buffers())] + [m.training for m in learn.model.modules()]
+        opt = [id(opt)] + ([] if opt is None else [[dict(h) for h in opt.hypers], opt.frozen_idx,
+                                                   [len(opt.state[p]) for ps in opt.param_lists for p in ps]])
+        return [files, rng, plt.get_fignums(), model, opt, [id(cb) for cb in learn.cbs], id(learn.dls),
+                [id(dl) for dl in learn.dls.loaders], sorted(vars(learn)), id(learn.splitter),
+                [id(m) for m in learn._metrics], learn.lock.locked()]
 
     def entry(f, check=None, given=None, free='', flags='', also=None, **valid):
         """A function and good values for its arguments. `check` raises for a result that breaks a promise. `given`: whose signature counts.
@@ -1122,8 +1494,10 @@ def test_timm_learner():
                     plt.close('all')
                     if any(issubclass(w.category, RuntimeWarning) for w in said): fault(f'warns: {said[0].message}')
                 except (ValueError, TypeError) as e:
-                    if not any(re.search(rf'\b{o}\b', str(e)) for o in [arg, *also.get(arg, '').split()]): fault(f'names no argument: {e!r:.200}')
-                    if len(str(e)) > 700 and not str(e).startswith('Exception occured in'): fault(f'has {len(str(e))} characters in its error')
+                    if not any(re.search(rf'\b{o}\b', str(e)) for o in [arg, *also.get(arg, '').split()]):
+                        fault(f'names no argument: {e!r:.200}')
+                    if len(str(e)) > 700 and not str(e).startswith('Exception occured in'):
+                        fault(f'has {len(str(e))} characters in its error')
                     if state_of(learn, folder) != before: fault(f'has left a trace: {e}')
                 except (Exception, Hang) as e: fault(f'raises {e!r:.200}')
         return found,n
@@ -1138,9 +1512,11 @@ def test_timm_learner():
     # %% nbs/checks/arguments.ipynb #5f0cc8ea
     def timm_table(dls):
         valid = dict(dls=dls, arch='test_resnet', n_groups=3, n_out=3, n_in=3, img_size=32, train_bn=True, cbs=None)
-        heads = 'metrics pretrained normalize custom_head init lin_ftrs ps first_bn bn_final lin_first y_range splitter loss_func opt_func lr path model_dir wd wd_bn_bias moms kwargs'        # fastai's and timm's
+        # fastai's and timm's
+        heads = 'metrics pretrained normalize custom_head init lin_ftrs ps first_bn bn_final lin_first y_range splitter loss_func opt_func lr path model_dir wd wd_bn_bias moms kwargs'
         def made(**kwargs):
-            with torch.random.fork_rng(): return timm_learner(pretrained=False, loss_func=CrossEntropyLossFlat(), **kwargs)         # a model that is made draws random weights
+            # a model that is made draws random weights
+            with torch.random.fork_rng(): return timm_learner(pretrained=False, loss_func=CrossEntropyLossFlat(), **kwargs)
         return {'timm_learner': entry(made, given=timm_learner, free=heads, **valid)}
 
     # %% nbs/checks/arguments.ipynb #bd21069e
@@ -1154,8 +1530,10 @@ def test_timm_learner():
         return real(*args, **kwargs)
     timm.create_model = create_model
     try:
-        for bad in (dict(n_groups=1), dict(n_groups='4'), dict(cbs=[None]), dict(custom_head=nn.Linear), dict(n_out=0), dict(train_bn='no'), dict(img_size=(32,)), dict(arch='resnet_18'), dict(drop_paths=1)):
-            test_fail(lambda: timm_learner(learn.dls, **(dict(arch='test_resnet', n_out=3) | bad)), contains=first(bad), exc=(ValueError,TypeError))
+        for bad in (dict(n_groups=1), dict(n_groups='4'), dict(cbs=[None]), dict(custom_head=nn.Linear), dict(n_out=0),
+                    dict(train_bn='no'), dict(img_size=(32,)), dict(arch='resnet_18'), dict(drop_paths=1)):
+            test_fail(lambda: timm_learner(learn.dls, **(dict(arch='test_resnet', n_out=3) | bad)), contains=first(bad),
+                      exc=(ValueError,TypeError))
     finally: timm.create_model = real
     assert True not in made
 
@@ -1181,53 +1559,82 @@ def test_everything_public():
         ends,values = s.cycle_ends(n),s.at(np.arange(n), n)
         assert ends.dtype.kind=='i' and ends[0] >= 1 and ends[-1]==n and (np.diff(ends) >= 1).all(), ends
         assert values.dtype==np.float64 and len(values)==n and np.isfinite(values).all()
-        low,high = np.minimum(s.lr_min, s.lr_max),np.maximum(s.lr_min, s.lr_max)*max(1, getattr(s, 'cycle_decay', 1)**(len(ends)-1))
+        low,high = np.minimum(s.lr_min, s.lr_max),np.maximum(s.lr_min, s.lr_max)*max(1,
+            getattr(s, 'cycle_decay', 1)**(len(ends)-1))
         slack = 1e-9*np.maximum(abs(low), abs(high))
         assert (values >= low-slack).all() and (values <= high+slack).all()
         assert s==s and hash(s)==hash(s) and s.at(0, n) is not None and repr(s)
 
     # %% nbs/checks/arguments.ipynb #31430bfd
     def schedule_table():
-        cos,groups,joined = CosineRestarts(3, 1e-2),CosineRestarts(2, [.1, .2], warmup=.1),join([Flat(1e-2), CosineRestarts(3, 1e-2)], [1, 2])
+        cos,groups,joined = CosineRestarts(3, 1e-2),CosineRestarts(2, [.1, .2],
+                                                                   warmup=.1),join([Flat(1e-2), CosineRestarts(3, 1e-2)],
+            [1, 2])
         def is_rates(r): assert np.isfinite(r).all() and isinstance(r, (float,tuple))
         def is_int(r): assert type(r) is int and r >= 1
         def is_float(r): assert type(r) is float and math.isfinite(r)
-        res = {'as_rates': entry(lambda x: args.as_rates(x, 'x'), is_rates, x=.1), 'number': entry(lambda x: args.as_float(x, 'x'), is_float, x=.1), 'whole': entry(lambda n: args.as_int(n, 'n'), is_int, n=3),
-               'bounds': entry(args.as_rate_bounds, lr_min=.1, lr_max=.2), 'Flat': entry(Flat, keeps_promises, lr=.1), 'CosineRestarts': entry(CosineRestarts, keeps_promises, n_cycles=2, lr_max=.1, lr_min=0., cycle_mult=2., cycle_decay=1., warmup=0.),
-               'Triangular': entry(Triangular, keeps_promises, n_cycles=2, lr_max=.2, lr_min=.1, mode='exp_range', gamma=.99, up_frac=.5, also=dict(n_cycles='n_steps')), 'SlantedTriangular': entry(SlantedTriangular, keeps_promises, lr_max=.2, cut_frac=.1, ratio=32),
-               'OneCycle': entry(OneCycle, keeps_promises, lr_max=.2, div=25., div_final=1e5, pct_start=.25), 'Mirrored': entry(schedules.Mirrored, keeps_promises, schedule=cos, at_min=.95, at_max=.85),
-               'join': entry(join, keeps_promises, schedules=[Flat(1e-2), Flat([1e-2, 1e-3])], lengths=[1, 2]), 'Joined': entry(schedules.Joined, keeps_promises, schedules=(cos, cos), lengths=(3, 3)),
-               'Schedule.mirrored': entry(cos.mirrored, keeps_promises, at_min=.95, at_max=.85), 'Scheduled': entry(lambda lr: Scheduled(lr=lr), lr=cos)}
-        for s in (Flat(.1), groups, Triangular(3, .1, .01), SlantedTriangular(.1), OneCycle(.1), cos.mirrored(.9, .8), joined):
-            res |= {f'{type(s).__name__}.at': entry(s.at, lambda r: test_eq(np.isfinite(r).all(), True), step=3, n_steps=60), f'{type(s).__name__}.cycle_ends': entry(s.cycle_ends, n_steps=60)}
+        res = {'as_rates': entry(lambda x: args.as_rates(x, 'x'), is_rates, x=.1),
+               'number': entry(lambda x: args.as_float(x, 'x'), is_float, x=.1),
+               'whole': entry(lambda n: args.as_int(n, 'n'), is_int, n=3),
+               'bounds': entry(args.as_rate_bounds, lr_min=.1, lr_max=.2), 'Flat': entry(Flat, keeps_promises, lr=.1),
+               'CosineRestarts': entry(CosineRestarts, keeps_promises, n_cycles=2, lr_max=.1, lr_min=0., cycle_mult=2.,
+                                       cycle_decay=1., warmup=0.),
+               'Triangular': entry(Triangular, keeps_promises, n_cycles=2, lr_max=.2, lr_min=.1, mode='exp_range',
+                                   gamma=.99, up_frac=.5, also=dict(n_cycles='n_steps')),
+                                   'SlantedTriangular': entry(SlantedTriangular, keeps_promises, lr_max=.2,
+                                                              cut_frac=.1, ratio=32),
+               'OneCycle': entry(OneCycle, keeps_promises, lr_max=.2, div=25., div_final=1e5, pct_start=.25),
+               'Mirrored': entry(schedules.Mirrored, keeps_promises, schedule=cos, at_min=.95, at_max=.85),
+               'join': entry(join, keeps_promises, schedules=[Flat(1e-2), Flat([1e-2, 1e-3])], lengths=[1, 2]),
+               'Joined': entry(schedules.Joined, keeps_promises, schedules=(cos, cos), lengths=(3, 3)),
+               'Schedule.mirrored': entry(cos.mirrored, keeps_promises, at_min=.95, at_max=.85),
+               'Scheduled': entry(lambda lr: Scheduled(lr=lr), lr=cos)}
+        for s in (Flat(.1), groups, Triangular(3, .1, .01), SlantedTriangular(.1), OneCycle(.1),
+                  cos.mirrored(.9, .8), joined):
+            res |= {f'{type(s).__name__}.at': entry(s.at, lambda r: test_eq(np.isfinite(r).all(), True), step=3,
+                                                    n_steps=60),
+                                                    f'{type(s).__name__}.cycle_ends': entry(s.cycle_ends, n_steps=60)}
         return res | {'Schedule.plot': entry(cos.plot, n_steps=60, free='ax label')}
 
     # %% nbs/checks/arguments.ipynb #0655e611
     def curve_table():
-        lrs,losses = np.geomspace(1e-7, 10, 60),np.r_[np.full(20, 2.), np.linspace(2, .5, 25), np.linspace(.5, 9, 15)] + np.random.RandomState(0).normal(size=60)*.01
+        lrs,losses = np.geomspace(1e-7, 10, 60),np.r_[np.full(20, 2.), np.linspace(2, .5, 25),
+                                                      np.linspace(.5, 9, 15)] + np.random.RandomState(0).normal(size=60)*.01
         curve = SweepCurve(lrs, losses)
         def within(r): assert np.isnan(r) or lrs[0] <= r <= lrs[-1], r
         def readable(c):
             assert curves.diagnose(c) in curves.reasons and np.isfinite(c.error) and np.isfinite(c.start) and len(curves.refined_span(c))==2
-            for f in (lowest, halfway, by_drop): test_eq(np.isnan(f(c)) or c.lrs.min()*(1-1e-9) <= f(c) <= c.lrs.max()*(1+1e-9), True)
+            for f in (lowest, halfway, by_drop):
+                test_eq(np.isnan(f(c)) or c.lrs.min()*(1-1e-9) <= f(c) <= c.lrs.max()*(1+1e-9), True)
         reads = {f.__name__: entry(f, curve=curve) for f in (lowest, halfway, curves.diagnose, curves.refined_span)}
-        return reads | {'SweepCurve': entry(SweepCurve, readable, lrs=lrs, losses=losses, smooth_losses=losses, num_it=60, sweep='exp', free='stop_div bad_batch', also=dict(lrs='losses')),
-                        'SweepCurve.smooth': entry(curve.smooth, lambda r: test_eq(np.isfinite(r).all(), True), sigma=2.), 'SweepCurve.loss_at': entry(curve.loss_at, lambda r: test_eq(math.isfinite(r), True), lr=1e-3),
-                        'by_drop': entry(by_drop, within, curve=curve, share=.9), 'valley': entry(valley, lambda r: within(r[0]), lrs=lrs, losses=losses, free='num_it'),
+        return reads | {'SweepCurve': entry(SweepCurve, readable, lrs=lrs, losses=losses, smooth_losses=losses, num_it=60,
+                                            sweep='exp', free='stop_div bad_batch', also=dict(lrs='losses')),
+                        'SweepCurve.smooth': entry(curve.smooth, lambda r: test_eq(np.isfinite(r).all(), True), sigma=2.),
+                        'SweepCurve.loss_at': entry(curve.loss_at, lambda r: test_eq(math.isfinite(r), True), lr=1e-3),
+                        'by_drop': entry(by_drop, within, curve=curve, share=.9),
+                        'valley': entry(valley, lambda r: within(r[0]), lrs=lrs, losses=losses, free='num_it'),
                         'gaussian_smooth': entry(curves.gaussian_smooth, values=losses, sigma=2.)}
 
     # %% nbs/checks/arguments.ipynb #258659be
     def callback_table():
-        return {'Snapshots': entry(Snapshots, folder='s', every=1, keep=2, best=False), 'Resume': entry(Resume, name='r', every=1, keep_last=1, restart=False), 'folder_of': entry(lambda name: storage.folder_of(name, 'name'), name='x'),
-                'GradualUnfreezing': entry(GradualUnfreezing, every=1, start=1, at_once=False), 'UntilOverfit': entry(UntilOverfit, patience=1), 'NormFreeze': entry(lambda: NormFreeze())}
+        return {'Snapshots': entry(Snapshots, folder='s', every=1, keep=2, best=False),
+                'Resume': entry(Resume, name='r', every=1, keep_last=1, restart=False),
+                'folder_of': entry(lambda name: storage.folder_of(name, 'name'), name='x'),
+                'GradualUnfreezing': entry(GradualUnfreezing, every=1, start=1, at_once=False),
+                'UntilOverfit': entry(UntilOverfit, patience=1), 'NormFreeze': entry(lambda: NormFreeze())}
 
     # %% nbs/checks/arguments.ipynb #dadf4f78
     def group_table(learn):
         big = nn.Sequential(nn.Sequential(*(nn.Linear(4, 4) for _ in range(6))), nn.Linear(4, 2))
         def all_there(groups): test_eq(sum(map(len, groups)), 14)
         def rates(r): assert np.isfinite(r).all() and (r >= 0).all()
-        return {'timm_split': entry(timm_split, all_there, model=big, n_groups=3, by='depth', coarse=False, matcher=None, head=None, also=dict(matcher='n_groups')), 'discriminative_lrs': entry(discriminative_lrs, rates, n_groups=3, lr_max=.1, div=2.6),
-                'Learner.regroup': entry(lambda **kwargs: learn().regroup(**kwargs), given=Learner.regroup, n_groups=2, by='depth', coarse=False, matcher=None, also=dict(matcher='n_groups')), 'Learner.freeze_to': entry(lambda **kwargs: learn().freeze_to(**kwargs), given=Learner.freeze_to, n=1)}
+        return {'timm_split': entry(timm_split, all_there, model=big, n_groups=3, by='depth', coarse=False, matcher=None,
+                                    head=None, also=dict(matcher='n_groups')),
+                                    'discriminative_lrs': entry(discriminative_lrs, rates, n_groups=3, lr_max=.1, div=2.6),
+                'Learner.regroup': entry(lambda **kwargs: learn().regroup(**kwargs), given=Learner.regroup, n_groups=2,
+                                         by='depth', coarse=False, matcher=None, also=dict(matcher='n_groups')),
+                                         'Learner.freeze_to': entry(lambda **kwargs: learn().freeze_to(**kwargs),
+                                                                    given=Learner.freeze_to, n=1)}
 
     # %% nbs/checks/arguments.ipynb #57f9b4db
     def fit_table(learn, begun):
@@ -1235,7 +1642,8 @@ def test_everything_public():
         def check(_):
             assert begun
             for cb in begun:
-                for k,values in cb.values.items(): assert np.isfinite(values).all() and (values >= 0).all() and len(values)==cb.n_steps and (values.ndim==1 or values.shape[1]==len(learn().opt.param_lists)), k
+                for k,values in cb.values.items():
+                    assert np.isfinite(values).all() and (values >= 0).all() and len(values)==cb.n_steps and (values.ndim==1 or values.shape[1]==len(learn().opt.param_lists)), k
                 assert max(cb.ends)==cb.n_steps and min(cb.ends) >= 1
                 assert all(type(h['wd']) is float and h['wd'] >= 0 for h in learn().opt.hypers)
         def method(name):
@@ -1244,19 +1652,31 @@ def test_everything_public():
                 begun.clear()
                 getattr(learn(), name)(**kwargs)
             return call
-        common,flags,also = dict(cbs=None, reset_opt=False, wd=None, start_epoch=0, moms=None),'reset_opt',dict(cycle_mult='cycle_len', warmup='cycle_len')
-        makes = dict(fit_sgdr=dict(n_cycles=2, cycle_len=1, lr_max=1e-2, cycle_mult=2, lr_min=0., cycle_decay=1., warmup=0.), fit_triangular=dict(n_cycles=2, cycle_len=1, lr_max=1e-2, lr_min=None, mode='triangular', gamma=.99, up_frac=.5),
-                     fit_stlr=dict(n_epoch=2, lr_max=1e-2, cut_frac=.1, ratio=32), fine_tune_discriminative=dict(epochs=2, base_lr=1e-2, freeze_epochs=1, div=2.6, unfreeze='gradual', schedule='one_cycle', n_groups=None, precompute=False, train_bn=True))
-        return {f'Learner.{name}': entry(method(name), check, given=getattr(Learner, name), flags=flags, also=also, **valid, **common) for name,valid in makes.items()}
+        common,flags,also = dict(cbs=None, reset_opt=False, wd=None, start_epoch=0,
+                                 moms=None),'reset_opt',dict(cycle_mult='cycle_len', warmup='cycle_len')
+        makes = dict(fit_sgdr=dict(n_cycles=2, cycle_len=1, lr_max=1e-2, cycle_mult=2, lr_min=0., cycle_decay=1.,
+                                   warmup=0.), fit_triangular=dict(n_cycles=2, cycle_len=1, lr_max=1e-2, lr_min=None,
+                                                                   mode='triangular', gamma=.99, up_frac=.5),
+                     fit_stlr=dict(n_epoch=2, lr_max=1e-2, cut_frac=.1, ratio=32),
+                     fine_tune_discriminative=dict(epochs=2, base_lr=1e-2, freeze_epochs=1, div=2.6, unfreeze='gradual',
+                                                   schedule='one_cycle', n_groups=None, precompute=False, train_bn=True))
+        return {f'Learner.{name}': entry(method(name), check, given=getattr(Learner, name), flags=flags, also=also, **valid,
+                                         **common) for name,valid in makes.items()}
 
     # %% nbs/checks/arguments.ipynb #37d5940d
     def sweep_table(learn):
         "Sweeps, which `made_up` runs."
         def positive(res): assert res is None or all(np.isnan(float(lr)) or float(lr) > 0 for lr in res)
-        find,groups = dict(start_lr=1e-7, end_lr=10, num_it=30, stop_div=True, show_plot=False, extend=False, device=None),'stop_div show_plot'
-        return {'Learner.lr_find': entry(learn.lr_find, positive, given=Learner.lr_find, flags=groups, suggest_funcs=('lr', 'valley'), sweep='exp', repeats=1, probe=0, **find, also=dict(suggest_funcs='Callback Linear')),
-                'Learner.lr_range_test': entry(learn.lr_range_test, positive, given=Learner.lr_range_test, flags=groups, metric=mse, valid_batches=2, sweep='lin', **{k: v for k,v in find.items() if k!='extend'}),
-                'Learner.lr_find_groups': entry(learn.lr_find_groups, positive, given=Learner.lr_find_groups, flags=groups, **find)}
+        find,groups = dict(start_lr=1e-7, end_lr=10, num_it=30, stop_div=True, show_plot=False, extend=False,
+                           device=None),'stop_div show_plot'
+        return {'Learner.lr_find': entry(learn.lr_find, positive, given=Learner.lr_find, flags=groups,
+                                         suggest_funcs=('lr', 'valley'), sweep='exp', repeats=1, probe=0, **find,
+                                         also=dict(suggest_funcs='Callback Linear')),
+                'Learner.lr_range_test': entry(learn.lr_range_test, positive, given=Learner.lr_range_test, flags=groups,
+                                               metric=mse, valid_batches=2, sweep='lin',
+                                               **{k: v for k,v in find.items() if k!='extend'}),
+                'Learner.lr_find_groups': entry(learn.lr_find_groups, positive, given=Learner.lr_find_groups,
+                                                flags=groups, **find)}
 
     # %% nbs/checks/arguments.ipynb #1f00b7cc
     def around_table(learn):
@@ -1267,9 +1687,16 @@ def test_everything_public():
             state = LearnerState(learn)
             state.reseed(seed)
             state.restore()
-        return {'Learner.precomputed': entry(lambda **kwargs: entered(learn.precomputed(**kwargs)), given=Learner.precomputed, n_aug=0, cache=None, max_memory=1., device=None), 'Learner.preserved': entry(lambda **kwargs: entered(learn.preserved(**kwargs)), given=Learner.preserved, device=None),
-                'Learner.dry_run': entry(lambda: entered(learn.dry_run()), given=Learner.dry_run), 'LearnerState': entry(lambda device: LearnerState(learn, device), device=None), 'LearnerState.reseed': entry(seed_, seed=3), 'LearnerState.restore': entry(LearnerState(learn).restore),
-                'Learner.compare': entry(learn.compare, given=Learner.compare, candidates={'a': noop}, seeds=1, metrics=None, monitor='valid_loss', comp=None, target=None, keep=None, also=dict(metrics='lambda'))}
+        return {'Learner.precomputed': entry(lambda **kwargs: entered(learn.precomputed(**kwargs)),
+                                             given=Learner.precomputed, n_aug=0, cache=None, max_memory=1., device=None),
+                                             'Learner.preserved': entry(lambda **kwargs: entered(learn.preserved(**kwargs)),
+                                                                        given=Learner.preserved, device=None),
+                'Learner.dry_run': entry(lambda: entered(learn.dry_run()), given=Learner.dry_run),
+                'LearnerState': entry(lambda device: LearnerState(learn, device), device=None),
+                'LearnerState.reseed': entry(seed_, seed=3), 'LearnerState.restore': entry(LearnerState(learn).restore),
+                'Learner.compare': entry(learn.compare, given=Learner.compare, candidates={'a': noop}, seeds=1,
+                                         metrics=None, monitor='valid_loss', comp=None, target=None, keep=None,
+                                         also=dict(metrics='lambda'))}
 
     # %% nbs/checks/arguments.ipynb #bd6da9a2
     def ensemble_table(learn):
@@ -1281,29 +1708,45 @@ def test_everything_public():
         with learn.dry_run() as plan: learn.fit_sgdr(2, 1, 1e-2)
         comparison = learn.compare({'a': lambda l: l.fit(1, 1e-2)}, seeds=1)
         learn.fit_sgdr(1, 1, 1e-2)
-        return {'SnapshotEnsemble': entry(SnapshotEnsemble, nonzero, learn=learn, snaps=mem, last=1, free='act'), 'SnapshotEnsemble.load': entry(SnapshotEnsemble.load, nonzero, folder='snaps', learn=learn, last=1, free='act'),
-                'SnapshotEnsemble.get_preds': entry(ens.get_preds, free='with_input with_decoded with_loss act kwargs', **loaders), 'SnapshotEnsemble.validate': entry(ens.validate, cbs=None, **loaders), 'SnapshotEnsemble.tta': entry(ens.tta, free='kwargs', **loaders),
-                'SnapshotEnsemble.curve': entry(ens.curve, **loaders), 'SnapshotEnsemble.plot': entry(ens.plot, metric=None, free='ax', **loaders), 'SnapshotEnsemble.diversity': entry(ens.diversity, **loaders),
-                'Comparison.plot': entry(comparison.plot, name=None, free='ax'), 'Plan.summary': entry(plan.summary, batch_seconds=None), 'Recorder.plot_sched': entry(learn.recorder.plot_sched, keys=None, figsize=None)}
+        return {'SnapshotEnsemble': entry(SnapshotEnsemble, nonzero, learn=learn, snaps=mem, last=1, free='act'),
+                'SnapshotEnsemble.load': entry(SnapshotEnsemble.load, nonzero, folder='snaps', learn=learn,
+                                               last=1, free='act'),
+                'SnapshotEnsemble.get_preds': entry(ens.get_preds, free='with_input with_decoded with_loss act kwargs',
+                                                    **loaders),
+                                                    'SnapshotEnsemble.validate': entry(ens.validate, cbs=None, **loaders),
+                                                    'SnapshotEnsemble.tta': entry(ens.tta, free='kwargs', **loaders),
+                'SnapshotEnsemble.curve': entry(ens.curve, **loaders),
+                'SnapshotEnsemble.plot': entry(ens.plot, metric=None, free='ax', **loaders),
+                'SnapshotEnsemble.diversity': entry(ens.diversity, **loaders),
+                'Comparison.plot': entry(comparison.plot, name=None, free='ax'),
+                'Plan.summary': entry(plan.summary, batch_seconds=None),
+                'Recorder.plot_sched': entry(learn.recorder.plot_sched, keys=None, figsize=None)}
 
     # %% nbs/checks/arguments.ipynb #5f0cc8ea
     def timm_table(dls):
         valid = dict(dls=dls, arch='test_resnet', n_groups=3, n_out=3, n_in=3, img_size=32, train_bn=True, cbs=None)
-        heads = 'metrics pretrained normalize custom_head init lin_ftrs ps first_bn bn_final lin_first y_range splitter loss_func opt_func lr path model_dir wd wd_bn_bias moms kwargs'        # fastai's and timm's
+        # fastai's and timm's
+        heads = 'metrics pretrained normalize custom_head init lin_ftrs ps first_bn bn_final lin_first y_range splitter loss_func opt_func lr path model_dir wd wd_bn_bias moms kwargs'
         def made(**kwargs):
-            with torch.random.fork_rng(): return timm_learner(pretrained=False, loss_func=CrossEntropyLossFlat(), **kwargs)         # a model that is made draws random weights
+            # a model that is made draws random weights
+            with torch.random.fork_rng(): return timm_learner(pretrained=False, loss_func=CrossEntropyLossFlat(), **kwargs)
         return {'timm_learner': entry(made, given=timm_learner, free=heads, **valid)}
 
     # %% nbs/checks/arguments.ipynb #559f59e9
     with in_folder(), warnings.catch_warnings():
         warnings.simplefilter('ignore')
         learn = learner('vision')
-        tables = schedule_table(), curve_table(), callback_table(), group_table(lambda: learn), fit_table(lambda: learn, []), sweep_table(learn), around_table(learn), ensemble_table(learn), timm_table(learn.dls)
+        tables = schedule_table(), curve_table(), callback_table(), group_table(lambda: learn), fit_table(lambda: learn,
+            []), sweep_table(learn), around_table(learn), ensemble_table(learn), timm_table(learn.dls)
     entered = {name for table in tables for name in table}
-    def public(cls): return {f'{cls.__name__}.{name}' for name,f in vars(cls).items() if not name.startswith('_') and callable(f) and getattr(inspect.unwrap(f), '__module__', '').startswith('fastai_lrx')}
+    def public(cls):
+        return {f'{cls.__name__}.{name}' for name,f in vars(cls).items() if not name.startswith('_') and callable(f)
+                and getattr(inspect.unwrap(f), '__module__', '').startswith('fastai_lrx')}
     exported_names = {name for name in exported.__all__ if name != 'Schedule'}
     methods = public(Learner) | public(SnapshotEnsemble) | public(SweepCurve) | public(LearnerState) | {'SnapshotEnsemble.load', 'Schedule.mirrored', 'Schedule.plot', 'Recorder.plot_sched'}
-    fastais = {'Learner.layer_groups', 'SnapshotEnsemble.predict', 'SnapshotEnsemble.show_results', 'SnapshotEnsemble.each', 'SnapshotEnsemble.loader', 'SnapshotEnsemble.means', 'SnapshotEnsemble.check'}       # no arguments of their own, or used within only
+    # no arguments of their own, or used within only
+    fastais = {'Learner.layer_groups', 'SnapshotEnsemble.predict', 'SnapshotEnsemble.show_results', 'SnapshotEnsemble.each',
+               'SnapshotEnsemble.loader', 'SnapshotEnsemble.means', 'SnapshotEnsemble.check'}
     test_eq((exported_names | methods) - entered - fastais, set())
 
 @pytest.mark.slow
@@ -1314,19 +1757,44 @@ def test_everything_with_many_more_values_slow():
 
     def pool(every=False):
         "Values by a label, made anew each time, as generators are used up."
-        few = {'zero': 0, 'one': 1, 'two': 2, 'minus one': -1, 'seven': 7, 'half': .5, 'minus half': -.5, 'tiny': 1e-300, 'largest': 1.7e308, 'billion': 10**9, 'no float': 10**400, 'nan': nan, 'inf': inf, '-inf': -inf, 'True': True,
-               'np.float32': np.float32(.5), 'np.float64': np.float64(.5), 'np.uint8': np.uint8(3), 'np.bool': np.bool_(True), 'bf16': torch.tensor(.5, dtype=torch.bfloat16), 'with grad': torch.tensor(.5, requires_grad=True), 'int tensor': torch.tensor(3),
-               'complex tensor': torch.tensor(1+2j), 'meta': torch.tensor(.5, device='meta'), '0-d': np.array(.5), 'two floats': np.array([.1, .2]), 'matrix': np.array([[.1, .2]]), 'no numbers': np.array([]), 'tensor of two': torch.tensor([.1, .2]),
-               'list': [.1, .2], 'three': [.1, .2, .3], 'empty': [], 'nested': [[.1, .2]], 'ragged': [[1], [1, 2]], 'tuple': (.95, .85), 'with None': [None], 'with nan': [.1, nan], 'number in text': '1e-3', 'no text': '', 'text': 'abc', 'None': None,
-               'slice': slice(None), 'slice of two': slice(1e-4, 1e-2), 'reversed': slice(1e-2, 1e-4), 'of texts': slice('a', 'b'), 'of lists': slice([1e-4], [1e-2, 1e-3]), 'object': Odd(), 'class': int, 'callback class': Callback, 'callback': Callback(),
-               'no arguments': lambda: 0, 'generator': (i for i in [1]), 'set': {1}, 'dict': {'a': 1}, 'bytes': b'abc', 'complex': 1j, 'Decimal': Decimal('.5'), 'Fraction': Fraction(1, 2), 'path': Path('x'), 'long': 'x'*5000, '../up': '../up', 'NUL': 'a\0b'}
-        more = {'three alone': 3, '1.5': 1.5, '1e300': 1e300, 'float billion': 1e9, '2**63': 2**63, '-10**400': -10**400, '-0.0': -0., 'False': False, 'np.float16': np.float16(.5), 'np.int8': np.int8(3), 'np.int64': np.int64(3),
-                'longdouble': np.longdouble(.5), 'np.nan': np.float64(nan), 'tensor': torch.tensor(.5), 'bool tensor': torch.tensor(True), 'half tensor': torch.tensor(.5).half(), 'uint8 tensor': torch.tensor(3, dtype=torch.uint8),
-                'sparse': torch.tensor([.1, .2]).to_sparse(), 'no tensor': torch.tensor([]), 'tensor of one': torch.tensor([.5]), 'nan tensor': torch.tensor(nan), '0-d int': np.array(3), 'array of one': np.array([.5]), 'array of three': np.array([.1, .2, .3]),
-                'objects': np.array([None, 1], dtype=object), 'texts': np.array(['a']), 'array with nan': np.array([nan, 1.]), 'complex array': np.array([1j]), 'list of one': [.5], 'falling': [.2, .1], 'list in list': [[]], 'no tuple': (),
-                'triple': (.95, .85, .95), 'list of texts': ['a', 'b'], 'ones': [1, 1], 'below zero': [0, -1], 'bools': [True, False], 'L': L(.5), 'with step': slice(1e-4, 1e-2, 2), 'to': slice(1e-2), 'from': slice(1e-2, None), 'slice with nan': slice(nan, 1.),
-                'from zero': slice(0, 1e-2), 'from below': slice(-1, 1e-2), 'to inf': slice(1e-3, inf), 'one argument': lambda x: x, 'range': range(3), 'no dict': {}, 'a/b': 'a/b', 'unicode': 'é☃', '..': '..', 'dot': '.', 'tilde': '~', 'series': pd.Series([.1, .2]),
-                'table': pd.DataFrame({'a': [1]}), 'date': np.datetime64('2020-01-01'), 'Ellipsis': ..., 'module': np, 'type': type, 'layer': nn.Linear(1, 1), 'frozenset': frozenset([1]), 'surrogate': '\ud800', 'device': torch.device('cpu'),
+        few = {'zero': 0, 'one': 1, 'two': 2, 'minus one': -1, 'seven': 7, 'half': .5, 'minus half': -.5, 'tiny': 1e-300,
+               'largest': 1.7e308, 'billion': 10**9, 'no float': 10**400, 'nan': nan, 'inf': inf,
+               '-inf': -inf, 'True': True,
+               'np.float32': np.float32(.5), 'np.float64': np.float64(.5), 'np.uint8': np.uint8(3),
+               'np.bool': np.bool_(True), 'bf16': torch.tensor(.5, dtype=torch.bfloat16),
+               'with grad': torch.tensor(.5, requires_grad=True), 'int tensor': torch.tensor(3),
+               'complex tensor': torch.tensor(1+2j), 'meta': torch.tensor(.5, device='meta'), '0-d': np.array(.5),
+               'two floats': np.array([.1, .2]), 'matrix': np.array([[.1, .2]]), 'no numbers': np.array([]),
+               'tensor of two': torch.tensor([.1, .2]),
+               'list': [.1, .2], 'three': [.1, .2, .3], 'empty': [], 'nested': [[.1, .2]], 'ragged': [[1], [1, 2]],
+               'tuple': (.95, .85), 'with None': [None], 'with nan': [.1, nan], 'number in text': '1e-3', 'no text': '',
+               'text': 'abc', 'None': None,
+               'slice': slice(None), 'slice of two': slice(1e-4, 1e-2), 'reversed': slice(1e-2, 1e-4),
+               'of texts': slice('a', 'b'), 'of lists': slice([1e-4], [1e-2, 1e-3]), 'object': Odd(), 'class': int,
+               'callback class': Callback, 'callback': Callback(),
+               'no arguments': lambda: 0, 'generator': (i for i in [1]), 'set': {1}, 'dict': {'a': 1}, 'bytes': b'abc',
+               'complex': 1j, 'Decimal': Decimal('.5'), 'Fraction': Fraction(1, 2), 'path': Path('x'), 'long': 'x'*5000,
+               '../up': '../up', 'NUL': 'a\0b'}
+        more = {'three alone': 3, '1.5': 1.5, '1e300': 1e300, 'float billion': 1e9, '2**63': 2**63, '-10**400': -10**400,
+                '-0.0': -0., 'False': False, 'np.float16': np.float16(.5), 'np.int8': np.int8(3), 'np.int64': np.int64(3),
+                'longdouble': np.longdouble(.5), 'np.nan': np.float64(nan), 'tensor': torch.tensor(.5),
+                'bool tensor': torch.tensor(True), 'half tensor': torch.tensor(.5).half(),
+                'uint8 tensor': torch.tensor(3, dtype=torch.uint8),
+                'sparse': torch.tensor([.1, .2]).to_sparse(), 'no tensor': torch.tensor([]),
+                'tensor of one': torch.tensor([.5]), 'nan tensor': torch.tensor(nan), '0-d int': np.array(3),
+                'array of one': np.array([.5]), 'array of three': np.array([.1, .2, .3]),
+                'objects': np.array([None, 1], dtype=object), 'texts': np.array(['a']),
+                'array with nan': np.array([nan, 1.]), 'complex array': np.array([1j]), 'list of one': [.5],
+                'falling': [.2, .1], 'list in list': [[]], 'no tuple': (),
+                'triple': (.95, .85, .95), 'list of texts': ['a', 'b'], 'ones': [1, 1], 'below zero': [0, -1],
+                'bools': [True, False], 'L': L(.5), 'with step': slice(1e-4, 1e-2, 2), 'to': slice(1e-2),
+                'from': slice(1e-2, None), 'slice with nan': slice(nan, 1.),
+                'from zero': slice(0, 1e-2), 'from below': slice(-1, 1e-2), 'to inf': slice(1e-3, inf),
+                'one argument': lambda x: x, 'range': range(3), 'no dict': {}, 'a/b': 'a/b', 'unicode': 'é☃', '..': '..',
+                'dot': '.', 'tilde': '~', 'series': pd.Series([.1, .2]),
+                'table': pd.DataFrame({'a': [1]}), 'date': np.datetime64('2020-01-01'), 'Ellipsis': ..., 'module': np,
+                'type': type, 'layer': nn.Linear(1, 1), 'frozenset': frozenset([1]), 'surrogate': '\ud800',
+                'device': torch.device('cpu'),
                 'exception': KeyboardInterrupt, 'learner class': Learner, 'long list': [.1]*5000}
         return few | more if every else few
 
@@ -1350,12 +1818,17 @@ def test_everything_with_many_more_values_slow():
     def state_of(learn, folder=None):
         "All that an error must leave alone."
         files = sorted(map(str, Path(folder).rglob('*'))) if folder else []
-        rng = [random.getstate(), np.random.get_state()[1].tobytes(), np.random.get_state()[2], torch.get_rng_state().tolist()]
+        rng = [random.getstate(), np.random.get_state()[1].tobytes(), np.random.get_state()[2],
+               torch.get_rng_state().tolist()]
         if learn is None: return [files, rng, plt.get_fignums()]
         opt = learn.opt
-        model = [[o.tolist(), o.requires_grad, o.grad is None, str(o.dtype)] for o in (*learn.model.parameters(), *learn.model.buffers())] + [m.training for m in learn.model.modules()]
-        opt = [id(opt)] + ([] if opt is None else [[dict(h) for h in opt.hypers], opt.frozen_idx, [len(opt.state[p]) for ps in opt.param_lists for p in ps]])
-        return [files, rng, plt.get_fignums(), model, opt, [id(cb) for cb in learn.cbs], id(learn.dls), [id(dl) for dl in learn.dls.loaders], sorted(vars(learn)), id(learn.splitter), [id(m) for m in learn._metrics], learn.lock.locked()]
+        model = [[o.tolist(), o.requires_grad, o.grad is None, str(o.dtype)]
+                 for o in (*learn.model.parameters(), *learn.model.buffers())] + [m.training for m in learn.model.modules()]
+        opt = [id(opt)] + ([] if opt is None else [[dict(h) for h in opt.hypers], opt.frozen_idx,
+                                                   [len(opt.state[p]) for ps in opt.param_lists for p in ps]])
+        return [files, rng, plt.get_fignums(), model, opt, [id(cb) for cb in learn.cbs], id(learn.dls),
+                [id(dl) for dl in learn.dls.loaders], sorted(vars(learn)), id(learn.splitter),
+                [id(m) for m in learn._metrics], learn.lock.locked()]
 
     def entry(f, check=None, given=None, free='', flags='', also=None, **valid):
         """A function and good values for its arguments. `check` raises for a result that breaks a promise. `given`: whose signature counts.
@@ -1385,8 +1858,10 @@ def test_everything_with_many_more_values_slow():
                     plt.close('all')
                     if any(issubclass(w.category, RuntimeWarning) for w in said): fault(f'warns: {said[0].message}')
                 except (ValueError, TypeError) as e:
-                    if not any(re.search(rf'\b{o}\b', str(e)) for o in [arg, *also.get(arg, '').split()]): fault(f'names no argument: {e!r:.200}')
-                    if len(str(e)) > 700 and not str(e).startswith('Exception occured in'): fault(f'has {len(str(e))} characters in its error')
+                    if not any(re.search(rf'\b{o}\b', str(e)) for o in [arg, *also.get(arg, '').split()]):
+                        fault(f'names no argument: {e!r:.200}')
+                    if len(str(e)) > 700 and not str(e).startswith('Exception occured in'):
+                        fault(f'has {len(str(e))} characters in its error')
                     if state_of(learn, folder) != before: fault(f'has left a trace: {e}')
                 except (Exception, Hang) as e: fault(f'raises {e!r:.200}')
         return found,n
@@ -1413,53 +1888,82 @@ def test_everything_with_many_more_values_slow():
         ends,values = s.cycle_ends(n),s.at(np.arange(n), n)
         assert ends.dtype.kind=='i' and ends[0] >= 1 and ends[-1]==n and (np.diff(ends) >= 1).all(), ends
         assert values.dtype==np.float64 and len(values)==n and np.isfinite(values).all()
-        low,high = np.minimum(s.lr_min, s.lr_max),np.maximum(s.lr_min, s.lr_max)*max(1, getattr(s, 'cycle_decay', 1)**(len(ends)-1))
+        low,high = np.minimum(s.lr_min, s.lr_max),np.maximum(s.lr_min, s.lr_max)*max(1,
+            getattr(s, 'cycle_decay', 1)**(len(ends)-1))
         slack = 1e-9*np.maximum(abs(low), abs(high))
         assert (values >= low-slack).all() and (values <= high+slack).all()
         assert s==s and hash(s)==hash(s) and s.at(0, n) is not None and repr(s)
 
     # %% nbs/checks/arguments.ipynb #31430bfd
     def schedule_table():
-        cos,groups,joined = CosineRestarts(3, 1e-2),CosineRestarts(2, [.1, .2], warmup=.1),join([Flat(1e-2), CosineRestarts(3, 1e-2)], [1, 2])
+        cos,groups,joined = CosineRestarts(3, 1e-2),CosineRestarts(2, [.1, .2],
+                                                                   warmup=.1),join([Flat(1e-2), CosineRestarts(3, 1e-2)],
+            [1, 2])
         def is_rates(r): assert np.isfinite(r).all() and isinstance(r, (float,tuple))
         def is_int(r): assert type(r) is int and r >= 1
         def is_float(r): assert type(r) is float and math.isfinite(r)
-        res = {'as_rates': entry(lambda x: args.as_rates(x, 'x'), is_rates, x=.1), 'number': entry(lambda x: args.as_float(x, 'x'), is_float, x=.1), 'whole': entry(lambda n: args.as_int(n, 'n'), is_int, n=3),
-               'bounds': entry(args.as_rate_bounds, lr_min=.1, lr_max=.2), 'Flat': entry(Flat, keeps_promises, lr=.1), 'CosineRestarts': entry(CosineRestarts, keeps_promises, n_cycles=2, lr_max=.1, lr_min=0., cycle_mult=2., cycle_decay=1., warmup=0.),
-               'Triangular': entry(Triangular, keeps_promises, n_cycles=2, lr_max=.2, lr_min=.1, mode='exp_range', gamma=.99, up_frac=.5, also=dict(n_cycles='n_steps')), 'SlantedTriangular': entry(SlantedTriangular, keeps_promises, lr_max=.2, cut_frac=.1, ratio=32),
-               'OneCycle': entry(OneCycle, keeps_promises, lr_max=.2, div=25., div_final=1e5, pct_start=.25), 'Mirrored': entry(schedules.Mirrored, keeps_promises, schedule=cos, at_min=.95, at_max=.85),
-               'join': entry(join, keeps_promises, schedules=[Flat(1e-2), Flat([1e-2, 1e-3])], lengths=[1, 2]), 'Joined': entry(schedules.Joined, keeps_promises, schedules=(cos, cos), lengths=(3, 3)),
-               'Schedule.mirrored': entry(cos.mirrored, keeps_promises, at_min=.95, at_max=.85), 'Scheduled': entry(lambda lr: Scheduled(lr=lr), lr=cos)}
-        for s in (Flat(.1), groups, Triangular(3, .1, .01), SlantedTriangular(.1), OneCycle(.1), cos.mirrored(.9, .8), joined):
-            res |= {f'{type(s).__name__}.at': entry(s.at, lambda r: test_eq(np.isfinite(r).all(), True), step=3, n_steps=60), f'{type(s).__name__}.cycle_ends': entry(s.cycle_ends, n_steps=60)}
+        res = {'as_rates': entry(lambda x: args.as_rates(x, 'x'), is_rates, x=.1),
+               'number': entry(lambda x: args.as_float(x, 'x'), is_float, x=.1),
+               'whole': entry(lambda n: args.as_int(n, 'n'), is_int, n=3),
+               'bounds': entry(args.as_rate_bounds, lr_min=.1, lr_max=.2), 'Flat': entry(Flat, keeps_promises, lr=.1),
+               'CosineRestarts': entry(CosineRestarts, keeps_promises, n_cycles=2, lr_max=.1, lr_min=0., cycle_mult=2.,
+                                       cycle_decay=1., warmup=0.),
+               'Triangular': entry(Triangular, keeps_promises, n_cycles=2, lr_max=.2, lr_min=.1, mode='exp_range',
+                                   gamma=.99, up_frac=.5, also=dict(n_cycles='n_steps')),
+                                   'SlantedTriangular': entry(SlantedTriangular, keeps_promises, lr_max=.2,
+                                                              cut_frac=.1, ratio=32),
+               'OneCycle': entry(OneCycle, keeps_promises, lr_max=.2, div=25., div_final=1e5, pct_start=.25),
+               'Mirrored': entry(schedules.Mirrored, keeps_promises, schedule=cos, at_min=.95, at_max=.85),
+               'join': entry(join, keeps_promises, schedules=[Flat(1e-2), Flat([1e-2, 1e-3])], lengths=[1, 2]),
+               'Joined': entry(schedules.Joined, keeps_promises, schedules=(cos, cos), lengths=(3, 3)),
+               'Schedule.mirrored': entry(cos.mirrored, keeps_promises, at_min=.95, at_max=.85),
+               'Scheduled': entry(lambda lr: Scheduled(lr=lr), lr=cos)}
+        for s in (Flat(.1), groups, Triangular(3, .1, .01), SlantedTriangular(.1), OneCycle(.1),
+                  cos.mirrored(.9, .8), joined):
+            res |= {f'{type(s).__name__}.at': entry(s.at, lambda r: test_eq(np.isfinite(r).all(), True), step=3,
+                                                    n_steps=60),
+                                                    f'{type(s).__name__}.cycle_ends': entry(s.cycle_ends, n_steps=60)}
         return res | {'Schedule.plot': entry(cos.plot, n_steps=60, free='ax label')}
 
     # %% nbs/checks/arguments.ipynb #0655e611
     def curve_table():
-        lrs,losses = np.geomspace(1e-7, 10, 60),np.r_[np.full(20, 2.), np.linspace(2, .5, 25), np.linspace(.5, 9, 15)] + np.random.RandomState(0).normal(size=60)*.01
+        lrs,losses = np.geomspace(1e-7, 10, 60),np.r_[np.full(20, 2.), np.linspace(2, .5, 25),
+                                                      np.linspace(.5, 9, 15)] + np.random.RandomState(0).normal(size=60)*.01
         curve = SweepCurve(lrs, losses)
         def within(r): assert np.isnan(r) or lrs[0] <= r <= lrs[-1], r
         def readable(c):
             assert curves.diagnose(c) in curves.reasons and np.isfinite(c.error) and np.isfinite(c.start) and len(curves.refined_span(c))==2
-            for f in (lowest, halfway, by_drop): test_eq(np.isnan(f(c)) or c.lrs.min()*(1-1e-9) <= f(c) <= c.lrs.max()*(1+1e-9), True)
+            for f in (lowest, halfway, by_drop):
+                test_eq(np.isnan(f(c)) or c.lrs.min()*(1-1e-9) <= f(c) <= c.lrs.max()*(1+1e-9), True)
         reads = {f.__name__: entry(f, curve=curve) for f in (lowest, halfway, curves.diagnose, curves.refined_span)}
-        return reads | {'SweepCurve': entry(SweepCurve, readable, lrs=lrs, losses=losses, smooth_losses=losses, num_it=60, sweep='exp', free='stop_div bad_batch', also=dict(lrs='losses')),
-                        'SweepCurve.smooth': entry(curve.smooth, lambda r: test_eq(np.isfinite(r).all(), True), sigma=2.), 'SweepCurve.loss_at': entry(curve.loss_at, lambda r: test_eq(math.isfinite(r), True), lr=1e-3),
-                        'by_drop': entry(by_drop, within, curve=curve, share=.9), 'valley': entry(valley, lambda r: within(r[0]), lrs=lrs, losses=losses, free='num_it'),
+        return reads | {'SweepCurve': entry(SweepCurve, readable, lrs=lrs, losses=losses, smooth_losses=losses, num_it=60,
+                                            sweep='exp', free='stop_div bad_batch', also=dict(lrs='losses')),
+                        'SweepCurve.smooth': entry(curve.smooth, lambda r: test_eq(np.isfinite(r).all(), True), sigma=2.),
+                        'SweepCurve.loss_at': entry(curve.loss_at, lambda r: test_eq(math.isfinite(r), True), lr=1e-3),
+                        'by_drop': entry(by_drop, within, curve=curve, share=.9),
+                        'valley': entry(valley, lambda r: within(r[0]), lrs=lrs, losses=losses, free='num_it'),
                         'gaussian_smooth': entry(curves.gaussian_smooth, values=losses, sigma=2.)}
 
     # %% nbs/checks/arguments.ipynb #258659be
     def callback_table():
-        return {'Snapshots': entry(Snapshots, folder='s', every=1, keep=2, best=False), 'Resume': entry(Resume, name='r', every=1, keep_last=1, restart=False), 'folder_of': entry(lambda name: storage.folder_of(name, 'name'), name='x'),
-                'GradualUnfreezing': entry(GradualUnfreezing, every=1, start=1, at_once=False), 'UntilOverfit': entry(UntilOverfit, patience=1), 'NormFreeze': entry(lambda: NormFreeze())}
+        return {'Snapshots': entry(Snapshots, folder='s', every=1, keep=2, best=False),
+                'Resume': entry(Resume, name='r', every=1, keep_last=1, restart=False),
+                'folder_of': entry(lambda name: storage.folder_of(name, 'name'), name='x'),
+                'GradualUnfreezing': entry(GradualUnfreezing, every=1, start=1, at_once=False),
+                'UntilOverfit': entry(UntilOverfit, patience=1), 'NormFreeze': entry(lambda: NormFreeze())}
 
     # %% nbs/checks/arguments.ipynb #dadf4f78
     def group_table(learn):
         big = nn.Sequential(nn.Sequential(*(nn.Linear(4, 4) for _ in range(6))), nn.Linear(4, 2))
         def all_there(groups): test_eq(sum(map(len, groups)), 14)
         def rates(r): assert np.isfinite(r).all() and (r >= 0).all()
-        return {'timm_split': entry(timm_split, all_there, model=big, n_groups=3, by='depth', coarse=False, matcher=None, head=None, also=dict(matcher='n_groups')), 'discriminative_lrs': entry(discriminative_lrs, rates, n_groups=3, lr_max=.1, div=2.6),
-                'Learner.regroup': entry(lambda **kwargs: learn().regroup(**kwargs), given=Learner.regroup, n_groups=2, by='depth', coarse=False, matcher=None, also=dict(matcher='n_groups')), 'Learner.freeze_to': entry(lambda **kwargs: learn().freeze_to(**kwargs), given=Learner.freeze_to, n=1)}
+        return {'timm_split': entry(timm_split, all_there, model=big, n_groups=3, by='depth', coarse=False, matcher=None,
+                                    head=None, also=dict(matcher='n_groups')),
+                                    'discriminative_lrs': entry(discriminative_lrs, rates, n_groups=3, lr_max=.1, div=2.6),
+                'Learner.regroup': entry(lambda **kwargs: learn().regroup(**kwargs), given=Learner.regroup, n_groups=2,
+                                         by='depth', coarse=False, matcher=None, also=dict(matcher='n_groups')),
+                                         'Learner.freeze_to': entry(lambda **kwargs: learn().freeze_to(**kwargs),
+                                                                    given=Learner.freeze_to, n=1)}
 
     # %% nbs/checks/arguments.ipynb #57f9b4db
     def fit_table(learn, begun):
@@ -1467,7 +1971,8 @@ def test_everything_with_many_more_values_slow():
         def check(_):
             assert begun
             for cb in begun:
-                for k,values in cb.values.items(): assert np.isfinite(values).all() and (values >= 0).all() and len(values)==cb.n_steps and (values.ndim==1 or values.shape[1]==len(learn().opt.param_lists)), k
+                for k,values in cb.values.items():
+                    assert np.isfinite(values).all() and (values >= 0).all() and len(values)==cb.n_steps and (values.ndim==1 or values.shape[1]==len(learn().opt.param_lists)), k
                 assert max(cb.ends)==cb.n_steps and min(cb.ends) >= 1
                 assert all(type(h['wd']) is float and h['wd'] >= 0 for h in learn().opt.hypers)
         def method(name):
@@ -1476,19 +1981,31 @@ def test_everything_with_many_more_values_slow():
                 begun.clear()
                 getattr(learn(), name)(**kwargs)
             return call
-        common,flags,also = dict(cbs=None, reset_opt=False, wd=None, start_epoch=0, moms=None),'reset_opt',dict(cycle_mult='cycle_len', warmup='cycle_len')
-        makes = dict(fit_sgdr=dict(n_cycles=2, cycle_len=1, lr_max=1e-2, cycle_mult=2, lr_min=0., cycle_decay=1., warmup=0.), fit_triangular=dict(n_cycles=2, cycle_len=1, lr_max=1e-2, lr_min=None, mode='triangular', gamma=.99, up_frac=.5),
-                     fit_stlr=dict(n_epoch=2, lr_max=1e-2, cut_frac=.1, ratio=32), fine_tune_discriminative=dict(epochs=2, base_lr=1e-2, freeze_epochs=1, div=2.6, unfreeze='gradual', schedule='one_cycle', n_groups=None, precompute=False, train_bn=True))
-        return {f'Learner.{name}': entry(method(name), check, given=getattr(Learner, name), flags=flags, also=also, **valid, **common) for name,valid in makes.items()}
+        common,flags,also = dict(cbs=None, reset_opt=False, wd=None, start_epoch=0,
+                                 moms=None),'reset_opt',dict(cycle_mult='cycle_len', warmup='cycle_len')
+        makes = dict(fit_sgdr=dict(n_cycles=2, cycle_len=1, lr_max=1e-2, cycle_mult=2, lr_min=0., cycle_decay=1.,
+                                   warmup=0.), fit_triangular=dict(n_cycles=2, cycle_len=1, lr_max=1e-2, lr_min=None,
+                                                                   mode='triangular', gamma=.99, up_frac=.5),
+                     fit_stlr=dict(n_epoch=2, lr_max=1e-2, cut_frac=.1, ratio=32),
+                     fine_tune_discriminative=dict(epochs=2, base_lr=1e-2, freeze_epochs=1, div=2.6, unfreeze='gradual',
+                                                   schedule='one_cycle', n_groups=None, precompute=False, train_bn=True))
+        return {f'Learner.{name}': entry(method(name), check, given=getattr(Learner, name), flags=flags, also=also, **valid,
+                                         **common) for name,valid in makes.items()}
 
     # %% nbs/checks/arguments.ipynb #37d5940d
     def sweep_table(learn):
         "Sweeps, which `made_up` runs."
         def positive(res): assert res is None or all(np.isnan(float(lr)) or float(lr) > 0 for lr in res)
-        find,groups = dict(start_lr=1e-7, end_lr=10, num_it=30, stop_div=True, show_plot=False, extend=False, device=None),'stop_div show_plot'
-        return {'Learner.lr_find': entry(learn.lr_find, positive, given=Learner.lr_find, flags=groups, suggest_funcs=('lr', 'valley'), sweep='exp', repeats=1, probe=0, **find, also=dict(suggest_funcs='Callback Linear')),
-                'Learner.lr_range_test': entry(learn.lr_range_test, positive, given=Learner.lr_range_test, flags=groups, metric=mse, valid_batches=2, sweep='lin', **{k: v for k,v in find.items() if k!='extend'}),
-                'Learner.lr_find_groups': entry(learn.lr_find_groups, positive, given=Learner.lr_find_groups, flags=groups, **find)}
+        find,groups = dict(start_lr=1e-7, end_lr=10, num_it=30, stop_div=True, show_plot=False, extend=False,
+                           device=None),'stop_div show_plot'
+        return {'Learner.lr_find': entry(learn.lr_find, positive, given=Learner.lr_find, flags=groups,
+                                         suggest_funcs=('lr', 'valley'), sweep='exp', repeats=1, probe=0, **find,
+                                         also=dict(suggest_funcs='Callback Linear')),
+                'Learner.lr_range_test': entry(learn.lr_range_test, positive, given=Learner.lr_range_test, flags=groups,
+                                               metric=mse, valid_batches=2, sweep='lin',
+                                               **{k: v for k,v in find.items() if k!='extend'}),
+                'Learner.lr_find_groups': entry(learn.lr_find_groups, positive, given=Learner.lr_find_groups,
+                                                flags=groups, **find)}
 
     # %% nbs/checks/arguments.ipynb #c7748cc7
     def made_up(learn, sweep, seed=None, device=None):
@@ -1496,8 +2013,10 @@ def test_everything_with_many_more_values_slow():
         rates = np.array(sweep.rates)
         assert rates.ndim==2 and len(rates) < 10**6 and np.isfinite(rates).all() and (rates >= 0).all()
         at,noise = np.linspace(0, 1, len(rates)),np.random.RandomState(0).randn(len(rates))
-        sweep.lrs,sweep.losses = rates[:,-1].tolist(),(2 - 1.5*np.clip((at-.3)/.4, 0, 1) + np.where(at > .85, (at-.85)*60, 0) + .01*noise).tolist()
-        sweep.smooth_losses,sweep.hps,sweep.values,sweep.valid_losses = [tensor(o) for o in sweep.losses],dict(lr=sweep.lrs),sweep.losses,sweep.losses
+        sweep.lrs,sweep.losses = rates[:,-1].tolist(),(2 - 1.5*np.clip((at-.3)/.4, 0, 1)
+                                                       + np.where(at > .85, (at-.85)*60, 0) + .01*noise).tolist()
+        sweep.smooth_losses,sweep.hps,sweep.values,sweep.valid_losses = [tensor(o)
+                                                                         for o in sweep.losses],dict(lr=sweep.lrs),sweep.losses,sweep.losses
         return sweep
 
     # %% nbs/checks/arguments.ipynb #1f00b7cc
@@ -1509,9 +2028,16 @@ def test_everything_with_many_more_values_slow():
             state = LearnerState(learn)
             state.reseed(seed)
             state.restore()
-        return {'Learner.precomputed': entry(lambda **kwargs: entered(learn.precomputed(**kwargs)), given=Learner.precomputed, n_aug=0, cache=None, max_memory=1., device=None), 'Learner.preserved': entry(lambda **kwargs: entered(learn.preserved(**kwargs)), given=Learner.preserved, device=None),
-                'Learner.dry_run': entry(lambda: entered(learn.dry_run()), given=Learner.dry_run), 'LearnerState': entry(lambda device: LearnerState(learn, device), device=None), 'LearnerState.reseed': entry(seed_, seed=3), 'LearnerState.restore': entry(LearnerState(learn).restore),
-                'Learner.compare': entry(learn.compare, given=Learner.compare, candidates={'a': noop}, seeds=1, metrics=None, monitor='valid_loss', comp=None, target=None, keep=None, also=dict(metrics='lambda'))}
+        return {'Learner.precomputed': entry(lambda **kwargs: entered(learn.precomputed(**kwargs)),
+                                             given=Learner.precomputed, n_aug=0, cache=None, max_memory=1., device=None),
+                                             'Learner.preserved': entry(lambda **kwargs: entered(learn.preserved(**kwargs)),
+                                                                        given=Learner.preserved, device=None),
+                'Learner.dry_run': entry(lambda: entered(learn.dry_run()), given=Learner.dry_run),
+                'LearnerState': entry(lambda device: LearnerState(learn, device), device=None),
+                'LearnerState.reseed': entry(seed_, seed=3), 'LearnerState.restore': entry(LearnerState(learn).restore),
+                'Learner.compare': entry(learn.compare, given=Learner.compare, candidates={'a': noop}, seeds=1,
+                                         metrics=None, monitor='valid_loss', comp=None, target=None, keep=None,
+                                         also=dict(metrics='lambda'))}
 
     # %% nbs/checks/arguments.ipynb #bd6da9a2
     def ensemble_table(learn):
@@ -1523,17 +2049,28 @@ def test_everything_with_many_more_values_slow():
         with learn.dry_run() as plan: learn.fit_sgdr(2, 1, 1e-2)
         comparison = learn.compare({'a': lambda l: l.fit(1, 1e-2)}, seeds=1)
         learn.fit_sgdr(1, 1, 1e-2)
-        return {'SnapshotEnsemble': entry(SnapshotEnsemble, nonzero, learn=learn, snaps=mem, last=1, free='act'), 'SnapshotEnsemble.load': entry(SnapshotEnsemble.load, nonzero, folder='snaps', learn=learn, last=1, free='act'),
-                'SnapshotEnsemble.get_preds': entry(ens.get_preds, free='with_input with_decoded with_loss act kwargs', **loaders), 'SnapshotEnsemble.validate': entry(ens.validate, cbs=None, **loaders), 'SnapshotEnsemble.tta': entry(ens.tta, free='kwargs', **loaders),
-                'SnapshotEnsemble.curve': entry(ens.curve, **loaders), 'SnapshotEnsemble.plot': entry(ens.plot, metric=None, free='ax', **loaders), 'SnapshotEnsemble.diversity': entry(ens.diversity, **loaders),
-                'Comparison.plot': entry(comparison.plot, name=None, free='ax'), 'Plan.summary': entry(plan.summary, batch_seconds=None), 'Recorder.plot_sched': entry(learn.recorder.plot_sched, keys=None, figsize=None)}
+        return {'SnapshotEnsemble': entry(SnapshotEnsemble, nonzero, learn=learn, snaps=mem, last=1, free='act'),
+                'SnapshotEnsemble.load': entry(SnapshotEnsemble.load, nonzero, folder='snaps', learn=learn,
+                                               last=1, free='act'),
+                'SnapshotEnsemble.get_preds': entry(ens.get_preds, free='with_input with_decoded with_loss act kwargs',
+                                                    **loaders),
+                                                    'SnapshotEnsemble.validate': entry(ens.validate, cbs=None, **loaders),
+                                                    'SnapshotEnsemble.tta': entry(ens.tta, free='kwargs', **loaders),
+                'SnapshotEnsemble.curve': entry(ens.curve, **loaders),
+                'SnapshotEnsemble.plot': entry(ens.plot, metric=None, free='ax', **loaders),
+                'SnapshotEnsemble.diversity': entry(ens.diversity, **loaders),
+                'Comparison.plot': entry(comparison.plot, name=None, free='ax'),
+                'Plan.summary': entry(plan.summary, batch_seconds=None),
+                'Recorder.plot_sched': entry(learn.recorder.plot_sched, keys=None, figsize=None)}
 
     # %% nbs/checks/arguments.ipynb #5f0cc8ea
     def timm_table(dls):
         valid = dict(dls=dls, arch='test_resnet', n_groups=3, n_out=3, n_in=3, img_size=32, train_bn=True, cbs=None)
-        heads = 'metrics pretrained normalize custom_head init lin_ftrs ps first_bn bn_final lin_first y_range splitter loss_func opt_func lr path model_dir wd wd_bn_bias moms kwargs'        # fastai's and timm's
+        # fastai's and timm's
+        heads = 'metrics pretrained normalize custom_head init lin_ftrs ps first_bn bn_final lin_first y_range splitter loss_func opt_func lr path model_dir wd wd_bn_bias moms kwargs'
         def made(**kwargs):
-            with torch.random.fork_rng(): return timm_learner(pretrained=False, loss_func=CrossEntropyLossFlat(), **kwargs)         # a model that is made draws random weights
+            # a model that is made draws random weights
+            with torch.random.fork_rng(): return timm_learner(pretrained=False, loss_func=CrossEntropyLossFlat(), **kwargs)
         return {'timm_learner': entry(made, given=timm_learner, free=heads, **valid)}
 
     # %% nbs/checks/arguments.ipynb #a67565fc
@@ -1556,6 +2093,8 @@ def test_everything_with_many_more_values_slow():
         finder.run_sweep = range_tests.run_sweep = made_up
         try: found += throw(sweep_table(plain), plain, folder, every=True)
         finally: finder.run_sweep = range_tests.run_sweep = real
-        for table,learn in ((schedule_table(), None), (curve_table(), None), (callback_table(), None), (group_table(lambda: plain), plain), (fit_table(lambda: idle, begun), idle), (around_table(frozen_), frozen_), (ensemble, trained), (timm_table(trained.dls), trained)):
+        for table,learn in ((schedule_table(), None), (curve_table(), None), (callback_table(), None),
+                            (group_table(lambda: plain), plain), (fit_table(lambda: idle, begun), idle),
+                            (around_table(frozen_), frozen_), (ensemble, trained), (timm_table(trained.dls), trained)):
             found += throw(table, learn, folder, every=True)
     assert found > 10000

@@ -21,26 +21,31 @@ def test_a_training_step():
     def timm_on_noise(arch, n_in=3, size=32, pretrained=False, cbs=None, **kwargs):
         "A quiet learner for noise"
         set_seed(0)
-        return quiet(timm_learner(noise(n_in, size), arch, pretrained=pretrained, n_out=3, loss_func=CrossEntropyLossFlat(), cbs=cbs, **kwargs))
+        return quiet(timm_learner(noise(n_in, size), arch, pretrained=pretrained, n_out=3, loss_func=CrossEntropyLossFlat(),
+                                  cbs=cbs, **kwargs))
 
     # %% nbs/checks/backbones.ipynb #28f42f5d
     class Idle(Callback):
         "Notes groups that get no gradient in the first step"
         def before_fit(self): self.groups = None
         def before_step(self):
-            if self.groups is None: self.groups = [i for i,g in enumerate(self.opt.param_lists) if not any(p.grad is not None and p.grad.abs().sum() > 0 for p in g)]
+            if self.groups is None:
+                self.groups = [i for i,g in enumerate(self.opt.param_lists)
+                               if not any(p.grad is not None and p.grad.abs().sum() > 0 for p in g)]
 
     def check_steps(arch, n_in=3, size=32):
         "What is wrong after a step with all layers and one with the body frozen"
         learn = timm_on_noise(arch, n_in, size, train_bn=False, opt_func=SGD, cbs=Idle())
         learn.fit(1, 1e-3)
-        wrong = [f'group {i} has no gradient' for i in learn.idle.groups] + [f'no gradient: {name}' for name,p in learn.model.named_parameters() if p.grad is None]
+        wrong = [f'group {i} has no gradient' for i in learn.idle.groups] + [f'no gradient: {name}'
+            for name,p in learn.model.named_parameters() if p.grad is None]
         learn.freeze()
         before = deepcopy(learn.model[0].state_dict())
         learn.fit(1, 1e-3)
         return wrong + [f'moved: {name}' for name,t in learn.model[0].state_dict().items() if not t.equal(before[name])]
 
-    for arch,n_in in (('test_mambaout',3), ('test_convnext',1), ('lcnet_035',4), ('resnet10t',1), ('test_vit_relpos',3), ('vit_tiny_patch16_224',2), ('test_nfnet',3), ('mobilevit_xxs',3)):
+    for arch,n_in in (('test_mambaout',3), ('test_convnext',1), ('lcnet_035',4), ('resnet10t',1), ('test_vit_relpos',3),
+                      ('vit_tiny_patch16_224',2), ('test_nfnet',3), ('mobilevit_xxs',3)):
         if timm.is_model(arch): test_eq(check_steps(arch, n_in), [])       # some are newer than the oldest timm
 
 @pytest.mark.slow
@@ -54,20 +59,24 @@ def test_a_training_step_slow():
     def timm_on_noise(arch, n_in=3, size=32, pretrained=False, cbs=None, **kwargs):
         "A quiet learner for noise"
         set_seed(0)
-        return quiet(timm_learner(noise(n_in, size), arch, pretrained=pretrained, n_out=3, loss_func=CrossEntropyLossFlat(), cbs=cbs, **kwargs))
+        return quiet(timm_learner(noise(n_in, size), arch, pretrained=pretrained, n_out=3, loss_func=CrossEntropyLossFlat(),
+                                  cbs=cbs, **kwargs))
 
     # %% nbs/checks/backbones.ipynb #28f42f5d
     class Idle(Callback):
         "Notes groups that get no gradient in the first step"
         def before_fit(self): self.groups = None
         def before_step(self):
-            if self.groups is None: self.groups = [i for i,g in enumerate(self.opt.param_lists) if not any(p.grad is not None and p.grad.abs().sum() > 0 for p in g)]
+            if self.groups is None:
+                self.groups = [i for i,g in enumerate(self.opt.param_lists)
+                               if not any(p.grad is not None and p.grad.abs().sum() > 0 for p in g)]
 
     def check_steps(arch, n_in=3, size=32):
         "What is wrong after a step with all layers and one with the body frozen"
         learn = timm_on_noise(arch, n_in, size, train_bn=False, opt_func=SGD, cbs=Idle())
         learn.fit(1, 1e-3)
-        wrong = [f'group {i} has no gradient' for i in learn.idle.groups] + [f'no gradient: {name}' for name,p in learn.model.named_parameters() if p.grad is None]
+        wrong = [f'group {i} has no gradient' for i in learn.idle.groups] + [f'no gradient: {name}'
+            for name,p in learn.model.named_parameters() if p.grad is None]
         learn.freeze()
         before = deepcopy(learn.model[0].state_dict())
         learn.fit(1, 1e-3)
@@ -87,7 +96,8 @@ def test_in_every_setting():
     def timm_on_noise(arch, n_in=3, size=32, pretrained=False, cbs=None, **kwargs):
         "A quiet learner for noise"
         set_seed(0)
-        return quiet(timm_learner(noise(n_in, size), arch, pretrained=pretrained, n_out=3, loss_func=CrossEntropyLossFlat(), cbs=cbs, **kwargs))
+        return quiet(timm_learner(noise(n_in, size), arch, pretrained=pretrained, n_out=3, loss_func=CrossEntropyLossFlat(),
+                                  cbs=cbs, **kwargs))
 
     # %% nbs/checks/backbones.ipynb #da7c522d
     for engine in (lambda: GradientAccumulation(8), bf16):
@@ -103,7 +113,8 @@ def test_in_every_setting():
     test_eq(again.model.eval()(x), learn.model.eval()(x))
     with learn.no_bar(): test_eq(learn.get_preds()[0].shape, [len(learn.dls.valid_ds), 3])
 
-    frozen = timm_learner(digits_dls(range(3), augment=False), 'test_byobnet', pretrained=False, train_bn=False)     # no optimizer yet
+    # no optimizer yet
+    frozen = timm_learner(digits_dls(range(3), augment=False), 'test_byobnet', pretrained=False, train_bn=False)
     with frozen.no_bar(), frozen.no_logging():
         frozen.validate()
         frozen.freeze()
@@ -132,7 +143,8 @@ def test_in_every_setting():
     def ranks_timm(rank):
         set_seed(0)
         items = [(TensorImage(torch.randn(3, 32, 32)), TensorCategory(i%3)) for i in range(16)]
-        learn = timm_learner(DataLoaders.from_dsets(items, items[:8], bs=4, num_workers=0, after_batch=[]), 'test_convnext', pretrained=False, n_out=3, loss_func=CrossEntropyLossFlat(), train_bn=False)
+        learn = timm_learner(DataLoaders.from_dsets(items, items[:8], bs=4, num_workers=0, after_batch=[]), 'test_convnext',
+                             pretrained=False, n_out=3, loss_func=CrossEntropyLossFlat(), train_bn=False)
         learn.remove_cbs(ProgressCallback)
         with learn.distrib_ctx(sync_bn=False), learn.no_logging():
             learn.fit(1, slice(1e-4, 1e-3))
@@ -152,7 +164,8 @@ def test_weights_sizes_statistics():
     def timm_on_noise(arch, n_in=3, size=32, pretrained=False, cbs=None, **kwargs):
         "A quiet learner for noise"
         set_seed(0)
-        return quiet(timm_learner(noise(n_in, size), arch, pretrained=pretrained, n_out=3, loss_func=CrossEntropyLossFlat(), cbs=cbs, **kwargs))
+        return quiet(timm_learner(noise(n_in, size), arch, pretrained=pretrained, n_out=3, loss_func=CrossEntropyLossFlat(),
+                                  cbs=cbs, **kwargs))
 
     # %% nbs/checks/backbones.ipynb #da7c522d
     for engine in (lambda: GradientAccumulation(8), bf16):
@@ -168,7 +181,8 @@ def test_weights_sizes_statistics():
     test_eq(again.model.eval()(x), learn.model.eval()(x))
     with learn.no_bar(): test_eq(learn.get_preds()[0].shape, [len(learn.dls.valid_ds), 3])
 
-    frozen = timm_learner(digits_dls(range(3), augment=False), 'test_byobnet', pretrained=False, train_bn=False)     # no optimizer yet
+    # no optimizer yet
+    frozen = timm_learner(digits_dls(range(3), augment=False), 'test_byobnet', pretrained=False, train_bn=False)
     with frozen.no_bar(), frozen.no_logging():
         frozen.validate()
         frozen.freeze()
@@ -196,7 +210,8 @@ def test_weights_sizes_statistics():
     # %% nbs/checks/backbones.ipynb #1b5d1ef2
     with tempfile.TemporaryDirectory() as d:
         for arch in ('test_convnext', 'test_vit'): torch.save(timm.create_model(arch).state_dict(), Path(d)/f'{arch}.pth')
-        pretrained = lambda arch, **kwargs: timm_on_noise(arch, pretrained=True, pretrained_cfg_overlay=dict(file=f'{d}/{arch}.pth'), **kwargs)
+        pretrained = lambda arch, **kwargs: timm_on_noise(arch, pretrained=True,
+                                                          pretrained_cfg_overlay=dict(file=f'{d}/{arch}.pth'), **kwargs)
         saved = torch.load(Path(d)/'test_convnext.pth')
         learn = pretrained('test_convnext')
         assert all(t.equal(saved[name]) for name,t in learn.model[0].model.state_dict().items())
@@ -208,7 +223,8 @@ def test_weights_sizes_statistics():
         test_eq(pretrained('test_convnext', n_in=1).dls.after_batch.fs[0].mean.flatten().shape, [1])
         dls = noise()
         dls.add_tfms([Normalize.from_stats([0.]*3, [1.]*3)], 'after_batch')
-        timm_learner(dls, 'test_convnext', pretrained_cfg_overlay=dict(file=f'{d}/test_convnext.pth'), n_out=3, loss_func=CrossEntropyLossFlat())
+        timm_learner(dls, 'test_convnext', pretrained_cfg_overlay=dict(file=f'{d}/test_convnext.pth'), n_out=3,
+                     loss_func=CrossEntropyLossFlat())
         test_eq(len(dls.after_batch.fs), 1)
         learn = pretrained('test_vit', size=64)
         test_eq(learn.model[0].model.pos_embed.shape, [1, 17, 64])
@@ -218,7 +234,8 @@ def test_weights_sizes_statistics():
     # %% nbs/checks/backbones.ipynb #336d9b0c
     for arch,size,nf in (('qwen3_vit_88m_enc', 64, 1024), ('mobilenetv5_300m_enc', 128, 2048)):     # tokens, a map
         if not timm.is_model(arch): continue    # newer than this timm
-        with torch.device('meta'): test_eq(TimmBody(timm.create_model(arch, num_classes=0)).eval()(torch.empty(2, 3, size, size)).shape, [2, nf])
+        with torch.device('meta'):
+            test_eq(TimmBody(timm.create_model(arch, num_classes=0)).eval()(torch.empty(2, 3, size, size)).shape, [2, nf])
     for pool in ('avg', 'max', 'catavgmax', ''):    # timm's own choices; '' leaves a map, which is averaged
         learn = timm_on_noise('resnet10t', global_pool=pool)
         learn.fit(1, 1e-3)
@@ -238,24 +255,32 @@ def test_bad_input():
     refused = partial(timm_learner, dls, n_out=3, loss_func=CrossEntropyLossFlat())
     test_fail(lambda: refused('resnet_18'), contains="arch='resnet_18': timm has no such architecture; close to it: resnet18", exc=ValueError)
     test_fail(lambda: refused('qqqq'), contains="timm.list_models() lists them", exc=ValueError)
-    test_fail(lambda: refused('resnet18.best'), contains="arch='resnet18.best': timm has no weights of this name; it has resnet18.a1_in1k", exc=ValueError)
+    test_fail(lambda: refused('resnet18.best'), contains="arch='resnet18.best': timm has no weights of this name; it has "
+                                                         "resnet18.a1_in1k", exc=ValueError)
     test_fail(lambda: refused(resnet18), contains="vision_learner", exc=TypeError)
     test_fail(lambda: refused('resnet10t', 40, pretrained=False), contains="n_groups=40", exc=ValueError)
     test_fail(lambda: refused('resnet10t', 1, pretrained=False), contains="n_groups=1: must be at least 2", exc=ValueError)
-    test_fail(lambda: refused('crossvit_tiny_240', pretrained=False), contains="the size it was made for is (3, 240, 240)", exc=ValueError)
+    test_fail(lambda: refused('crossvit_tiny_240', pretrained=False), contains="the size it was made for is (3, 240, 240)",
+              exc=ValueError)
     test_fail(lambda: refused('halonet_h1', pretrained=False), contains="cannot take images of 3 x 32 x 32", exc=ValueError)
-    for name in ('pool', 'concat_pool', 'cut', 'weights', 'num_classes', 'in_chans'): test_fail(lambda: refused('resnet10t', **{name: 1}), contains=f'{name}: ', exc=TypeError)
+    for name in ('pool', 'concat_pool', 'cut', 'weights', 'num_classes', 'in_chans'):
+        test_fail(lambda: refused('resnet10t', **{name: 1}), contains=f'{name}: ', exc=TypeError)
     test_fail(lambda: timm_learner(noise(), 'resnet10t'), contains='n_out', exc=ValueError)
-    test_fail(lambda: timm_learner(learner('text').dls, 'resnet10t', n_out=3), contains='dls: the first of a batch must be images', exc=ValueError)
+    test_fail(lambda: timm_learner(learner('text').dls, 'resnet10t', n_out=3),
+              contains='dls: the first of a batch must be images', exc=ValueError)
     test_fail(lambda: refused('resnet10t', drop_paths=1), contains='drop_paths', exc=TypeError)
     test_eq(len(dls.after_batch.fs), 0)
-    for name in ('features_only', 'checkpoint_path'): test_fail(lambda: refused('resnet10t', **{name: 1}), contains=f'{name}: ', exc=TypeError)
-    test_fail(lambda: refused('resnet10t', pretrained=False, img_size=(32,32,3)), contains='img_size=(32, 32, 3): pass height and width', exc=ValueError)
+    for name in ('features_only', 'checkpoint_path'):
+        test_fail(lambda: refused('resnet10t', **{name: 1}), contains=f'{name}: ', exc=TypeError)
+    test_fail(lambda: refused('resnet10t', pretrained=False, img_size=(32,32,3)),
+              contains='img_size=(32, 32, 3): pass height and width', exc=ValueError)
     test_fail(lambda: refused('resnet10t', pretrained=False, img_size='32'), contains="img_size='32'", exc=TypeError)
     test_fail(lambda: refused('resnet10t', pretrained=False, n_in=0), contains="n_in=0", exc=ValueError)
-    test_fail(lambda: refused('test_convnext', pretrained=False, global_pool='nonsense'), contains="arch='test_convnext' with global_pool='nonsense' cannot", exc=ValueError)
+    test_fail(lambda: refused('test_convnext', pretrained=False, global_pool='nonsense'),
+              contains="arch='test_convnext' with global_pool='nonsense' cannot", exc=ValueError)
     test_fail(lambda: timm_learner(dls, 'resnet10t', n_out=0), contains='n_out=0: must be at least 1', exc=ValueError)
     test_fail(lambda: timm_learner(None, 'resnet10t', n_out=3), contains='dls=None: must be DataLoaders', exc=TypeError)
     test_fail(lambda: timm_learner(noise(n=2, bs=4), 'resnet10t', n_out=3), contains='dls.train is empty', exc=ValueError)
-    plain = DataLoaders(*[torch.utils.data.DataLoader([(torch.randn(3, 32, 32), i%3) for i in range(8)], batch_size=4) for _ in range(2)])
+    plain = DataLoaders(*[torch.utils.data.DataLoader([(torch.randn(3, 32, 32), i%3) for i in range(8)], batch_size=4)
+                          for _ in range(2)])
     timm_learner(plain, 'test_convnext', pretrained=False, n_out=3, loss_func=CrossEntropyLossFlat(), img_size=32)

@@ -33,7 +33,8 @@ def test_no_trace():
         def struck(what, event='after_pred'): return lambda l: l.fit(1, 1e-2, cbs=Mishap(what, 3, event))
         with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
             warnings.simplefilter('ignore')
-            return learn.compare(dict(looks=looks, failed=struck(error), nan=struck(nan_loss, 'after_loss'), flat=lambda l: l.fit(1, 1e-2), pressed=struck(interrupt)), **kwargs)
+            return learn.compare(dict(looks=looks, failed=struck(error), nan=struck(nan_loss, 'after_loss'),
+                                      flat=lambda l: l.fit(1, 1e-2), pressed=struck(interrupt)), **kwargs)
 
     for kind in kinds:
         plain = story(kind, noop)
@@ -48,9 +49,11 @@ def test_no_trace():
         test_eq(res.of('flat')[0].failed, '')
     learn = learner('vision')
     learn.fit(1, 1e-2)
-    history = learn.recorder.values[:],learn.recorder.losses[:],learn.recorder.iters[:],[type(cb) for cb in learn.cbs],learn.metrics
+    history = learn.recorder.values[:],learn.recorder.losses[:],learn.recorder.iters[:],[type(cb)
+        for cb in learn.cbs],learn.metrics
     res = compare_all(learn, metrics=error_rate)
-    test_eq((learn.recorder.values, learn.recorder.losses, learn.recorder.iters, [type(cb) for cb in learn.cbs], learn.metrics), history)
+    test_eq((learn.recorder.values, learn.recorder.losses, learn.recorder.iters, [type(cb) for cb in learn.cbs],
+             learn.metrics), history)
     assert 'error_rate' in res.start and 'accuracy' not in res.start
 
     # %% nbs/checks/compare.ipynb #2bfde692
@@ -93,7 +96,10 @@ def test_the_same_batches():
         def __init__(self, into): self.into = into
         def before_train(self): self.into.append([])
         def before_batch(self):
-            if self.training: self.into[-1].append(self.y.tolist() if len(self.xb[0].shape)==4 else sum(float(x.float().sum()) for x in self.xb))       # images are cropped at random
+            # images are cropped at random
+            if self.training:
+                self.into[-1].append(self.y.tolist() if len(self.xb[0].shape)==4
+                                     else sum(float(x.float().sum()) for x in self.xb))
     class Draws(Callback):
         "Uses up random numbers"
         order = 80
@@ -102,7 +108,8 @@ def test_the_same_batches():
     def unaided(kind):
         "A learner whose order of batches depends on global random numbers, or on the loaders' own"
         learn = learner(kind)
-        if kind=='tensors': learn.dls.loaders[0] = torch.utils.data.DataLoader(learn.dls[0].dataset, batch_size=8, shuffle=True)
+        if kind=='tensors':
+            learn.dls.loaders[0] = torch.utils.data.DataLoader(learn.dls[0].dataset, batch_size=8, shuffle=True)
         return learn
     for kind in kinds:
         seen,learn = dict(plain=[], drawing=[], finding=[], peeking=[]),unaided(kind)
@@ -113,13 +120,16 @@ def test_the_same_batches():
         def peeking(l):
             if kind!='tensors' and kind!='text': l.dls.train.one_batch()
             l.fit(2, 1e-2, cbs=Sees(seen['peeking']))
-        res = learn.compare(dict(plain=lambda l: l.fit(2, 1e-2, cbs=Sees(seen['plain'])), peeking=peeking, drawing=lambda l: l.fit(2, 1e-2, cbs=[Draws(), Sees(seen['drawing'])]), finding=finding), seeds=2)
+        res = learn.compare(dict(plain=lambda l: l.fit(2, 1e-2, cbs=Sees(seen['plain'])), peeking=peeking,
+                                 drawing=lambda l: l.fit(2, 1e-2, cbs=[Draws(), Sees(seen['drawing'])]), finding=finding),
+                                 seeds=2)
         assert not any(run.failed for run in res.runs), [run.failed for run in res.runs]
         test_eq(seen['drawing'], seen['plain'])
         test_eq(seen['finding'], seen['plain'])
         test_eq(seen['peeking'], seen['plain'])
         test_eq(len(seen['plain']), 4)
-        assert all(a != b for a,b in itertools.combinations(seen['plain'], 2)), kind      # in every epoch and with every seed another order
+        # in every epoch and with every seed another order
+        assert all(a != b for a,b in itertools.combinations(seen['plain'], 2)), kind
 
     # %% nbs/checks/compare.ipynb #ae9afcd9
     learn,seen = learner('vision'),dict(plain=[], peeking=[])
@@ -134,7 +144,8 @@ def test_the_same_batches():
     with warnings.catch_warnings():
         warnings.simplefilter('ignore')
         with learn.precomputed():
-            res = learn.compare(dict(plain=lambda l: l.fit(2, 1e-2, cbs=SeesTargets(seen['plain'])), peeking=peeking), seeds=2)
+            res = learn.compare(dict(plain=lambda l: l.fit(2, 1e-2, cbs=SeesTargets(seen['plain'])), peeking=peeking),
+                                seeds=2)
     assert not any(run.failed for run in res.runs), [run.failed for run in res.runs]
     test_eq(seen['peeking'], seen['plain'])
     assert seen['plain'][0] != seen['plain'][1]
@@ -143,7 +154,9 @@ def test_the_same_batches():
     for kind in kinds:
         learn = learner(kind)
         flat = {'flat': lambda l: l.fit(2, 1e-2)}
-        alone,again,last = learn.compare(flat, seeds=[3]),learn.compare(flat, seeds=[3]),learn.compare({'other': looks} | flat, seeds=[1, 3])
+        alone,again,last = learn.compare(flat, seeds=[3]),learn.compare(flat,
+                                                                        seeds=[3]),learn.compare({'other': looks}
+            | flat, seeds=[1, 3])
         for res in (again, last): test_eq(res.runs[-1].curve, alone.runs[0].curve)
         learn.model.eval()
         test_eq(learn.compare(flat, seeds=[3]).runs[0].curve, alone.runs[0].curve)
@@ -159,8 +172,10 @@ def test_the_numbers():
     seen = []
     with warnings.catch_warnings(record=True) as caught, contextlib.redirect_stdout(io.StringIO()):
         warnings.simplefilter('always')
-        res = learn.compare({'tripping': tripping, 'flat': lambda l: l.fit(3, 1e-3), 'losing': losing, 'lazy': noop}, seeds=[5, 6, 7])
-    test_eq([str(w.message) for w in caught], ["learn.compare(): 'tripping' failed in 1 of 3 runs: ValueError: tripped", "learn.compare(): 'lazy' has trained no batch"])
+        res = learn.compare({'tripping': tripping, 'flat': lambda l: l.fit(3, 1e-3), 'losing': losing, 'lazy': noop},
+                            seeds=[5, 6, 7])
+    test_eq([str(w.message) for w in caught], ["learn.compare(): 'tripping' failed in 1 of 3 runs: ValueError: tripped",
+                                               "learn.compare(): 'lazy' has trained no batch"])
     t,df = res.table(),res.to_frame()
     last = df[df.name=='flat'].groupby('seed').last()
     for k in ('valid_loss','accuracy'):
@@ -171,7 +186,8 @@ def test_the_numbers():
         test_close(t.loc['flat', (k,'best se')], np.std(best, ddof=1)/3**0.5, 1e-9)
     test_eq(t['runs','ended'].tolist(), [2, 3, 3, 3])
     test_eq(t['runs','remarks'].tolist(), ['ValueError: tripped', '', '', 'has trained no batch'])
-    for run in res.of('losing'): test_eq(run.final['valid_loss'], min(o['valid_loss'] for o in run.curve))      # the best weights were put back
+    # the best weights were put back
+    for run in res.of('losing'): test_eq(run.final['valid_loss'], min(o['valid_loss'] for o in run.curve))
     for run in res.of('lazy'): test_eq(run.final, res.start)
     test_eq(res.target, max(min(o['valid_loss'] for o in run.curve) for run in res.of('tripping')))
     test_eq(t[f'valid_loss {res.target:.3g}','reached'].iloc[0], 2)
@@ -183,13 +199,18 @@ def test_the_numbers():
         "A comparison with given validation losses, `{name: losses of each seed}`; None is a failed run"
         res = Comparison(list(values), **{**dict(monitor='valid_loss', lower=True, start=dict(valid_loss=2.)), **kwargs})
         for name,finals in values.items():
-            for seed,final in enumerate(finals): res.runs.append(Run(name, seed, 1., [dict(epoch=i+1., valid_loss=v) for i,v in enumerate(L(final))] if final else [], dict(valid_loss=L(final)[-1]) if final else {}, [1.], [0.1], '' if final else 'diverged'))
+            for seed,final in enumerate(finals):
+                res.runs.append(Run(name, seed, 1.,
+                                    [dict(epoch=i+1., valid_loss=v) for i,v in enumerate(L(final))] if final else [],
+                                    dict(valid_loss=L(final)[-1]) if final else {}, [1.], [0.1],
+                                    '' if final else 'diverged'))
         return res
     res = made(dict(a=[1., 1.1, 1.2], b=[0.9, 1.0, 1.1]))
     test_eq((res.best, res.conclusion()), ('b', 'b ends best'))                     # ahead by the same with each seed
     res = made(dict(a=[1., 1.1, 1.2], b=[1.2, 1.1, 0.9]))
     test_eq(res.conclusion(), 'b ends best; its lead over a may be chance')
-    test_eq(made(dict(a=[1.], b=[0.5])).conclusion(), 'b ends best; its lead over a may be chance')      # one seed proves nothing
+    # one seed proves nothing
+    test_eq(made(dict(a=[1.], b=[0.5])).conclusion(), 'b ends best; its lead over a may be chance')
     test_eq(made(dict(a=[1.], b=[0.5]), lower=False).best, 'a')
     test_eq(made(dict(a=[1., 1., 1.], b=[0.1, 0.1, None])).best, 'a')
     test_eq(made(dict(a=[1., 1., 1.], b=[0.1, 0.1, None])).conclusion(), 'a ends best of those that fail least')
@@ -212,13 +233,20 @@ def test_beside_stock_callbacks_and_engines():
         "A comparison with given validation losses, `{name: losses of each seed}`; None is a failed run"
         res = Comparison(list(values), **{**dict(monitor='valid_loss', lower=True, start=dict(valid_loss=2.)), **kwargs})
         for name,finals in values.items():
-            for seed,final in enumerate(finals): res.runs.append(Run(name, seed, 1., [dict(epoch=i+1., valid_loss=v) for i,v in enumerate(L(final))] if final else [], dict(valid_loss=L(final)[-1]) if final else {}, [1.], [0.1], '' if final else 'diverged'))
+            for seed,final in enumerate(finals):
+                res.runs.append(Run(name, seed, 1.,
+                                    [dict(epoch=i+1., valid_loss=v) for i,v in enumerate(L(final))] if final else [],
+                                    dict(valid_loss=L(final)[-1]) if final else {}, [1.], [0.1],
+                                    '' if final else 'diverged'))
         return res
 
     # %% nbs/checks/compare.ipynb #bea5db4c
-    for kind,cbs in dict(vision=[MixUp()], tensors=[EarlyStoppingCallback(patience=1, min_delta=10.)], tabular=[GradientAccumulation(16), ReduceLROnPlateau(patience=1)], text=[GradientClip()]).items():
+    for kind,cbs in dict(vision=[MixUp()], tensors=[EarlyStoppingCallback(patience=1, min_delta=10.)],
+                         tabular=[GradientAccumulation(16), ReduceLROnPlateau(patience=1)], text=[GradientClip()]).items():
         learn = learner(kind, cbs=cbs)
-        with contextlib.redirect_stdout(io.StringIO()): res = learn.compare(dict(flat=lambda l: l.fit(3, 1e-2), bf16=lambda l: l.fit(3, 1e-2, cbs=bf16()), sgdr=lambda l: l.fit_sgdr(2, 1, 1e-2)), seeds=1)
+        with contextlib.redirect_stdout(io.StringIO()):
+            res = learn.compare(dict(flat=lambda l: l.fit(3, 1e-2), bf16=lambda l: l.fit(3, 1e-2, cbs=bf16()),
+                                     sgdr=lambda l: l.fit_sgdr(2, 1, 1e-2)), seeds=1)
         test_eq([run.failed for run in res.runs], ['']*3)
         if kind=='tensors': test_eq(len(res.runs[0].curve), 2)          # it does stop early
 
@@ -245,7 +273,8 @@ def test_beside_stock_callbacks_and_engines():
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter('always')
         res = learn.compare({'plain': lambda l: l.fit(1, 1e-2), 'other loss': other_loss}, seeds=1, monitor='accuracy')
-    test_eq([str(w.message) for w in caught], ["learn.compare(): 'other loss' has changed loss_func, so its losses are not those of the others; decide by a metric (monitor=)"])
+    test_eq([str(w.message) for w in caught], ["learn.compare(): 'other loss' has changed loss_func, so its losses are not "
+                                               "those of the others; decide by a metric (monitor=)"])
     assert res.table()['accuracy','final'].notna().all()
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter('always')
@@ -266,9 +295,11 @@ def test_beside_stock_callbacks_and_engines():
     learn = learner('vision')
     with warnings.catch_warnings():
         warnings.simplefilter('ignore')
-        res = learn.compare({'low': lambda l: l.fit(1, 1e-5), 'good': lambda l: l.fit(3, 1e-2)}, seeds=1, metrics=[AvgMetric(nowhere), AvgMetric(mae_like)], monitor='nowhere')
+        res = learn.compare({'low': lambda l: l.fit(1, 1e-5), 'good': lambda l: l.fit(3, 1e-2)}, seeds=1,
+                            metrics=[AvgMetric(nowhere), AvgMetric(mae_like)], monitor='nowhere')
     test_eq((res.best, [run.failed for run in res.runs]), (None, ['nowhere is nan']*2))
-    res = learn.compare({'low': lambda l: l.fit(1, 1e-5), 'good': lambda l: l.fit(3, 1e-2)}, seeds=1, metrics=AvgMetric(mae_like), monitor='mae')
+    res = learn.compare({'low': lambda l: l.fit(1, 1e-5), 'good': lambda l: l.fit(3, 1e-2)}, seeds=1,
+                        metrics=AvgMetric(mae_like), monitor='mae')
     test_eq(res.best, min(res.runs, key=lambda run: run.final['mae']).name)
 
     class Cancels(Callback):
@@ -277,13 +308,16 @@ def test_beside_stock_callbacks_and_engines():
         def __init__(self, what, batch=3): self.what,self.batch = what,batch
         def after_batch(self):
             if self.training and self.iter == self.batch-1: raise self.what
-    for what,epochs in {CancelTrainException: [0.5, 1.0], CancelEpochException: [0.5, 1.0], CancelFitException: [0.5]}.items():
+    for what,epochs in {CancelTrainException: [0.5, 1.0], CancelEpochException: [0.5, 1.0],
+                        CancelFitException: [0.5]}.items():
         run = learn.compare({'a': lambda l: l.fit(2, 1e-2, cbs=Cancels(what))}, seeds=1).runs[0]
         test_eq((len(run.lrs), run.epochs[2::3]), (3*len(epochs), epochs))
         if what is CancelTrainException: test_eq([o['epoch'] for o in run.curve], epochs)
 
     # %% nbs/checks/compare.ipynb #6622f433
-    for kwargs in (dict(b=[[1., 1e5, 1e9]]), dict(b=[[0.5, 0.1, 0.02]]), {'$a$ _b': [[1., 2., 0.9]], '_'+'long '*40: [[1., 1., 3.]], 'never': [None]}, {str(i): [[1., i+0.1]] for i in range(12)}):
+    for kwargs in (dict(b=[[1., 1e5, 1e9]]), dict(b=[[0.5, 0.1, 0.02]]),
+                   {'$a$ _b': [[1., 2., 0.9]], '_'+'long '*40: [[1., 1., 3.]], 'never': [None]},
+                   {str(i): [[1., i+0.1]] for i in range(12)}):
         fig = made(dict(a=[[1.5, 1.2, 1.]]) | kwargs).plot()
         fig.savefig(io.BytesIO())
         lo,hi = fig.axes[0].get_ylim()
@@ -296,11 +330,14 @@ def test_two_ranks():
         learn = learner('vision')
         with learn.distrib_ctx(sync_bn=False, in_notebook=False):
             drawn = []
-            res = learn.compare(dict(flat=lambda l: drawn.append((l.fit(2, 1e-2), float(torch.rand(1)))), tuned=lambda l: l.fine_tune_discriminative(1, 1e-2)), seeds=2)
+            res = learn.compare(dict(flat=lambda l: drawn.append((l.fit(2, 1e-2), float(torch.rand(1)))),
+                                     tuned=lambda l: l.fine_tune_discriminative(1, 1e-2)), seeds=2)
             learn.fit(1, 1e-2)
         plain = learner('vision')
         with plain.distrib_ctx(sync_bn=False, in_notebook=False): plain.fit(1, 1e-2)
-        return same(weights(learn), weights(plain)), [(run.name, run.seed, run.final, run.curve[-1:] and run.curve[-1]['valid_loss']) for run in res.runs], res.best, drawn
+        return same(weights(learn), weights(plain)), [(run.name, run.seed, run.final,
+                                                       run.curve[-1:] and run.curve[-1]['valid_loss'])
+                                                       for run in res.runs], res.best, drawn
     results = on_ranks(compare_on_ranks)
     assert all(o[0] for o in results)
     test_eq(results[0][1:3], results[1][1:3])
@@ -319,7 +356,8 @@ def test_inside_precomputed():
             if self.training: self.into[-1].append(self.y.flatten().tolist())
     def fits(name, *cbs): return lambda l: l.fit(2, 1e-2, cbs=[Labels(seen[name]), *cbs])
     def peeking(l):
-        for _ in range(3): l.dls.train.get_idxs() if hasattr(l.dls.train, 'get_idxs') else next(iter(l.dls.train.batch_sampler))
+        for _ in range(3):
+            l.dls.train.get_idxs() if hasattr(l.dls.train, 'get_idxs') else next(iter(l.dls.train.batch_sampler))
         fits('peeking')(l)
     def cached(l):
         with l.precomputed(): fits('cached')(l)

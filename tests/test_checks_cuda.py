@@ -80,11 +80,13 @@ def test_memory_cuda():
     quietly(learn.fit, 1, 1e-4)
     find = lambda **kwargs: learn.lr_find(1e-8, 1e-6, num_it=8, show_plot=False, extend=False, suggest_funcs=None, **kwargs)
     quietly(find)
-    copied = sum(t.nbytes for t in (*learn.model.parameters(), *learn.model.buffers())) + sum(t.nbytes for s in learn.opt.state.values() for t in s.values() if isinstance(t, Tensor))
+    copied = sum(t.nbytes for t in (*learn.model.parameters(), *learn.model.buffers())) + sum(t.nbytes
+        for s in learn.opt.state.values() for t in s.values() if isinstance(t, Tensor))
     rest = allocated()
     training,sweeping,sparing = peak(lambda: learn.fit(1, 1e-6)),peak(find),peak(lambda: find(device='cpu'))
     mb = 2**20
-    print(f'at rest {rest/mb:.0f} MB, training {training/mb:.0f}, a copy {copied/mb:.0f}, lr_find {sweeping/mb:.0f}, with device="cpu" {sparing/mb:.0f}')
+    print(f'at rest {rest/mb:.0f} MB, training {training/mb:.0f}, a copy {copied/mb:.0f}, lr_find {sweeping/mb:.0f}, with '
+          f'device="cpu" {sparing/mb:.0f}')
     assert sweeping - training < copied*1.02 + mb and sparing - training < 0.02*copied + mb
     assert sweeping - training > copied*0.9                       # the measure sees a copy
     test_eq(allocated(), rest)
@@ -143,7 +145,8 @@ for precision in ('fp32', 'fp16') if has_card else ('fp32',):
     print('left', precision, fingerprint(sorted(everything(learn).items())), fingerprint([float(o) for o in learn.recorder.losses]))
 '''
     def run(folder, *args):
-        return subprocess.Popen([sys.executable, '-W', 'ignore', '-c', script, '../tests', folder, *args], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        return subprocess.Popen([sys.executable, '-W', 'ignore', '-c', script, '../tests', folder, *args],
+                                stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     with tempfile.TemporaryDirectory() as d:
         both = run(f'{d}/whole'),run(f'{d}/killed', 'kill')
         (whole,said),(_,died) = [p.communicate() for p in both]
@@ -190,7 +193,8 @@ def test_precomputed_cuda():
             places,head,learn = inside(precision)
             test_eq(places, {device.type})
             test_eq(next(learn.model.parameters()).device.type, device.type)
-            for kwargs in (dict(device='cpu'), dict(device='cpu', max_memory=0), dict(cache=d), dict(cache=d), dict(cache=d, device='cpu')):
+            for kwargs in (dict(device='cpu'), dict(device='cpu', max_memory=0), dict(cache=d), dict(cache=d),
+                           dict(cache=d, device='cpu')):
                 other,same_head,_ = inside(precision, **kwargs)
                 assert same(head, same_head), (precision, kwargs)
                 test_eq(other, {'cpu' if 'device' in kwargs else device.type})
@@ -198,8 +202,12 @@ def test_precomputed_cuda():
             live.freeze()
             for m in live.model[0].modules():                            # fixed as it is inside
                 for p in m.parameters(recurse=False): p.requires_grad_(False)
-            quietly(live.fit, 2, 1e-2, cbs=[NormFreeze, FrozenInEval := type('FrozenInEval', (Callback,), dict(order=1, before_train=lambda self: self.model[0].eval()))])
-            for a,b in zip(head, (p.detach().cpu() for p in live.model[1].parameters())): assert torch.allclose(a, b, atol=2e-4 if precision == 'fp32' else 2e-2), (precision, (a-b).abs().max())
+            quietly(live.fit, 2, 1e-2, cbs=[NormFreeze,
+                                            FrozenInEval := type('FrozenInEval', (Callback,),
+                                                                 dict(order=1,
+                                                                      before_train=lambda self: self.model[0].eval()))])
+            for a,b in zip(head, (p.detach().cpu() for p in live.model[1].parameters())):
+                assert torch.allclose(a, b, atol=2e-4 if precision == 'fp32' else 2e-2), (precision, (a-b).abs().max())
 
 @pytest.mark.cuda
 def test_activations_without_room_cuda():
@@ -269,8 +277,10 @@ with learn.distrib_ctx(sync_bn=False):
     quietly(inside)
     print('done', dist.get_backend(), len(snaps.snapshots), flush=True)
 '''
-    env = {**os.environ, 'RANK': '0', 'LOCAL_RANK': '0', 'WORLD_SIZE': '1', 'MASTER_ADDR': '127.0.0.1', 'MASTER_PORT': '29517', **({} if has_card else {'ACCELERATE_USE_CPU': 'true'})}
-    done = subprocess.run([sys.executable, '-W', 'ignore', '-c', script, '../tests'], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=env)
+    env = {**os.environ, 'RANK': '0', 'LOCAL_RANK': '0', 'WORLD_SIZE': '1', 'MASTER_ADDR': '127.0.0.1',
+           'MASTER_PORT': '29517', **({} if has_card else {'ACCELERATE_USE_CPU': 'true'})}
+    done = subprocess.run([sys.executable, '-W', 'ignore', '-c', script, '../tests'], stdout=subprocess.PIPE,
+                          stderr=subprocess.STDOUT, text=True, env=env)
     if has_card and 'stock fails' in done.stdout: pytest.skip(f"stock's fit fails over nccl here:\n{done.stdout[-3000:]}")
     assert f"done {'nccl' if has_card else 'gloo'} 2" in done.stdout, done.stdout[-3000:]
 
@@ -285,9 +295,12 @@ def test_what_makes_a_gpu_wait_cuda():
         return learn
     def cached(l):
         with l.precomputed(): l.fit(1, 1e-3)
-    stock,find = waits_per_batch(make, lambda l: l.fit(1, 1e-3)),waits_per_batch(make, lambda l: l.fit(1, cbs=LRFinder(num_it=len(l.dls.train), stop_div=False)))
-    ours = dict(sgdr=lambda l: l.fit_sgdr(1, 1, 1e-3), norm_freeze=lambda l: l.fit(1, 1e-3, cbs=NormFreeze()), snapshots=lambda l: l.fit_sgdr(1, 1, 1e-3, cbs=[Snapshots(), UntilOverfit()]), precomputed=cached)
+    stock,find = waits_per_batch(make, lambda l: l.fit(1, 1e-3)),waits_per_batch(make,
+        lambda l: l.fit(1, cbs=LRFinder(num_it=len(l.dls.train), stop_div=False)))
+    ours = dict(sgdr=lambda l: l.fit_sgdr(1, 1, 1e-3), norm_freeze=lambda l: l.fit(1, 1e-3, cbs=NormFreeze()),
+                snapshots=lambda l: l.fit_sgdr(1, 1, 1e-3, cbs=[Snapshots(), UntilOverfit()]), precomputed=cached)
     counts = {name: waits_per_batch(make, fit) for name,fit in ours.items()}
-    sweep = waits_per_batch(make, lambda l: l.lr_find(num_it=len(l.dls.train), stop_div=False, show_plot=False, extend=False, suggest_funcs='valley'))
+    sweep = waits_per_batch(make, lambda l: l.lr_find(num_it=len(l.dls.train), stop_div=False, show_plot=False,
+                                                      extend=False, suggest_funcs='valley'))
     print(f'each batch (of training and of validation) waits: stock {stock}, {counts}; in a sweep stock {find}, ours {sweep}')
     assert all(n <= stock for n in counts.values()) and sweep <= find

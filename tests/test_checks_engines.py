@@ -17,7 +17,8 @@ def test_no_trace():
         "fp16 on the CPU, with a gradient scaler"
         def before_fit(self):
             super().before_fit()
-            self.autocast,self.learn.scaler = torch.autocast('cpu', dtype=torch.float16),torch.amp.GradScaler('cpu', **self.kwargs)
+            self.autocast,self.learn.scaler = torch.autocast('cpu', dtype=torch.float16),torch.amp.GradScaler('cpu',
+                **self.kwargs)
     class OneScaler(FP16):
         "The same scaler in all fits"
         def before_fit(self):
@@ -28,7 +29,8 @@ def test_no_trace():
     def fp16(cls=FP16): return cls(amp_mode=AMPMode.FP16, init_scale=2.**24, growth_interval=2)
 
     dynamo = torch._dynamo.config
-    setattr(dynamo, 'recompile_limit' if hasattr(dynamo, 'recompile_limit') else 'cache_size_limit', 64)       # as older versions of torch call it
+    # as older versions of torch call it
+    setattr(dynamo, 'recompile_limit' if hasattr(dynamo, 'recompile_limit') else 'cache_size_limit', 64)
     dynamo.suppress_errors = False
     logging.getLogger('torch._dynamo').setLevel(logging.ERROR)
     def children(m): return [params(o) for o in getattr(m, '_orig_mod', m)]
@@ -41,23 +43,36 @@ def test_no_trace():
         learn.splitter = lambda m: children(m) if isinstance(m, nn.Sequential) else 1/0
         learn.create_opt()
         whole_model(learn)
-    def prebuilt(learn): learn.opt_func = OptimWrapper(opt=torch.optim.SGD([dict(params=params(o)) for o in learn.model], lr=0.1, momentum=0.9))
+    def prebuilt(learn):
+        learn.opt_func = OptimWrapper(opt=torch.optim.SGD([dict(params=params(o)) for o in learn.model], lr=0.1,
+                                                          momentum=0.9))
     def wrapped(opt, **kwargs): return partial(OptimWrapper, opt=partial(opt, **kwargs))
 
-    def images(n): return [(torch.randn(3, 6, 6, generator=torch.Generator().manual_seed(i)) + i%3, torch.tensor(i%3)) for i in range(n)]
+    def images(n):
+        return [(torch.randn(3, 6, 6, generator=torch.Generator().manual_seed(i)) + i%3, torch.tensor(i%3))
+                for i in range(n)]
     def make(cbs=None, change=noop, loss=CrossEntropyLossFlat, **kwargs):
         "A tiny learner of three layer groups: shuffled batches, BatchNorm, dropout"
         set_seed(0)
         dls = DataLoaders.from_dsets(images(48), images(24), bs=8, num_workers=0)
-        model = nn.Sequential(ConvLayer(3, 4), ConvLayer(4, 8, stride=2), nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Dropout(0.2), nn.Linear(8, 3)))
-        learn = quiet(Learner(dls, model, loss_func=loss(), metrics=accuracy, splitter=children, cbs=cbs() if cbs else None, path=Path(tempfile.gettempdir())/'lrx_never_written', **kwargs))
+        model = nn.Sequential(ConvLayer(3, 4), ConvLayer(4, 8, stride=2),
+                              nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Dropout(0.2), nn.Linear(8, 3)))
+        learn = quiet(Learner(dls, model, loss_func=loss(), metrics=accuracy, splitter=children, cbs=cbs() if cbs else None,
+                              path=Path(tempfile.gettempdir())/'lrx_never_written', **kwargs))
         change(learn)
         return learn
 
-    steps = dict(plain=dict(), bf16=dict(cbs=bf16), fp16=dict(cbs=fp16), one_scaler=dict(cbs=partial(fp16, OneScaler)), accumulation=dict(cbs=partial(GradientAccumulation, 40)), both=dict(cbs=lambda: [GradientAccumulation(20), fp16(), GradientClip(0.1)]),
-                 mixup=dict(cbs=MixUp), cutmix=dict(cbs=CutMix), smoothing=dict(loss=LabelSmoothingCrossEntropyFlat), channels=dict(cbs=ChannelsLast))
-    optimizers = dict(adamw=dict(opt_func=wrapped(torch.optim.AdamW, fused=True)), sgd=dict(opt_func=wrapped(torch.optim.SGD, momentum=0.9, foreach=True)), fused=dict(opt_func=wrapped(torch.optim.SGD, fused=True)), prebuilt=dict(change=prebuilt),
-                      summing=dict(opt_func=wrapped(Summing)), lookahead=dict(opt_func=lambda ps, lr: Lookahead(SGD(ps, lr=lr, mom=0.9), k=4)), ranger=dict(opt_func=ranger))
+    steps = dict(plain=dict(), bf16=dict(cbs=bf16), fp16=dict(cbs=fp16), one_scaler=dict(cbs=partial(fp16, OneScaler)),
+                 accumulation=dict(cbs=partial(GradientAccumulation, 40)),
+                 both=dict(cbs=lambda: [GradientAccumulation(20), fp16(), GradientClip(0.1)]),
+                 mixup=dict(cbs=MixUp), cutmix=dict(cbs=CutMix), smoothing=dict(loss=LabelSmoothingCrossEntropyFlat),
+                 channels=dict(cbs=ChannelsLast))
+    optimizers = dict(adamw=dict(opt_func=wrapped(torch.optim.AdamW, fused=True)),
+                      sgd=dict(opt_func=wrapped(torch.optim.SGD, momentum=0.9, foreach=True)),
+                      fused=dict(opt_func=wrapped(torch.optim.SGD, fused=True)), prebuilt=dict(change=prebuilt),
+                      summing=dict(opt_func=wrapped(Summing)),
+                      lookahead=dict(opt_func=lambda ps, lr: Lookahead(SGD(ps, lr=lr, mom=0.9), k=4)),
+                      ranger=dict(opt_func=ranger))
     compiled = {f.__name__: dict(change=f) for f in (whole_model, in_place, body_only, body_in_place, late)}
     engines = {k: partial(make, **v) for k,v in (steps|optimizers|compiled).items()}
 
@@ -73,8 +88,11 @@ def test_no_trace():
     def try_it(learn):
         with learn.preserved(): learn.freeze(); learn.fit(1, 1., cbs=ChannelsLast())
     def step_by_step(learn): learn.fit(1, 1e-2)
-    looks = dict(find=lambda l: l.lr_find(num_it=8, show_plot=False), bounds=lambda l: l.lr_range_test(1e-4, 1., 20, valid_batches=1, show_plot=False), groups=lambda l: l.lr_find_groups(1e-3, num_it=20, extend=False, show_plot=False),
-                 plan=plan, try_it=try_it, compare=lambda l: l.compare(dict(channels=lambda l: l.fit(1, 1e-2, cbs=ChannelsLast()), sgdr=lambda l: l.fit_sgdr(1, 1, 1e-2)), seeds=1))
+    looks = dict(find=lambda l: l.lr_find(num_it=8, show_plot=False),
+                 bounds=lambda l: l.lr_range_test(1e-4, 1., 20, valid_batches=1, show_plot=False),
+                 groups=lambda l: l.lr_find_groups(1e-3, num_it=20, extend=False, show_plot=False),
+                 plan=plan, try_it=try_it, compare=lambda l: l.compare(dict(channels=lambda l: l.fit(1, 1e-2,
+        cbs=ChannelsLast()), sgdr=lambda l: l.fit_sgdr(1, 1, 1e-2)), seeds=1))
 
     def story(make, looks):
         learn = make()
@@ -86,7 +104,9 @@ def test_no_trace():
         learn.fit(1, 1e-2)
         return weights(learn) + [tensor(scaler_of(learn)[:-1])]
     few = {k: looks[k] for k in ('find','try_it')}
-    for name,engine in engines.items(): assert same(story(engine, {}), story(engine, looks if name in ('one_scaler','both','prebuilt','body_only') else few)), name
+    for name,engine in engines.items():
+        assert same(story(engine, {}), story(engine,
+                                             looks if name in ('one_scaler','both','prebuilt','body_only') else few)), name
     assert not same(story(make, {}), story(make, dict(fit=step_by_step)))          # the comparison can fail
 
     # %% nbs/checks/engines.ipynb #001cd268
@@ -108,7 +128,8 @@ def test_the_plan_is_what_runs():
         "fp16 on the CPU, with a gradient scaler"
         def before_fit(self):
             super().before_fit()
-            self.autocast,self.learn.scaler = torch.autocast('cpu', dtype=torch.float16),torch.amp.GradScaler('cpu', **self.kwargs)
+            self.autocast,self.learn.scaler = torch.autocast('cpu', dtype=torch.float16),torch.amp.GradScaler('cpu',
+                **self.kwargs)
     class OneScaler(FP16):
         "The same scaler in all fits"
         def before_fit(self):
@@ -119,7 +140,8 @@ def test_the_plan_is_what_runs():
     def fp16(cls=FP16): return cls(amp_mode=AMPMode.FP16, init_scale=2.**24, growth_interval=2)
 
     dynamo = torch._dynamo.config
-    setattr(dynamo, 'recompile_limit' if hasattr(dynamo, 'recompile_limit') else 'cache_size_limit', 64)       # as older versions of torch call it
+    # as older versions of torch call it
+    setattr(dynamo, 'recompile_limit' if hasattr(dynamo, 'recompile_limit') else 'cache_size_limit', 64)
     dynamo.suppress_errors = False
     logging.getLogger('torch._dynamo').setLevel(logging.ERROR)
     def children(m): return [params(o) for o in getattr(m, '_orig_mod', m)]
@@ -132,23 +154,36 @@ def test_the_plan_is_what_runs():
         learn.splitter = lambda m: children(m) if isinstance(m, nn.Sequential) else 1/0
         learn.create_opt()
         whole_model(learn)
-    def prebuilt(learn): learn.opt_func = OptimWrapper(opt=torch.optim.SGD([dict(params=params(o)) for o in learn.model], lr=0.1, momentum=0.9))
+    def prebuilt(learn):
+        learn.opt_func = OptimWrapper(opt=torch.optim.SGD([dict(params=params(o)) for o in learn.model], lr=0.1,
+                                                          momentum=0.9))
     def wrapped(opt, **kwargs): return partial(OptimWrapper, opt=partial(opt, **kwargs))
 
-    def images(n): return [(torch.randn(3, 6, 6, generator=torch.Generator().manual_seed(i)) + i%3, torch.tensor(i%3)) for i in range(n)]
+    def images(n):
+        return [(torch.randn(3, 6, 6, generator=torch.Generator().manual_seed(i)) + i%3, torch.tensor(i%3))
+                for i in range(n)]
     def make(cbs=None, change=noop, loss=CrossEntropyLossFlat, **kwargs):
         "A tiny learner of three layer groups: shuffled batches, BatchNorm, dropout"
         set_seed(0)
         dls = DataLoaders.from_dsets(images(48), images(24), bs=8, num_workers=0)
-        model = nn.Sequential(ConvLayer(3, 4), ConvLayer(4, 8, stride=2), nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Dropout(0.2), nn.Linear(8, 3)))
-        learn = quiet(Learner(dls, model, loss_func=loss(), metrics=accuracy, splitter=children, cbs=cbs() if cbs else None, path=Path(tempfile.gettempdir())/'lrx_never_written', **kwargs))
+        model = nn.Sequential(ConvLayer(3, 4), ConvLayer(4, 8, stride=2),
+                              nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Dropout(0.2), nn.Linear(8, 3)))
+        learn = quiet(Learner(dls, model, loss_func=loss(), metrics=accuracy, splitter=children, cbs=cbs() if cbs else None,
+                              path=Path(tempfile.gettempdir())/'lrx_never_written', **kwargs))
         change(learn)
         return learn
 
-    steps = dict(plain=dict(), bf16=dict(cbs=bf16), fp16=dict(cbs=fp16), one_scaler=dict(cbs=partial(fp16, OneScaler)), accumulation=dict(cbs=partial(GradientAccumulation, 40)), both=dict(cbs=lambda: [GradientAccumulation(20), fp16(), GradientClip(0.1)]),
-                 mixup=dict(cbs=MixUp), cutmix=dict(cbs=CutMix), smoothing=dict(loss=LabelSmoothingCrossEntropyFlat), channels=dict(cbs=ChannelsLast))
-    optimizers = dict(adamw=dict(opt_func=wrapped(torch.optim.AdamW, fused=True)), sgd=dict(opt_func=wrapped(torch.optim.SGD, momentum=0.9, foreach=True)), fused=dict(opt_func=wrapped(torch.optim.SGD, fused=True)), prebuilt=dict(change=prebuilt),
-                      summing=dict(opt_func=wrapped(Summing)), lookahead=dict(opt_func=lambda ps, lr: Lookahead(SGD(ps, lr=lr, mom=0.9), k=4)), ranger=dict(opt_func=ranger))
+    steps = dict(plain=dict(), bf16=dict(cbs=bf16), fp16=dict(cbs=fp16), one_scaler=dict(cbs=partial(fp16, OneScaler)),
+                 accumulation=dict(cbs=partial(GradientAccumulation, 40)),
+                 both=dict(cbs=lambda: [GradientAccumulation(20), fp16(), GradientClip(0.1)]),
+                 mixup=dict(cbs=MixUp), cutmix=dict(cbs=CutMix), smoothing=dict(loss=LabelSmoothingCrossEntropyFlat),
+                 channels=dict(cbs=ChannelsLast))
+    optimizers = dict(adamw=dict(opt_func=wrapped(torch.optim.AdamW, fused=True)),
+                      sgd=dict(opt_func=wrapped(torch.optim.SGD, momentum=0.9, foreach=True)),
+                      fused=dict(opt_func=wrapped(torch.optim.SGD, fused=True)), prebuilt=dict(change=prebuilt),
+                      summing=dict(opt_func=wrapped(Summing)),
+                      lookahead=dict(opt_func=lambda ps, lr: Lookahead(SGD(ps, lr=lr, mom=0.9), k=4)),
+                      ranger=dict(opt_func=ranger))
     compiled = {f.__name__: dict(change=f) for f in (whole_model, in_place, body_only, body_in_place, late)}
     engines = {k: partial(make, **v) for k,v in (steps|optimizers|compiled).items()}
 
@@ -164,14 +199,17 @@ def test_the_plan_is_what_runs():
         def after_pred(self):
             if not self.training: return
             frozen = frozen_params(self.opt)
-            self.hypers.append([{k: float(v) for k,v in h.items() if isinstance(v, (int,float,np.generic))} for h in self.opt.hypers])
+            self.hypers.append([{k: float(v) for k,v in h.items() if isinstance(v, (int,float,np.generic))}
+                                for h in self.opt.hypers])
             self.frozen.append([all(p in frozen for p in ps) for ps in self.opt.param_lists])
         def after_step(self): self.steps.append(len(self.hypers))
         def after_batch(self):
-            if self.training and len(scaler_of(self.learn)) > 1: self.scales.append([float(v) for v in scaler_of(self.learn)[:-1]])
+            if self.training and len(scaler_of(self.learn)) > 1:
+                self.scales.append([float(v) for v in scaler_of(self.learn)[:-1]])
 
     # %% nbs/checks/engines.ipynb #2e26be25
-    fits = dict(sgdr=lambda l: l.fit_sgdr(2, 1, slice(1e-3, 1e-2), wd=0.1, cbs=[Snapshots(), UntilOverfit(9)]), gradual=lambda l: l.fine_tune_discriminative(2, 1e-2, train_bn=False))
+    fits = dict(sgdr=lambda l: l.fit_sgdr(2, 1, slice(1e-3, 1e-2), wd=0.1, cbs=[Snapshots(), UntilOverfit(9)]),
+                gradual=lambda l: l.fine_tune_discriminative(2, 1e-2, train_bn=False))
     def check_plan(make, fit):
         "The learner after a fit that was as planned, and what was seen of it"
         learn,seen = make(),Reality()
@@ -187,7 +225,8 @@ def test_the_plan_is_what_runs():
         return learn,seen
     for name,engine in engines.items():
         learn,seen = check_plan(engine, fits['sgdr'])
-        test_eq([[h['lr'] for h in hypers] for hypers in seen.hypers], CosineRestarts(2, even_mults(1e-3, 1e-2, 3)).at(np.arange(18), 18).tolist())
+        test_eq([[h['lr'] for h in hypers] for hypers in seen.hypers],
+                CosineRestarts(2, even_mults(1e-3, 1e-2, 3)).at(np.arange(18), 18).tolist())
         test_eq(learn.recorder.cycles['ends'], [6, 18])
     for name in ('both','fused','summing','prebuilt','lookahead','late'): check_plan(engines[name], fits['gradual'])
 
@@ -216,7 +255,8 @@ def test_the_plan_is_what_runs():
                 if p.grad is not None: p.grad.fill_(np.inf)
     class Skipped(Callback):
         order = 2000
-        def after_step(self): skipped.append(self.learn.cbs[[isinstance(cb, FP16) for cb in self.learn.cbs].index(True)].skipped)
+        def after_step(self):
+            skipped.append(self.learn.cbs[[isinstance(cb, FP16) for cb in self.learn.cbs].index(True)].skipped)
     skipped = []
     learn = make(cbs=lambda: [fp16(), Skipped()])
     found = learn.lr_find(num_it=40, extend=False, stop_div=False, show_plot=False)
@@ -233,7 +273,8 @@ def test_killed_and_run_again():
         "fp16 on the CPU, with a gradient scaler"
         def before_fit(self):
             super().before_fit()
-            self.autocast,self.learn.scaler = torch.autocast('cpu', dtype=torch.float16),torch.amp.GradScaler('cpu', **self.kwargs)
+            self.autocast,self.learn.scaler = torch.autocast('cpu', dtype=torch.float16),torch.amp.GradScaler('cpu',
+                **self.kwargs)
     class OneScaler(FP16):
         "The same scaler in all fits"
         def before_fit(self):
@@ -244,7 +285,8 @@ def test_killed_and_run_again():
     def fp16(cls=FP16): return cls(amp_mode=AMPMode.FP16, init_scale=2.**24, growth_interval=2)
 
     dynamo = torch._dynamo.config
-    setattr(dynamo, 'recompile_limit' if hasattr(dynamo, 'recompile_limit') else 'cache_size_limit', 64)       # as older versions of torch call it
+    # as older versions of torch call it
+    setattr(dynamo, 'recompile_limit' if hasattr(dynamo, 'recompile_limit') else 'cache_size_limit', 64)
     dynamo.suppress_errors = False
     logging.getLogger('torch._dynamo').setLevel(logging.ERROR)
     def children(m): return [params(o) for o in getattr(m, '_orig_mod', m)]
@@ -257,23 +299,36 @@ def test_killed_and_run_again():
         learn.splitter = lambda m: children(m) if isinstance(m, nn.Sequential) else 1/0
         learn.create_opt()
         whole_model(learn)
-    def prebuilt(learn): learn.opt_func = OptimWrapper(opt=torch.optim.SGD([dict(params=params(o)) for o in learn.model], lr=0.1, momentum=0.9))
+    def prebuilt(learn):
+        learn.opt_func = OptimWrapper(opt=torch.optim.SGD([dict(params=params(o)) for o in learn.model], lr=0.1,
+                                                          momentum=0.9))
     def wrapped(opt, **kwargs): return partial(OptimWrapper, opt=partial(opt, **kwargs))
 
-    def images(n): return [(torch.randn(3, 6, 6, generator=torch.Generator().manual_seed(i)) + i%3, torch.tensor(i%3)) for i in range(n)]
+    def images(n):
+        return [(torch.randn(3, 6, 6, generator=torch.Generator().manual_seed(i)) + i%3, torch.tensor(i%3))
+                for i in range(n)]
     def make(cbs=None, change=noop, loss=CrossEntropyLossFlat, **kwargs):
         "A tiny learner of three layer groups: shuffled batches, BatchNorm, dropout"
         set_seed(0)
         dls = DataLoaders.from_dsets(images(48), images(24), bs=8, num_workers=0)
-        model = nn.Sequential(ConvLayer(3, 4), ConvLayer(4, 8, stride=2), nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Dropout(0.2), nn.Linear(8, 3)))
-        learn = quiet(Learner(dls, model, loss_func=loss(), metrics=accuracy, splitter=children, cbs=cbs() if cbs else None, path=Path(tempfile.gettempdir())/'lrx_never_written', **kwargs))
+        model = nn.Sequential(ConvLayer(3, 4), ConvLayer(4, 8, stride=2),
+                              nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Dropout(0.2), nn.Linear(8, 3)))
+        learn = quiet(Learner(dls, model, loss_func=loss(), metrics=accuracy, splitter=children, cbs=cbs() if cbs else None,
+                              path=Path(tempfile.gettempdir())/'lrx_never_written', **kwargs))
         change(learn)
         return learn
 
-    steps = dict(plain=dict(), bf16=dict(cbs=bf16), fp16=dict(cbs=fp16), one_scaler=dict(cbs=partial(fp16, OneScaler)), accumulation=dict(cbs=partial(GradientAccumulation, 40)), both=dict(cbs=lambda: [GradientAccumulation(20), fp16(), GradientClip(0.1)]),
-                 mixup=dict(cbs=MixUp), cutmix=dict(cbs=CutMix), smoothing=dict(loss=LabelSmoothingCrossEntropyFlat), channels=dict(cbs=ChannelsLast))
-    optimizers = dict(adamw=dict(opt_func=wrapped(torch.optim.AdamW, fused=True)), sgd=dict(opt_func=wrapped(torch.optim.SGD, momentum=0.9, foreach=True)), fused=dict(opt_func=wrapped(torch.optim.SGD, fused=True)), prebuilt=dict(change=prebuilt),
-                      summing=dict(opt_func=wrapped(Summing)), lookahead=dict(opt_func=lambda ps, lr: Lookahead(SGD(ps, lr=lr, mom=0.9), k=4)), ranger=dict(opt_func=ranger))
+    steps = dict(plain=dict(), bf16=dict(cbs=bf16), fp16=dict(cbs=fp16), one_scaler=dict(cbs=partial(fp16, OneScaler)),
+                 accumulation=dict(cbs=partial(GradientAccumulation, 40)),
+                 both=dict(cbs=lambda: [GradientAccumulation(20), fp16(), GradientClip(0.1)]),
+                 mixup=dict(cbs=MixUp), cutmix=dict(cbs=CutMix), smoothing=dict(loss=LabelSmoothingCrossEntropyFlat),
+                 channels=dict(cbs=ChannelsLast))
+    optimizers = dict(adamw=dict(opt_func=wrapped(torch.optim.AdamW, fused=True)),
+                      sgd=dict(opt_func=wrapped(torch.optim.SGD, momentum=0.9, foreach=True)),
+                      fused=dict(opt_func=wrapped(torch.optim.SGD, fused=True)), prebuilt=dict(change=prebuilt),
+                      summing=dict(opt_func=wrapped(Summing)),
+                      lookahead=dict(opt_func=lambda ps, lr: Lookahead(SGD(ps, lr=lr, mom=0.9), k=4)),
+                      ranger=dict(opt_func=ranger))
     compiled = {f.__name__: dict(change=f) for f in (whole_model, in_place, body_only, body_in_place, late)}
     engines = {k: partial(make, **v) for k,v in (steps|optimizers|compiled).items()}
 
@@ -289,11 +344,13 @@ def test_killed_and_run_again():
         def after_pred(self):
             if not self.training: return
             frozen = frozen_params(self.opt)
-            self.hypers.append([{k: float(v) for k,v in h.items() if isinstance(v, (int,float,np.generic))} for h in self.opt.hypers])
+            self.hypers.append([{k: float(v) for k,v in h.items() if isinstance(v, (int,float,np.generic))}
+                                for h in self.opt.hypers])
             self.frozen.append([all(p in frozen for p in ps) for ps in self.opt.param_lists])
         def after_step(self): self.steps.append(len(self.hypers))
         def after_batch(self):
-            if self.training and len(scaler_of(self.learn)) > 1: self.scales.append([float(v) for v in scaler_of(self.learn)[:-1]])
+            if self.training and len(scaler_of(self.learn)) > 1:
+                self.scales.append([float(v) for v in scaler_of(self.learn)[:-1]])
 
     # %% nbs/checks/engines.ipynb #3d6b5599
     class Killed(BaseException): "Stands for kill -9: nobody catches it"
@@ -307,7 +364,9 @@ def test_killed_and_run_again():
         def load_state_dict(self, saved): pass
     def tensors(opt):
         "The state of an optimizer"
-        states = opt.opt.state.values() if isinstance(opt, OptimWrapper) else [opt.state[p] for ps in opt.param_lists for p in ps]
+        states = opt.opt.state.values() if isinstance(opt,
+                                                      OptimWrapper) else [opt.state[p]
+                                                                          for ps in opt.param_lists for p in ps]
         return [v for state in states for v in state.values() if isinstance(v, Tensor)]
     def run(make, fit, folder=None, *place):
         "All that a fit leaves; None if it was killed"
@@ -316,7 +375,9 @@ def test_killed_and_run_again():
         try: quietly(fit, learn, [seen, Kill(*place)] + ([Resume(folder)] if folder else []))
         except Killed: return None
         finally: process.restore()
-        return dict(weights=fingerprint(weights(learn)), scales=seen.scales, hypers=seen.hypers, steps=seen.steps, opt=fingerprint(tensors(learn.opt)), grads=[None if p.grad is None else fingerprint(p.grad) for p in learn.model.parameters()],
+        return dict(weights=fingerprint(weights(learn)), scales=seen.scales, hypers=seen.hypers, steps=seen.steps,
+                    opt=fingerprint(tensors(learn.opt)),
+                    grads=[None if p.grad is None else fingerprint(p.grad) for p in learn.model.parameters()],
                     values=[[float(v) for v in row] for row in learn.recorder.values], rng=float(torch.rand(1)))
     def survives(make, fit, *places):
         with tempfile.TemporaryDirectory() as folder:
@@ -332,8 +393,11 @@ def test_killed_and_run_again():
     several = 'one_scaler','both','ranger'
     ends = {name: survives(engine, sgdr, (0, 1, 2), *[(0, 2, 1)]*(name in several)) for name,engine in engines.items()}
     for name in ('both','fused','summing','lookahead','in_place'): survives(engines[name], gradual, (0, 2, 1))
-    for name in ('fp16','one_scaler','both'): assert len({s[0] for s in ends[name]['scales']}) > 3          # the scaler has come down, and gone up
-    assert any(g is not None and g != fingerprint(torch.zeros_like(p)) for g,p in zip(ends['accumulation']['grads'], make().model.parameters()))       # a sum that was half full
+    # the scaler has come down, and gone up
+    for name in ('fp16','one_scaler','both'): assert len({s[0] for s in ends[name]['scales']}) > 3
+    # a sum that was half full
+    assert any(g is not None and g != fingerprint(torch.zeros_like(p))
+               for g,p in zip(ends['accumulation']['grads'], make().model.parameters()))
 
     # %% nbs/checks/engines.ipynb #044a9269
     class Running(nn.Module):
@@ -360,7 +424,8 @@ def test_killed_and_run_again():
         learn.model = Scaled(*learn.model)
         learn.model.scaler = nn.Parameter(torch.ones(1))
     def two_fits(learn, cbs): learn.fit(2, 1e-2, cbs=cbs); learn.fit(2, 1e-2, cbs=cbs)
-    for kwargs in (dict(loss=Running), dict(loss=Warming), dict(loss=lambda: Warming().__call__), dict(change=counting), dict(change=own_scaler)):
+    for kwargs in (dict(loss=Running), dict(loss=Warming), dict(loss=lambda: Warming().__call__), dict(change=counting),
+                   dict(change=own_scaler)):
         survives(partial(make, **kwargs), two_fits, (0, 1, 2), (0, 1, 2))
 
 def test_a_frozen_body_computed_once():
@@ -369,7 +434,8 @@ def test_a_frozen_body_computed_once():
         "fp16 on the CPU, with a gradient scaler"
         def before_fit(self):
             super().before_fit()
-            self.autocast,self.learn.scaler = torch.autocast('cpu', dtype=torch.float16),torch.amp.GradScaler('cpu', **self.kwargs)
+            self.autocast,self.learn.scaler = torch.autocast('cpu', dtype=torch.float16),torch.amp.GradScaler('cpu',
+                **self.kwargs)
     class OneScaler(FP16):
         "The same scaler in all fits"
         def before_fit(self):
@@ -380,7 +446,8 @@ def test_a_frozen_body_computed_once():
     def fp16(cls=FP16): return cls(amp_mode=AMPMode.FP16, init_scale=2.**24, growth_interval=2)
 
     dynamo = torch._dynamo.config
-    setattr(dynamo, 'recompile_limit' if hasattr(dynamo, 'recompile_limit') else 'cache_size_limit', 64)       # as older versions of torch call it
+    # as older versions of torch call it
+    setattr(dynamo, 'recompile_limit' if hasattr(dynamo, 'recompile_limit') else 'cache_size_limit', 64)
     dynamo.suppress_errors = False
     logging.getLogger('torch._dynamo').setLevel(logging.ERROR)
     def children(m): return [params(o) for o in getattr(m, '_orig_mod', m)]
@@ -393,23 +460,36 @@ def test_a_frozen_body_computed_once():
         learn.splitter = lambda m: children(m) if isinstance(m, nn.Sequential) else 1/0
         learn.create_opt()
         whole_model(learn)
-    def prebuilt(learn): learn.opt_func = OptimWrapper(opt=torch.optim.SGD([dict(params=params(o)) for o in learn.model], lr=0.1, momentum=0.9))
+    def prebuilt(learn):
+        learn.opt_func = OptimWrapper(opt=torch.optim.SGD([dict(params=params(o)) for o in learn.model], lr=0.1,
+                                                          momentum=0.9))
     def wrapped(opt, **kwargs): return partial(OptimWrapper, opt=partial(opt, **kwargs))
 
-    def images(n): return [(torch.randn(3, 6, 6, generator=torch.Generator().manual_seed(i)) + i%3, torch.tensor(i%3)) for i in range(n)]
+    def images(n):
+        return [(torch.randn(3, 6, 6, generator=torch.Generator().manual_seed(i)) + i%3, torch.tensor(i%3))
+                for i in range(n)]
     def make(cbs=None, change=noop, loss=CrossEntropyLossFlat, **kwargs):
         "A tiny learner of three layer groups: shuffled batches, BatchNorm, dropout"
         set_seed(0)
         dls = DataLoaders.from_dsets(images(48), images(24), bs=8, num_workers=0)
-        model = nn.Sequential(ConvLayer(3, 4), ConvLayer(4, 8, stride=2), nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Dropout(0.2), nn.Linear(8, 3)))
-        learn = quiet(Learner(dls, model, loss_func=loss(), metrics=accuracy, splitter=children, cbs=cbs() if cbs else None, path=Path(tempfile.gettempdir())/'lrx_never_written', **kwargs))
+        model = nn.Sequential(ConvLayer(3, 4), ConvLayer(4, 8, stride=2),
+                              nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Dropout(0.2), nn.Linear(8, 3)))
+        learn = quiet(Learner(dls, model, loss_func=loss(), metrics=accuracy, splitter=children, cbs=cbs() if cbs else None,
+                              path=Path(tempfile.gettempdir())/'lrx_never_written', **kwargs))
         change(learn)
         return learn
 
-    steps = dict(plain=dict(), bf16=dict(cbs=bf16), fp16=dict(cbs=fp16), one_scaler=dict(cbs=partial(fp16, OneScaler)), accumulation=dict(cbs=partial(GradientAccumulation, 40)), both=dict(cbs=lambda: [GradientAccumulation(20), fp16(), GradientClip(0.1)]),
-                 mixup=dict(cbs=MixUp), cutmix=dict(cbs=CutMix), smoothing=dict(loss=LabelSmoothingCrossEntropyFlat), channels=dict(cbs=ChannelsLast))
-    optimizers = dict(adamw=dict(opt_func=wrapped(torch.optim.AdamW, fused=True)), sgd=dict(opt_func=wrapped(torch.optim.SGD, momentum=0.9, foreach=True)), fused=dict(opt_func=wrapped(torch.optim.SGD, fused=True)), prebuilt=dict(change=prebuilt),
-                      summing=dict(opt_func=wrapped(Summing)), lookahead=dict(opt_func=lambda ps, lr: Lookahead(SGD(ps, lr=lr, mom=0.9), k=4)), ranger=dict(opt_func=ranger))
+    steps = dict(plain=dict(), bf16=dict(cbs=bf16), fp16=dict(cbs=fp16), one_scaler=dict(cbs=partial(fp16, OneScaler)),
+                 accumulation=dict(cbs=partial(GradientAccumulation, 40)),
+                 both=dict(cbs=lambda: [GradientAccumulation(20), fp16(), GradientClip(0.1)]),
+                 mixup=dict(cbs=MixUp), cutmix=dict(cbs=CutMix), smoothing=dict(loss=LabelSmoothingCrossEntropyFlat),
+                 channels=dict(cbs=ChannelsLast))
+    optimizers = dict(adamw=dict(opt_func=wrapped(torch.optim.AdamW, fused=True)),
+                      sgd=dict(opt_func=wrapped(torch.optim.SGD, momentum=0.9, foreach=True)),
+                      fused=dict(opt_func=wrapped(torch.optim.SGD, fused=True)), prebuilt=dict(change=prebuilt),
+                      summing=dict(opt_func=wrapped(Summing)),
+                      lookahead=dict(opt_func=lambda ps, lr: Lookahead(SGD(ps, lr=lr, mom=0.9), k=4)),
+                      ranger=dict(opt_func=ranger))
     compiled = {f.__name__: dict(change=f) for f in (whole_model, in_place, body_only, body_in_place, late)}
     engines = {k: partial(make, **v) for k,v in (steps|optimizers|compiled).items()}
 
@@ -420,13 +500,15 @@ def test_a_frozen_body_computed_once():
         learn.fit(1, 1e-2)
         learn.freeze()
         with (learn.precomputed() if inside else contextlib.nullcontext()):
-            for fit in (lambda: learn.fit(1, 1e-2, cbs=NormFreeze()), lambda: learn.fit_sgdr(1, 1, 1e-2, cbs=NormFreeze())): fit()
+            for fit in (lambda: learn.fit(1, 1e-2, cbs=NormFreeze()), lambda: learn.fit_sgdr(1, 1, 1e-2, cbs=NormFreeze())):
+                fit()
             losses = learn.validate()
         learn.fit(1, 1e-2, cbs=NormFreeze())
         return [*weights(learn), tensor(losses), tensor(learn.validate())]
     for name,engine in engines.items():
         if name in ('mixup','cutmix','smoothing','whole_model','late','adamw','sgd','summing','lookahead'): continue
-        for a,b in zip(quietly(head_only, engine, True), quietly(head_only, engine, False)): test_close(a.float(), b.float(), eps=1e-3 if name in ('bf16','fp16','one_scaler','both') else 1e-5)
+        for a,b in zip(quietly(head_only, engine, True), quietly(head_only, engine, False)):
+            test_close(a.float(), b.float(), eps=1e-3 if name in ('bf16','fp16','one_scaler','both') else 1e-5)
     for name in ('both','body_only'):
         learn = engines[name]()
         learn.freeze()
@@ -434,12 +516,16 @@ def test_a_frozen_body_computed_once():
         test_eq(len(learn.recorder.lrs), 6)
 
     # %% nbs/checks/engines.ipynb #a5ceb93e
-    def left(learn): return learn.opt,learn.opt.frozen_idx,[(p.requires_grad, p.grad is None) for p in learn.model.parameters()],len(learn.cbs),learn.splitter,[id(dl) for dl in learn.dls.loaders],torch.get_rng_state().tolist(),fingerprint(learn.model)
+    def left(learn):
+        return learn.opt,learn.opt.frozen_idx,[(p.requires_grad, p.grad is None)
+                                               for p in learn.model.parameters()],len(learn.cbs),learn.splitter,[id(dl)
+            for dl in learn.dls.loaders],torch.get_rng_state().tolist(),fingerprint(learn.model)
     for kwargs in (dict(), dict(n_groups=2), dict(reset_opt=True)):
         learn = engines['whole_model']()
         learn.fit(1, 1e-2)
         before = left(learn)
-        with ExceptionExpected(ValueError, 'does not just call one module after the other'): learn.fine_tune_discriminative(1, 1e-2, precompute=True, **kwargs)
+        with ExceptionExpected(ValueError, 'does not just call one module after the other'):
+            learn.fine_tune_discriminative(1, 1e-2, precompute=True, **kwargs)
         test_eq(left(learn), before)
 
     # %% nbs/checks/engines.ipynb #da1aef18
@@ -459,35 +545,50 @@ def test_a_frozen_body_computed_once():
             learn.fit_sgdr(1, 1, 1e-2)
             learn.export('inside.pkl')
         learn.export('after.pkl')
-        for name in ('inside','after'): test_close(load_learner(Path(folder)/f'{name}.pkl').model(torch.ones(2, 3, 12, 12)), learn.model.eval()(torch.ones(2, 3, 12, 12)))
+        for name in ('inside','after'):
+            test_close(load_learner(Path(folder)/f'{name}.pkl').model(torch.ones(2, 3, 12, 12)),
+                       learn.model.eval()(torch.ones(2, 3, 12, 12)))
 
 def test_several_inputs_and_targets():
     # %% nbs/checks/engines.ipynb #df9e9d64
-    def vectors(n): return [(x, (x.sum() > 0).float()[None]) for x in torch.randn(n, 5, generator=torch.Generator().manual_seed(0))]
+    def vectors(n):
+        return [(x, (x.sum() > 0).float()[None]) for x in torch.randn(n, 5, generator=torch.Generator().manual_seed(0))]
     class Net(nn.Module):
         "Takes one input or several, in any form, and returns one output or two"
-        def __init__(self, two_out): super().__init__(); self.body,self.head,self.two_out = nn.Sequential(nn.Linear(5, 8), nn.BatchNorm1d(8), nn.ReLU()),nn.Linear(8, 1),two_out
+        def __init__(self, two_out):
+            super().__init__(); self.body,self.head,self.two_out = nn.Sequential(nn.Linear(5, 8), nn.BatchNorm1d(8),
+                nn.ReLU()),nn.Linear(8, 1),two_out
         def forward(self, *xs):
-            while not isinstance(xs, Tensor): xs = sum(xs.values()) if isinstance(xs, dict) else xs[0] + xs[1] if len(xs) > 1 else xs[0]
+            while not isinstance(xs, Tensor):
+                xs = sum(xs.values()) if isinstance(xs, dict) else xs[0] + xs[1] if len(xs) > 1 else xs[0]
             out = self.head(self.body(xs))
             return (out, out*2) if self.two_out else out
     class BothTargets(Metric):
         "Needs more than a prediction and a target"
         name = 'both'
         def reset(self): self.total,self.n = 0.,0
-        def accumulate(self, learn): self.total,self.n = self.total + sum(float(y.sum()) for y in learn.yb) + float(learn.pred.sum()),self.n+1
+        def accumulate(self, learn):
+            self.total,self.n = self.total + sum(float(y.sum()) for y in learn.yb) + float(learn.pred.sum()),self.n+1
         @property
         def value(self): return self.total/self.n
     bce = F.binary_cross_entropy_with_logits
     def distance(pred, *ys): return (pred-ys[0]).abs().mean()
-    forms = dict(two_targets=(lambda x,y: (x, y, 2*y), 1, lambda p,y,z: bce(p, y) + (p-z).pow(2).mean(), BothTargets), two_inputs=(lambda x,y: (x, 2*x, y), 2, bce, distance), tuple_in=(lambda x,y: ((x, 2*x), y), 1, bce, distance),
-                 tuple_target=(lambda x,y: (x, (y, 2*y)), 1, lambda p,ys: bce(p, ys[0]) + (p-ys[1]).pow(2).mean(), None), dict_in=(lambda x,y: (dict(a=x, b=2*x), y), 1, bce, distance), tuple_out=(lambda x,y: (x, y), 1, lambda p,y: bce(p[0], y) + bce(p[1], y), None))
+    forms = dict(two_targets=(lambda x,y: (x, y, 2*y), 1, lambda p,y,z: bce(p, y) + (p-z).pow(2).mean(), BothTargets),
+                 two_inputs=(lambda x,y: (x, 2*x, y), 2, bce, distance),
+                 tuple_in=(lambda x,y: ((x, 2*x), y), 1, bce, distance),
+                 tuple_target=(lambda x,y: (x, (y, 2*y)), 1, lambda p,ys: bce(p, ys[0]) + (p-ys[1]).pow(2).mean(), None),
+                 dict_in=(lambda x,y: (dict(a=x, b=2*x), y), 1, bce, distance),
+                 tuple_out=(lambda x,y: (x, y), 1, lambda p,y: bce(p[0], y) + bce(p[1], y), None))
     def formed(form, torchs, n_inp, loss, metric, two_out):
         set_seed(0)
         train,valid = ([form(*o) for o in vectors(n)] for n in (48, 16))
-        dls = DataLoaders(*(torch.utils.data.DataLoader(o, batch_size=8, shuffle=o is train) for o in (train, valid))) if torchs else DataLoaders.from_dsets(train, valid, bs=8, num_workers=0)
+        dls = DataLoaders(*(torch.utils.data.DataLoader(o, batch_size=8, shuffle=o is train)
+                            for o in (train, valid))) if torchs else DataLoaders.from_dsets(train, valid, bs=8,
+            num_workers=0)
         dls.n_inp = n_inp
-        return quiet(Learner(dls, Net(two_out), loss_func=loss, metrics=metric and (metric() if isinstance(metric, type) else metric), splitter=lambda m: [params(m.body), params(m.head)]))
+        return quiet(Learner(dls, Net(two_out), loss_func=loss,
+                             metrics=metric and (metric() if isinstance(metric, type) else metric),
+                             splitter=lambda m: [params(m.body), params(m.head)]))
     def look(learn):
         learn.lr_find(num_it=8, show_plot=False)
         learn.lr_range_test(1e-4, 1., 20, show_plot=False)
@@ -532,18 +633,24 @@ def test_refused_before_training():
     def children(m): return [params(o) for o in getattr(m, '_orig_mod', m)]
     def wrapped(opt, **kwargs): return partial(OptimWrapper, opt=partial(opt, **kwargs))
 
-    def images(n): return [(torch.randn(3, 6, 6, generator=torch.Generator().manual_seed(i)) + i%3, torch.tensor(i%3)) for i in range(n)]
+    def images(n):
+        return [(torch.randn(3, 6, 6, generator=torch.Generator().manual_seed(i)) + i%3, torch.tensor(i%3))
+                for i in range(n)]
     def make(cbs=None, change=noop, loss=CrossEntropyLossFlat, **kwargs):
         "A tiny learner of three layer groups: shuffled batches, BatchNorm, dropout"
         set_seed(0)
         dls = DataLoaders.from_dsets(images(48), images(24), bs=8, num_workers=0)
-        model = nn.Sequential(ConvLayer(3, 4), ConvLayer(4, 8, stride=2), nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Dropout(0.2), nn.Linear(8, 3)))
-        learn = quiet(Learner(dls, model, loss_func=loss(), metrics=accuracy, splitter=children, cbs=cbs() if cbs else None, path=Path(tempfile.gettempdir())/'lrx_never_written', **kwargs))
+        model = nn.Sequential(ConvLayer(3, 4), ConvLayer(4, 8, stride=2),
+                              nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Dropout(0.2), nn.Linear(8, 3)))
+        learn = quiet(Learner(dls, model, loss_func=loss(), metrics=accuracy, splitter=children, cbs=cbs() if cbs else None,
+                              path=Path(tempfile.gettempdir())/'lrx_never_written', **kwargs))
         change(learn)
         return learn
 
     # %% nbs/checks/engines.ipynb #787f5bda
-    def state_of(learn): return fingerprint(learn.model),[(p.requires_grad, p.grad is None) for p in learn.model.parameters()],torch.get_rng_state().tolist(),random.getstate(),[dl.rng.getstate() for dl in learn.dls.loaders if hasattr(dl, 'rng')],len(learn.cbs)
+    def state_of(learn):
+        return fingerprint(learn.model),[(p.requires_grad, p.grad is None)
+                                         for p in learn.model.parameters()],torch.get_rng_state().tolist(),random.getstate(),[dl.rng.getstate() for dl in learn.dls.loaders if hasattr(dl, 'rng')],len(learn.cbs)
     def refused(learn, f, ex, said, opt=True):
         before = state_of(learn),learn.opt
         try: quietly(f, learn)
@@ -558,32 +665,45 @@ def test_refused_before_training():
     def refused_run(learn):
         "What a comparison says of its only run"
         raise ValueError(learn.compare(dict(a=lambda l: l.fit_sgdr(1, 1)), seeds=1).runs[0].failed)
-    sweeps = dict(find=lambda l: l.lr_find(num_it=8, show_plot=False), probe=lambda l: l.lr_find(1e-3, num_it=20, probe=10, extend=False, show_plot=False), groups=lambda l: l.lr_find_groups(1e-3, num_it=20, extend=False, show_plot=False))
-    fits = dict(bounds=lambda l: l.lr_range_test(show_plot=False), sgdr=lambda l: l.fit_sgdr(1, 1), triangular=lambda l: l.fit_triangular(1, 1), stlr=lambda l: l.fit_stlr(1), snaps=lambda l: l.fit_sgdr(1, 1, cbs=Snapshots()), overfit=lambda l: l.fit_sgdr(1, 1, cbs=UntilOverfit()),
+    sweeps = dict(find=lambda l: l.lr_find(num_it=8, show_plot=False),
+                  probe=lambda l: l.lr_find(1e-3, num_it=20, probe=10, extend=False, show_plot=False),
+                  groups=lambda l: l.lr_find_groups(1e-3, num_it=20, extend=False, show_plot=False))
+    fits = dict(bounds=lambda l: l.lr_range_test(show_plot=False), sgdr=lambda l: l.fit_sgdr(1, 1),
+                triangular=lambda l: l.fit_triangular(1, 1), stlr=lambda l: l.fit_stlr(1),
+                snaps=lambda l: l.fit_sgdr(1, 1, cbs=Snapshots()), overfit=lambda l: l.fit_sgdr(1, 1, cbs=UntilOverfit()),
                 planned=planned(lambda l: l.fit_sgdr(1, 1)), stock=planned(lambda l: l.fit(1)))
-    tunes = dict(tune=lambda l: l.fine_tune_discriminative(1), found=lambda l: l.fine_tune_discriminative(1, None), precompute=lambda l: l.fine_tune_discriminative(1, precompute=True), all_at_once=lambda l: l.fine_tune_discriminative(1, schedule='sgdr', unfreeze='all'), planned=planned(lambda l: l.fine_tune_discriminative(1)))
-    made_on_the_way = dict(resume=lambda l: l.fit(1, cbs=Resume(tempfile.mkdtemp())), scheduled=lambda l: l.fit(1, cbs=Scheduled(lr=SlantedTriangular(1e-2))))
+    tunes = dict(tune=lambda l: l.fine_tune_discriminative(1), found=lambda l: l.fine_tune_discriminative(1, None),
+                 precompute=lambda l: l.fine_tune_discriminative(1, precompute=True),
+                 all_at_once=lambda l: l.fine_tune_discriminative(1, schedule='sgdr', unfreeze='all'),
+                 planned=planned(lambda l: l.fine_tune_discriminative(1)))
+    made_on_the_way = dict(resume=lambda l: l.fit(1, cbs=Resume(tempfile.mkdtemp())),
+                           scheduled=lambda l: l.fit(1, cbs=Scheduled(lr=SlantedTriangular(1e-2))))
 
     def lbfgs(): return make(opt_func=wrapped(torch.optim.LBFGS), change=lambda l: setattr(l, 'splitter', trainable_params))
     for f in (sweeps|fits).values(): refused(lbfgs(), f, ValueError, 'LBFGS')
     refused(lbfgs(), refused_run, ValueError, 'LBFGS')
     for opt in (torch.optim.Adagrad, torch.optim.Rprop):
-        for f in (lambda l: l.fit_sgdr(1, 1, moms=(0.9, 0.8)), lambda l: l.fine_tune_discriminative(1, moms=(0.9, 0.8)), planned(lambda l: l.fit_stlr(1, moms=(0.9, 0.8)))):
+        for f in (lambda l: l.fit_sgdr(1, 1, moms=(0.9, 0.8)), lambda l: l.fine_tune_discriminative(1, moms=(0.9, 0.8)),
+                  planned(lambda l: l.fit_stlr(1, moms=(0.9, 0.8)))):
             refused(make(opt_func=wrapped(opt)), f, ValueError, f'moms=.*{opt.__name__}')
 
     # %% nbs/checks/engines.ipynb #f90146bf
     class Stream(torch.utils.data.IterableDataset):
         def __iter__(self): return iter(images(24))
-    both = (lambda items, **kwargs: torch.utils.data.DataLoader(items, batch_size=8, **kwargs), lambda items, **kwargs: DataLoader(items, bs=8, **kwargs))
+    both = (lambda items, **kwargs: torch.utils.data.DataLoader(items, batch_size=8, **kwargs), lambda items,
+            **kwargs: DataLoader(items, bs=8, **kwargs))
     def on(*loaders): return make(change=lambda l: setattr(l, 'dls', DataLoaders(*loaders)))
     for loader in both:
         def few(): return loader(images(5), drop_last=True)
         def some(n=16): return loader(images(n))
         def stream(): return loader(Stream())
         no_train,no_valid = ((TypeError, f'dls.{part} has no length') for part in ('train', 'valid'))
-        for dls,error,methods in ((lambda: (stream(), some()), no_train, sweeps|fits|tunes), (lambda: (few(), some()), (ValueError, 'dls.train is empty'), sweeps|fits|tunes), (lambda: (some(), stream()), no_valid, fits|tunes)):
+        for dls,error,methods in ((lambda: (stream(), some()), no_train, sweeps|fits|tunes),
+                                  (lambda: (few(), some()), (ValueError, 'dls.train is empty'), sweeps|fits|tunes),
+                                  (lambda: (some(), stream()), no_valid, fits|tunes)):
             for f in methods.values(): refused(on(*dls()), f, *error)
-            for f in made_on_the_way.values(): refused(on(*dls()), f, *error, opt=False)         # `fit` has made the optimizer by then
+            # `fit` has made the optimizer by then
+            for f in made_on_the_way.values(): refused(on(*dls()), f, *error, opt=False)
         for dls in ((stream(), some()), (some(), stream())):
             learn = on(*dls)
             learn.freeze()
@@ -592,5 +712,8 @@ def test_refused_before_training():
         refused(on(stream(), some()), refused_run, ValueError, 'dls.train has no length')
         for dls in ((some(), stream()), (some(),)):
             for f in sweeps.values(): quietly(f, on(*dls))
-        for f in (fits['bounds'], fits['overfit'], lambda l: l.compare(dict(a=lambda l: l.fit(1)), seeds=1)): refused(on(some()), f, ValueError, 'validation', opt=False)
-        for f in ({k: v for k,v in (fits|tunes).items() if k not in ('found','bounds','stlr','snaps','all_at_once')}|made_on_the_way).values(): quietly(f, on(some(8), some(8)))
+        for f in (fits['bounds'], fits['overfit'], lambda l: l.compare(dict(a=lambda l: l.fit(1)), seeds=1)):
+            refused(on(some()), f, ValueError, 'validation', opt=False)
+        for f in ({k: v for k,v in (fits|tunes).items() if k not in ('found','bounds','stlr','snaps','all_at_once')}
+                  |made_on_the_way).values():
+            quietly(f, on(some(8), some(8)))

@@ -19,12 +19,18 @@ from unittest.mock import patch
 
 def test_looks_leave_no_trace():
     # %% nbs/checks/faults.ipynb #1a04d109
-    by_signal = threading.current_thread() is threading.main_thread()      # Ctrl-C comes to no other: where cells are executed in another one, only the tests press
+    # Ctrl-C comes to no other: where cells are executed in another one, only the tests press
+    by_signal = threading.current_thread() is threading.main_thread()
     errors = KeyboardInterrupt, RuntimeError, torch.OutOfMemoryError, OSError
     cancels = CancelFitException, CancelEpochException, CancelTrainException, CancelValidException, CancelBatchException, CancelStepException, CancelBackwardException
     events = list(_events)[1:]                        # `after_create` comes before there is a learner to speak of
-    provokes = dict(after_cancel_backward=('before_backward', CancelBackwardException), after_cancel_step=('before_step', CancelStepException), after_cancel_batch=('after_pred', CancelBatchException),
-                    after_cancel_train=('before_train', CancelTrainException), after_cancel_validate=('before_validate', CancelValidException), after_cancel_epoch=('before_train', CancelEpochException), after_cancel_fit=('after_batch', CancelFitException))
+    provokes = dict(after_cancel_backward=('before_backward', CancelBackwardException),
+                    after_cancel_step=('before_step', CancelStepException),
+                    after_cancel_batch=('after_pred', CancelBatchException),
+                    after_cancel_train=('before_train', CancelTrainException),
+                    after_cancel_validate=('before_validate', CancelValidException),
+                    after_cancel_epoch=('before_train', CancelEpochException),
+                    after_cancel_fit=('after_batch', CancelFitException))
 
     class Fault:
         "What goes wrong, and at which call; it counts outside of the learner, which is put back."
@@ -44,7 +50,9 @@ def test_looks_leave_no_trace():
         def come(self): fault.come()
         def provoke(self): raise provokes[self.event][1]
 
-    sites = dict(forward=(F, 'linear'), loss=(BaseLoss, '__call__'), backward=(Tensor, 'backward'), step=(Optimizer, 'step'), zero_grad=(Optimizer, 'zero_grad'), set_hyper=(Optimizer, 'set_hyper'), create_opt=(Learner, 'create_opt'),
+    sites = dict(forward=(F, 'linear'), loss=(BaseLoss, '__call__'), backward=(Tensor, 'backward'),
+                 step=(Optimizer, 'step'), zero_grad=(Optimizer, 'zero_grad'), set_hyper=(Optimizer, 'set_hyper'),
+                 create_opt=(Learner, 'create_opt'),
                  metric=(AvgLoss, 'accumulate'), fetch=(_MapDatasetFetcher, 'fetch'), split=(Learner, '_split'))
 
     @contextlib.contextmanager
@@ -86,19 +94,32 @@ def test_looks_leave_no_trace():
     def trained_by(learn):
         "All of a learner and around it that training depends on"
         model,opt = learn.model,learn.opt
-        return dict(weights=fingerprint(model), grads=[plain(p.grad) for p in model.parameters()], opt_state=None if opt is None else [plain(dict(opt.state[p])) for ps in opt.param_lists for p in ps],
-                    hypers=None if opt is None else [opt.frozen_idx, *map(plain, opt.hypers)], learn=plain({k: v for k,v in vars(learn).items() if k != 'cbs'}), cb_attributes=[plain({k: v for k,v in vars(cb).items() if k not in recorded}) for cb in learn.cbs],
-                    loaders=[plain(generator_state(v)) for dl in learn.dls.loaders for v in vars(dl).values()], rngs=[plain(get()) for get,_ in global_rngs().values()], modes=[m.training for m in model.modules()])
+        return dict(weights=fingerprint(model), grads=[plain(p.grad) for p in model.parameters()],
+                    opt_state=None if opt is None else [plain(dict(opt.state[p])) for ps in opt.param_lists for p in ps],
+                    hypers=None if opt is None else [opt.frozen_idx, *map(plain, opt.hypers)],
+                    learn=plain({k: v for k,v in vars(learn).items() if k != 'cbs'}),
+                    cb_attributes=[plain({k: v for k,v in vars(cb).items() if k not in recorded}) for cb in learn.cbs],
+                    loaders=[plain(generator_state(v)) for dl in learn.dls.loaders for v in vars(dl).values()],
+                    rngs=[plain(get()) for get,_ in global_rngs().values()], modes=[m.training for m in model.modules()])
 
     def around(learn):
         "What no fit may leave otherwise"
         modules = [*learn.model.modules()]
-        return dict(cbs=[*map(id, learn.cbs)], their_learner=[cb.learn is learn for cb in learn.cbs], opt=id(learn.opt), dls=[*map(id, (learn.dls, *learn.dls.loaders))], dl_attributes=[sorted(vars(dl)) for dl in learn.dls.loaders],
-                    splits=[(tl.split_idx, tl.tfms.split_idx) for dl in learn.dls.loaders for tl in getattr(dl.dataset, 'tls', [])], forwards=[id(vars(m).get('forward')) for m in modules], module_attributes=[sorted(vars(m)) for m in modules],
-                    hooks=[len(m._forward_hooks)+len(m._forward_pre_hooks)+len(m._backward_hooks) for m in modules], locked=learn.lock.locked(), autocast=(torch.is_autocast_enabled('cpu'), _autocast_depth()), grad_mode=torch.is_grad_enabled(),
+        return dict(cbs=[*map(id, learn.cbs)], their_learner=[cb.learn is learn for cb in learn.cbs], opt=id(learn.opt),
+                    dls=[*map(id, (learn.dls, *learn.dls.loaders))],
+                    dl_attributes=[sorted(vars(dl)) for dl in learn.dls.loaders],
+                    splits=[(tl.split_idx, tl.tfms.split_idx) for dl in learn.dls.loaders
+                            for tl in getattr(dl.dataset, 'tls', [])],
+                            forwards=[id(vars(m).get('forward')) for m in modules],
+                            module_attributes=[sorted(vars(m)) for m in modules],
+                    hooks=[len(m._forward_hooks)+len(m._forward_pre_hooks)+len(m._backward_hooks) for m in modules],
+                    locked=learn.lock.locked(), autocast=(torch.is_autocast_enabled('cpu'), _autocast_depth()),
+                    grad_mode=torch.is_grad_enabled(),
                     sigint=signal.getsignal(signal.SIGINT), threads=threading.active_count(), figures=plt.get_fignums())
 
-    def differ(a, b): return [k if not isinstance(a[k], dict) else (k, [o for o in a[k]|b[k] if a[k].get(o) != b[k].get(o)]) for k in a if a[k] != b[k]]
+    def differ(a, b):
+        return [k if not isinstance(a[k], dict) else (k, [o for o in a[k]|b[k] if a[k].get(o) != b[k].get(o)]) for k in a
+                if a[k] != b[k]]
 
     # %% nbs/checks/faults.ipynb #ea92a0cb
     snaps = Snapshots()
@@ -113,10 +134,16 @@ def test_looks_leave_no_trace():
             with getattr(learn, block)(): learn.fit_sgdr(2, 1, 1e-2, cycle_mult=1)
         return do
     def ensemble(method): return lambda learn: getattr(SnapshotEnsemble(learn, snaps), method)()
-    looks = dict(preserved=inside('preserved'), dry_run=inside('dry_run'), lr_find=lambda l: l.lr_find(num_it=8, show_plot=False), repeats=lambda l: l.lr_find(num_it=6, repeats=2, extend=False, probe=10, show_plot=False),
-                 range_test=lambda l: l.lr_range_test(num_it=20, end_lr=1., valid_batches=1, show_plot=False), groups=lambda l: l.lr_find_groups(num_it=20, extend=False, show_plot=False),
-                 compare=lambda l: l.compare(dict(fixed=lambda l: l.fit(1), cycles=lambda l: l.fit_sgdr(1, 1, 1e-2)), seeds=1), get_preds=ensemble('get_preds'), validate=ensemble('validate'), curve=ensemble('curve'), diversity=ensemble('diversity'))
-    swallows = dict(compare=Exception)                # a run that fails is reported; Ctrl-C ends the comparison, and keeps the runs that are done
+    looks = dict(preserved=inside('preserved'), dry_run=inside('dry_run'),
+                 lr_find=lambda l: l.lr_find(num_it=8, show_plot=False),
+                 repeats=lambda l: l.lr_find(num_it=6, repeats=2, extend=False, probe=10, show_plot=False),
+                 range_test=lambda l: l.lr_range_test(num_it=20, end_lr=1., valid_batches=1, show_plot=False),
+                 groups=lambda l: l.lr_find_groups(num_it=20, extend=False, show_plot=False),
+                 compare=lambda l: l.compare(dict(fixed=lambda l: l.fit(1), cycles=lambda l: l.fit_sgdr(1, 1, 1e-2)),
+                                             seeds=1), get_preds=ensemble('get_preds'), validate=ensemble('validate'),
+                                             curve=ensemble('curve'), diversity=ensemble('diversity'))
+    # a run that fails is reported; Ctrl-C ends the comparison, and keeps the runs that are done
+    swallows = dict(compare=Exception)
     def may_end(name, what, e):
         "Whether a look may end like this after a fault: with that very fault, or a word on what it has not seen where a part was cancelled"
         if what in cancels: return not isinstance(e, KeyboardInterrupt)
@@ -144,7 +171,8 @@ def test_looks_leave_no_trace():
             with struck_in(learn, where): e = raised(look, learn)
             n_faults += 1
             traces = differ(before, trained_by(learn) | around(learn))
-            if not (fault.struck and may_end(name, what, e)) or traces: wrong.append((name, where, n, what.__name__, repr(e)[:100], traces))
+            if not (fault.struck and may_end(name, what, e)) or traces:
+                wrong.append((name, where, n, what.__name__, repr(e)[:100], traces))
             if traces: return n_faults,wrong          # all that follow would show it again
         for k,(_,put) in global_rngs().items(): put(rngs[k])
         learn.fit(1, 1e-2)
@@ -173,12 +201,18 @@ def test_looks_leave_no_trace():
 @pytest.mark.slow
 def test_looks_leave_no_trace_slow():
     # %% nbs/checks/faults.ipynb #1a04d109
-    by_signal = threading.current_thread() is threading.main_thread()      # Ctrl-C comes to no other: where cells are executed in another one, only the tests press
+    # Ctrl-C comes to no other: where cells are executed in another one, only the tests press
+    by_signal = threading.current_thread() is threading.main_thread()
     errors = KeyboardInterrupt, RuntimeError, torch.OutOfMemoryError, OSError
     cancels = CancelFitException, CancelEpochException, CancelTrainException, CancelValidException, CancelBatchException, CancelStepException, CancelBackwardException
     events = list(_events)[1:]                        # `after_create` comes before there is a learner to speak of
-    provokes = dict(after_cancel_backward=('before_backward', CancelBackwardException), after_cancel_step=('before_step', CancelStepException), after_cancel_batch=('after_pred', CancelBatchException),
-                    after_cancel_train=('before_train', CancelTrainException), after_cancel_validate=('before_validate', CancelValidException), after_cancel_epoch=('before_train', CancelEpochException), after_cancel_fit=('after_batch', CancelFitException))
+    provokes = dict(after_cancel_backward=('before_backward', CancelBackwardException),
+                    after_cancel_step=('before_step', CancelStepException),
+                    after_cancel_batch=('after_pred', CancelBatchException),
+                    after_cancel_train=('before_train', CancelTrainException),
+                    after_cancel_validate=('before_validate', CancelValidException),
+                    after_cancel_epoch=('before_train', CancelEpochException),
+                    after_cancel_fit=('after_batch', CancelFitException))
 
     class Fault:
         "What goes wrong, and at which call; it counts outside of the learner, which is put back."
@@ -198,7 +232,9 @@ def test_looks_leave_no_trace_slow():
         def come(self): fault.come()
         def provoke(self): raise provokes[self.event][1]
 
-    sites = dict(forward=(F, 'linear'), loss=(BaseLoss, '__call__'), backward=(Tensor, 'backward'), step=(Optimizer, 'step'), zero_grad=(Optimizer, 'zero_grad'), set_hyper=(Optimizer, 'set_hyper'), create_opt=(Learner, 'create_opt'),
+    sites = dict(forward=(F, 'linear'), loss=(BaseLoss, '__call__'), backward=(Tensor, 'backward'),
+                 step=(Optimizer, 'step'), zero_grad=(Optimizer, 'zero_grad'), set_hyper=(Optimizer, 'set_hyper'),
+                 create_opt=(Learner, 'create_opt'),
                  metric=(AvgLoss, 'accumulate'), fetch=(_MapDatasetFetcher, 'fetch'), split=(Learner, '_split'))
 
     @contextlib.contextmanager
@@ -240,19 +276,32 @@ def test_looks_leave_no_trace_slow():
     def trained_by(learn):
         "All of a learner and around it that training depends on"
         model,opt = learn.model,learn.opt
-        return dict(weights=fingerprint(model), grads=[plain(p.grad) for p in model.parameters()], opt_state=None if opt is None else [plain(dict(opt.state[p])) for ps in opt.param_lists for p in ps],
-                    hypers=None if opt is None else [opt.frozen_idx, *map(plain, opt.hypers)], learn=plain({k: v for k,v in vars(learn).items() if k != 'cbs'}), cb_attributes=[plain({k: v for k,v in vars(cb).items() if k not in recorded}) for cb in learn.cbs],
-                    loaders=[plain(generator_state(v)) for dl in learn.dls.loaders for v in vars(dl).values()], rngs=[plain(get()) for get,_ in global_rngs().values()], modes=[m.training for m in model.modules()])
+        return dict(weights=fingerprint(model), grads=[plain(p.grad) for p in model.parameters()],
+                    opt_state=None if opt is None else [plain(dict(opt.state[p])) for ps in opt.param_lists for p in ps],
+                    hypers=None if opt is None else [opt.frozen_idx, *map(plain, opt.hypers)],
+                    learn=plain({k: v for k,v in vars(learn).items() if k != 'cbs'}),
+                    cb_attributes=[plain({k: v for k,v in vars(cb).items() if k not in recorded}) for cb in learn.cbs],
+                    loaders=[plain(generator_state(v)) for dl in learn.dls.loaders for v in vars(dl).values()],
+                    rngs=[plain(get()) for get,_ in global_rngs().values()], modes=[m.training for m in model.modules()])
 
     def around(learn):
         "What no fit may leave otherwise"
         modules = [*learn.model.modules()]
-        return dict(cbs=[*map(id, learn.cbs)], their_learner=[cb.learn is learn for cb in learn.cbs], opt=id(learn.opt), dls=[*map(id, (learn.dls, *learn.dls.loaders))], dl_attributes=[sorted(vars(dl)) for dl in learn.dls.loaders],
-                    splits=[(tl.split_idx, tl.tfms.split_idx) for dl in learn.dls.loaders for tl in getattr(dl.dataset, 'tls', [])], forwards=[id(vars(m).get('forward')) for m in modules], module_attributes=[sorted(vars(m)) for m in modules],
-                    hooks=[len(m._forward_hooks)+len(m._forward_pre_hooks)+len(m._backward_hooks) for m in modules], locked=learn.lock.locked(), autocast=(torch.is_autocast_enabled('cpu'), _autocast_depth()), grad_mode=torch.is_grad_enabled(),
+        return dict(cbs=[*map(id, learn.cbs)], their_learner=[cb.learn is learn for cb in learn.cbs], opt=id(learn.opt),
+                    dls=[*map(id, (learn.dls, *learn.dls.loaders))],
+                    dl_attributes=[sorted(vars(dl)) for dl in learn.dls.loaders],
+                    splits=[(tl.split_idx, tl.tfms.split_idx) for dl in learn.dls.loaders
+                            for tl in getattr(dl.dataset, 'tls', [])],
+                            forwards=[id(vars(m).get('forward')) for m in modules],
+                            module_attributes=[sorted(vars(m)) for m in modules],
+                    hooks=[len(m._forward_hooks)+len(m._forward_pre_hooks)+len(m._backward_hooks) for m in modules],
+                    locked=learn.lock.locked(), autocast=(torch.is_autocast_enabled('cpu'), _autocast_depth()),
+                    grad_mode=torch.is_grad_enabled(),
                     sigint=signal.getsignal(signal.SIGINT), threads=threading.active_count(), figures=plt.get_fignums())
 
-    def differ(a, b): return [k if not isinstance(a[k], dict) else (k, [o for o in a[k]|b[k] if a[k].get(o) != b[k].get(o)]) for k in a if a[k] != b[k]]
+    def differ(a, b):
+        return [k if not isinstance(a[k], dict) else (k, [o for o in a[k]|b[k] if a[k].get(o) != b[k].get(o)]) for k in a
+                if a[k] != b[k]]
 
     # %% nbs/checks/faults.ipynb #ea92a0cb
     snaps = Snapshots()
@@ -267,10 +316,16 @@ def test_looks_leave_no_trace_slow():
             with getattr(learn, block)(): learn.fit_sgdr(2, 1, 1e-2, cycle_mult=1)
         return do
     def ensemble(method): return lambda learn: getattr(SnapshotEnsemble(learn, snaps), method)()
-    looks = dict(preserved=inside('preserved'), dry_run=inside('dry_run'), lr_find=lambda l: l.lr_find(num_it=8, show_plot=False), repeats=lambda l: l.lr_find(num_it=6, repeats=2, extend=False, probe=10, show_plot=False),
-                 range_test=lambda l: l.lr_range_test(num_it=20, end_lr=1., valid_batches=1, show_plot=False), groups=lambda l: l.lr_find_groups(num_it=20, extend=False, show_plot=False),
-                 compare=lambda l: l.compare(dict(fixed=lambda l: l.fit(1), cycles=lambda l: l.fit_sgdr(1, 1, 1e-2)), seeds=1), get_preds=ensemble('get_preds'), validate=ensemble('validate'), curve=ensemble('curve'), diversity=ensemble('diversity'))
-    swallows = dict(compare=Exception)                # a run that fails is reported; Ctrl-C ends the comparison, and keeps the runs that are done
+    looks = dict(preserved=inside('preserved'), dry_run=inside('dry_run'),
+                 lr_find=lambda l: l.lr_find(num_it=8, show_plot=False),
+                 repeats=lambda l: l.lr_find(num_it=6, repeats=2, extend=False, probe=10, show_plot=False),
+                 range_test=lambda l: l.lr_range_test(num_it=20, end_lr=1., valid_batches=1, show_plot=False),
+                 groups=lambda l: l.lr_find_groups(num_it=20, extend=False, show_plot=False),
+                 compare=lambda l: l.compare(dict(fixed=lambda l: l.fit(1), cycles=lambda l: l.fit_sgdr(1, 1, 1e-2)),
+                                             seeds=1), get_preds=ensemble('get_preds'), validate=ensemble('validate'),
+                                             curve=ensemble('curve'), diversity=ensemble('diversity'))
+    # a run that fails is reported; Ctrl-C ends the comparison, and keeps the runs that are done
+    swallows = dict(compare=Exception)
     def may_end(name, what, e):
         "Whether a look may end like this after a fault: with that very fault, or a word on what it has not seen where a part was cancelled"
         if what in cancels: return not isinstance(e, KeyboardInterrupt)
@@ -298,7 +353,8 @@ def test_looks_leave_no_trace_slow():
             with struck_in(learn, where): e = raised(look, learn)
             n_faults += 1
             traces = differ(before, trained_by(learn) | around(learn))
-            if not (fault.struck and may_end(name, what, e)) or traces: wrong.append((name, where, n, what.__name__, repr(e)[:100], traces))
+            if not (fault.struck and may_end(name, what, e)) or traces:
+                wrong.append((name, where, n, what.__name__, repr(e)[:100], traces))
             if traces: return n_faults,wrong          # all that follow would show it again
         for k,(_,put) in global_rngs().items(): put(rngs[k])
         learn.fit(1, 1e-2)
@@ -317,12 +373,18 @@ def test_looks_leave_no_trace_slow():
 
 def test_ctrl_c_at_every_line():
     # %% nbs/checks/faults.ipynb #1a04d109
-    by_signal = threading.current_thread() is threading.main_thread()      # Ctrl-C comes to no other: where cells are executed in another one, only the tests press
+    # Ctrl-C comes to no other: where cells are executed in another one, only the tests press
+    by_signal = threading.current_thread() is threading.main_thread()
     errors = KeyboardInterrupt, RuntimeError, torch.OutOfMemoryError, OSError
     cancels = CancelFitException, CancelEpochException, CancelTrainException, CancelValidException, CancelBatchException, CancelStepException, CancelBackwardException
     events = list(_events)[1:]                        # `after_create` comes before there is a learner to speak of
-    provokes = dict(after_cancel_backward=('before_backward', CancelBackwardException), after_cancel_step=('before_step', CancelStepException), after_cancel_batch=('after_pred', CancelBatchException),
-                    after_cancel_train=('before_train', CancelTrainException), after_cancel_validate=('before_validate', CancelValidException), after_cancel_epoch=('before_train', CancelEpochException), after_cancel_fit=('after_batch', CancelFitException))
+    provokes = dict(after_cancel_backward=('before_backward', CancelBackwardException),
+                    after_cancel_step=('before_step', CancelStepException),
+                    after_cancel_batch=('after_pred', CancelBatchException),
+                    after_cancel_train=('before_train', CancelTrainException),
+                    after_cancel_validate=('before_validate', CancelValidException),
+                    after_cancel_epoch=('before_train', CancelEpochException),
+                    after_cancel_fit=('after_batch', CancelFitException))
 
     class Fault:
         "What goes wrong, and at which call; it counts outside of the learner, which is put back."
@@ -332,7 +394,9 @@ def test_ctrl_c_at_every_line():
             if self.calls == self.n: self.struck = True; raise self.what('a fault')
     fault = Fault()
 
-    sites = dict(forward=(F, 'linear'), loss=(BaseLoss, '__call__'), backward=(Tensor, 'backward'), step=(Optimizer, 'step'), zero_grad=(Optimizer, 'zero_grad'), set_hyper=(Optimizer, 'set_hyper'), create_opt=(Learner, 'create_opt'),
+    sites = dict(forward=(F, 'linear'), loss=(BaseLoss, '__call__'), backward=(Tensor, 'backward'),
+                 step=(Optimizer, 'step'), zero_grad=(Optimizer, 'zero_grad'), set_hyper=(Optimizer, 'set_hyper'),
+                 create_opt=(Learner, 'create_opt'),
                  metric=(AvgLoss, 'accumulate'), fetch=(_MapDatasetFetcher, 'fetch'), split=(Learner, '_split'))
 
     def raised(f, *args, **kwargs):
@@ -354,19 +418,32 @@ def test_ctrl_c_at_every_line():
     def trained_by(learn):
         "All of a learner and around it that training depends on"
         model,opt = learn.model,learn.opt
-        return dict(weights=fingerprint(model), grads=[plain(p.grad) for p in model.parameters()], opt_state=None if opt is None else [plain(dict(opt.state[p])) for ps in opt.param_lists for p in ps],
-                    hypers=None if opt is None else [opt.frozen_idx, *map(plain, opt.hypers)], learn=plain({k: v for k,v in vars(learn).items() if k != 'cbs'}), cb_attributes=[plain({k: v for k,v in vars(cb).items() if k not in recorded}) for cb in learn.cbs],
-                    loaders=[plain(generator_state(v)) for dl in learn.dls.loaders for v in vars(dl).values()], rngs=[plain(get()) for get,_ in global_rngs().values()], modes=[m.training for m in model.modules()])
+        return dict(weights=fingerprint(model), grads=[plain(p.grad) for p in model.parameters()],
+                    opt_state=None if opt is None else [plain(dict(opt.state[p])) for ps in opt.param_lists for p in ps],
+                    hypers=None if opt is None else [opt.frozen_idx, *map(plain, opt.hypers)],
+                    learn=plain({k: v for k,v in vars(learn).items() if k != 'cbs'}),
+                    cb_attributes=[plain({k: v for k,v in vars(cb).items() if k not in recorded}) for cb in learn.cbs],
+                    loaders=[plain(generator_state(v)) for dl in learn.dls.loaders for v in vars(dl).values()],
+                    rngs=[plain(get()) for get,_ in global_rngs().values()], modes=[m.training for m in model.modules()])
 
     def around(learn):
         "What no fit may leave otherwise"
         modules = [*learn.model.modules()]
-        return dict(cbs=[*map(id, learn.cbs)], their_learner=[cb.learn is learn for cb in learn.cbs], opt=id(learn.opt), dls=[*map(id, (learn.dls, *learn.dls.loaders))], dl_attributes=[sorted(vars(dl)) for dl in learn.dls.loaders],
-                    splits=[(tl.split_idx, tl.tfms.split_idx) for dl in learn.dls.loaders for tl in getattr(dl.dataset, 'tls', [])], forwards=[id(vars(m).get('forward')) for m in modules], module_attributes=[sorted(vars(m)) for m in modules],
-                    hooks=[len(m._forward_hooks)+len(m._forward_pre_hooks)+len(m._backward_hooks) for m in modules], locked=learn.lock.locked(), autocast=(torch.is_autocast_enabled('cpu'), _autocast_depth()), grad_mode=torch.is_grad_enabled(),
+        return dict(cbs=[*map(id, learn.cbs)], their_learner=[cb.learn is learn for cb in learn.cbs], opt=id(learn.opt),
+                    dls=[*map(id, (learn.dls, *learn.dls.loaders))],
+                    dl_attributes=[sorted(vars(dl)) for dl in learn.dls.loaders],
+                    splits=[(tl.split_idx, tl.tfms.split_idx) for dl in learn.dls.loaders
+                            for tl in getattr(dl.dataset, 'tls', [])],
+                            forwards=[id(vars(m).get('forward')) for m in modules],
+                            module_attributes=[sorted(vars(m)) for m in modules],
+                    hooks=[len(m._forward_hooks)+len(m._forward_pre_hooks)+len(m._backward_hooks) for m in modules],
+                    locked=learn.lock.locked(), autocast=(torch.is_autocast_enabled('cpu'), _autocast_depth()),
+                    grad_mode=torch.is_grad_enabled(),
                     sigint=signal.getsignal(signal.SIGINT), threads=threading.active_count(), figures=plt.get_fignums())
 
-    def differ(a, b): return [k if not isinstance(a[k], dict) else (k, [o for o in a[k]|b[k] if a[k].get(o) != b[k].get(o)]) for k in a if a[k] != b[k]]
+    def differ(a, b):
+        return [k if not isinstance(a[k], dict) else (k, [o for o in a[k]|b[k] if a[k].get(o) != b[k].get(o)]) for k in a
+                if a[k] != b[k]]
 
     # %% nbs/checks/faults.ipynb #ea92a0cb
     snaps = Snapshots()
@@ -381,10 +458,16 @@ def test_ctrl_c_at_every_line():
             with getattr(learn, block)(): learn.fit_sgdr(2, 1, 1e-2, cycle_mult=1)
         return do
     def ensemble(method): return lambda learn: getattr(SnapshotEnsemble(learn, snaps), method)()
-    looks = dict(preserved=inside('preserved'), dry_run=inside('dry_run'), lr_find=lambda l: l.lr_find(num_it=8, show_plot=False), repeats=lambda l: l.lr_find(num_it=6, repeats=2, extend=False, probe=10, show_plot=False),
-                 range_test=lambda l: l.lr_range_test(num_it=20, end_lr=1., valid_batches=1, show_plot=False), groups=lambda l: l.lr_find_groups(num_it=20, extend=False, show_plot=False),
-                 compare=lambda l: l.compare(dict(fixed=lambda l: l.fit(1), cycles=lambda l: l.fit_sgdr(1, 1, 1e-2)), seeds=1), get_preds=ensemble('get_preds'), validate=ensemble('validate'), curve=ensemble('curve'), diversity=ensemble('diversity'))
-    swallows = dict(compare=Exception)                # a run that fails is reported; Ctrl-C ends the comparison, and keeps the runs that are done
+    looks = dict(preserved=inside('preserved'), dry_run=inside('dry_run'),
+                 lr_find=lambda l: l.lr_find(num_it=8, show_plot=False),
+                 repeats=lambda l: l.lr_find(num_it=6, repeats=2, extend=False, probe=10, show_plot=False),
+                 range_test=lambda l: l.lr_range_test(num_it=20, end_lr=1., valid_batches=1, show_plot=False),
+                 groups=lambda l: l.lr_find_groups(num_it=20, extend=False, show_plot=False),
+                 compare=lambda l: l.compare(dict(fixed=lambda l: l.fit(1), cycles=lambda l: l.fit_sgdr(1, 1, 1e-2)),
+                                             seeds=1), get_preds=ensemble('get_preds'), validate=ensemble('validate'),
+                                             curve=ensemble('curve'), diversity=ensemble('diversity'))
+    # a run that fails is reported; Ctrl-C ends the comparison, and keeps the runs that are done
+    swallows = dict(compare=Exception)
 
     # %% nbs/checks/faults.ipynb #21637022
     library = str(Path(storage.__file__).parent)
@@ -399,7 +482,9 @@ def test_ctrl_c_at_every_line():
                     sys.settrace(None)
                     signal.raise_signal(signal.SIGINT)
             return local
-        def called(frame, event, arg): return local if frame.f_code.co_filename.startswith(library) and (files is None or Path(frame.f_code.co_filename).stem in files) else None
+        def called(frame, event, arg):
+            return local if frame.f_code.co_filename.startswith(library) and (files is None
+                or Path(frame.f_code.co_filename).stem in files) else None
         sys.settrace(called)
         try: e = raised(f)
         finally: sys.settrace(None)
@@ -414,7 +499,8 @@ def test_ctrl_c_at_every_line():
         traced(f, files=files)
         at = {}
         for i,line in enumerate(traced(f, files=files)[0]): at.setdefault(line, []).append(i+1)
-        return sorted((i, line) for line,iis in at.items() for i in {iis[0], iis[-1] if last else iis[0]} if not is_entrance(*line))
+        return sorted((i, line) for line,iis in at.items() for i in {iis[0], iis[-1] if last else iis[0]}
+                      if not is_entrance(*line))
 
     def survives_presses(name, files=None, last=True):
         learn,look = prepared(),looks[name]
@@ -422,13 +508,15 @@ def test_ctrl_c_at_every_line():
         for i,line in points:
             e = traced(lambda: look(learn), i, files)[1]
             traces = differ(before, trained_by(learn) | around(learn))
-            if not (isinstance(e, KeyboardInterrupt) or name == 'compare' and e is None) or traces: wrong.append((name, line, repr(e)[:100], traces))
+            if not (isinstance(e, KeyboardInterrupt) or name == 'compare' and e is None) or traces:
+                wrong.append((name, line, repr(e)[:100], traces))
             if traces: break
         return len(points),wrong
 
     # %% nbs/checks/faults.ipynb #e5e55149
     total = 0
-    for name,files in dict(preserved=('state',), dry_run=('preview', 'state'), lr_find=('finder',), validate=('snapshots', 'state')).items() if by_signal else ():
+    for name,files in dict(preserved=('state',), dry_run=('preview', 'state'), lr_find=('finder',),
+                           validate=('snapshots', 'state')).items() if by_signal else ():
         n,wrong = survives_presses(name, files, last=name != 'lr_find')
         assert not wrong, wrong
         total += n
@@ -447,7 +535,9 @@ def test_ctrl_c_at_every_line():
         for i,line in points:
             e = traced(lambda: precomputed_fit(learn, **kwargs), i, files)[1]
             traces = differ(before, around(learn))
-            if not isinstance(e, KeyboardInterrupt) or traces or switches != [p.requires_grad for p in learn.model.parameters()]: wrong.append((line, repr(e)[:100], traces))
+            if not isinstance(e, KeyboardInterrupt) or traces or switches != [p.requires_grad
+                for p in learn.model.parameters()]:
+                wrong.append((line, repr(e)[:100], traces))
             if kwargs.get('cache'):
                 if left := [p.name for p in Path(kwargs['cache']).rglob('.*')]: wrong.append((line, left))
                 shutil.rmtree(kwargs['cache'], ignore_errors=True)
@@ -502,19 +592,32 @@ def test_ctrl_c_at_every_line_slow():
     def trained_by(learn):
         "All of a learner and around it that training depends on"
         model,opt = learn.model,learn.opt
-        return dict(weights=fingerprint(model), grads=[plain(p.grad) for p in model.parameters()], opt_state=None if opt is None else [plain(dict(opt.state[p])) for ps in opt.param_lists for p in ps],
-                    hypers=None if opt is None else [opt.frozen_idx, *map(plain, opt.hypers)], learn=plain({k: v for k,v in vars(learn).items() if k != 'cbs'}), cb_attributes=[plain({k: v for k,v in vars(cb).items() if k not in recorded}) for cb in learn.cbs],
-                    loaders=[plain(generator_state(v)) for dl in learn.dls.loaders for v in vars(dl).values()], rngs=[plain(get()) for get,_ in global_rngs().values()], modes=[m.training for m in model.modules()])
+        return dict(weights=fingerprint(model), grads=[plain(p.grad) for p in model.parameters()],
+                    opt_state=None if opt is None else [plain(dict(opt.state[p])) for ps in opt.param_lists for p in ps],
+                    hypers=None if opt is None else [opt.frozen_idx, *map(plain, opt.hypers)],
+                    learn=plain({k: v for k,v in vars(learn).items() if k != 'cbs'}),
+                    cb_attributes=[plain({k: v for k,v in vars(cb).items() if k not in recorded}) for cb in learn.cbs],
+                    loaders=[plain(generator_state(v)) for dl in learn.dls.loaders for v in vars(dl).values()],
+                    rngs=[plain(get()) for get,_ in global_rngs().values()], modes=[m.training for m in model.modules()])
 
     def around(learn):
         "What no fit may leave otherwise"
         modules = [*learn.model.modules()]
-        return dict(cbs=[*map(id, learn.cbs)], their_learner=[cb.learn is learn for cb in learn.cbs], opt=id(learn.opt), dls=[*map(id, (learn.dls, *learn.dls.loaders))], dl_attributes=[sorted(vars(dl)) for dl in learn.dls.loaders],
-                    splits=[(tl.split_idx, tl.tfms.split_idx) for dl in learn.dls.loaders for tl in getattr(dl.dataset, 'tls', [])], forwards=[id(vars(m).get('forward')) for m in modules], module_attributes=[sorted(vars(m)) for m in modules],
-                    hooks=[len(m._forward_hooks)+len(m._forward_pre_hooks)+len(m._backward_hooks) for m in modules], locked=learn.lock.locked(), autocast=(torch.is_autocast_enabled('cpu'), _autocast_depth()), grad_mode=torch.is_grad_enabled(),
+        return dict(cbs=[*map(id, learn.cbs)], their_learner=[cb.learn is learn for cb in learn.cbs], opt=id(learn.opt),
+                    dls=[*map(id, (learn.dls, *learn.dls.loaders))],
+                    dl_attributes=[sorted(vars(dl)) for dl in learn.dls.loaders],
+                    splits=[(tl.split_idx, tl.tfms.split_idx) for dl in learn.dls.loaders
+                            for tl in getattr(dl.dataset, 'tls', [])],
+                            forwards=[id(vars(m).get('forward')) for m in modules],
+                            module_attributes=[sorted(vars(m)) for m in modules],
+                    hooks=[len(m._forward_hooks)+len(m._forward_pre_hooks)+len(m._backward_hooks) for m in modules],
+                    locked=learn.lock.locked(), autocast=(torch.is_autocast_enabled('cpu'), _autocast_depth()),
+                    grad_mode=torch.is_grad_enabled(),
                     sigint=signal.getsignal(signal.SIGINT), threads=threading.active_count(), figures=plt.get_fignums())
 
-    def differ(a, b): return [k if not isinstance(a[k], dict) else (k, [o for o in a[k]|b[k] if a[k].get(o) != b[k].get(o)]) for k in a if a[k] != b[k]]
+    def differ(a, b):
+        return [k if not isinstance(a[k], dict) else (k, [o for o in a[k]|b[k] if a[k].get(o) != b[k].get(o)]) for k in a
+                if a[k] != b[k]]
 
     # %% nbs/checks/faults.ipynb #ea92a0cb
     snaps = Snapshots()
@@ -529,10 +632,16 @@ def test_ctrl_c_at_every_line_slow():
             with getattr(learn, block)(): learn.fit_sgdr(2, 1, 1e-2, cycle_mult=1)
         return do
     def ensemble(method): return lambda learn: getattr(SnapshotEnsemble(learn, snaps), method)()
-    looks = dict(preserved=inside('preserved'), dry_run=inside('dry_run'), lr_find=lambda l: l.lr_find(num_it=8, show_plot=False), repeats=lambda l: l.lr_find(num_it=6, repeats=2, extend=False, probe=10, show_plot=False),
-                 range_test=lambda l: l.lr_range_test(num_it=20, end_lr=1., valid_batches=1, show_plot=False), groups=lambda l: l.lr_find_groups(num_it=20, extend=False, show_plot=False),
-                 compare=lambda l: l.compare(dict(fixed=lambda l: l.fit(1), cycles=lambda l: l.fit_sgdr(1, 1, 1e-2)), seeds=1), get_preds=ensemble('get_preds'), validate=ensemble('validate'), curve=ensemble('curve'), diversity=ensemble('diversity'))
-    swallows = dict(compare=Exception)                # a run that fails is reported; Ctrl-C ends the comparison, and keeps the runs that are done
+    looks = dict(preserved=inside('preserved'), dry_run=inside('dry_run'),
+                 lr_find=lambda l: l.lr_find(num_it=8, show_plot=False),
+                 repeats=lambda l: l.lr_find(num_it=6, repeats=2, extend=False, probe=10, show_plot=False),
+                 range_test=lambda l: l.lr_range_test(num_it=20, end_lr=1., valid_batches=1, show_plot=False),
+                 groups=lambda l: l.lr_find_groups(num_it=20, extend=False, show_plot=False),
+                 compare=lambda l: l.compare(dict(fixed=lambda l: l.fit(1), cycles=lambda l: l.fit_sgdr(1, 1, 1e-2)),
+                                             seeds=1), get_preds=ensemble('get_preds'), validate=ensemble('validate'),
+                                             curve=ensemble('curve'), diversity=ensemble('diversity'))
+    # a run that fails is reported; Ctrl-C ends the comparison, and keeps the runs that are done
+    swallows = dict(compare=Exception)
 
     # %% nbs/checks/faults.ipynb #21637022
     library = str(Path(storage.__file__).parent)
@@ -547,7 +656,9 @@ def test_ctrl_c_at_every_line_slow():
                     sys.settrace(None)
                     signal.raise_signal(signal.SIGINT)
             return local
-        def called(frame, event, arg): return local if frame.f_code.co_filename.startswith(library) and (files is None or Path(frame.f_code.co_filename).stem in files) else None
+        def called(frame, event, arg):
+            return local if frame.f_code.co_filename.startswith(library) and (files is None
+                or Path(frame.f_code.co_filename).stem in files) else None
         sys.settrace(called)
         try: e = raised(f)
         finally: sys.settrace(None)
@@ -562,7 +673,8 @@ def test_ctrl_c_at_every_line_slow():
         traced(f, files=files)
         at = {}
         for i,line in enumerate(traced(f, files=files)[0]): at.setdefault(line, []).append(i+1)
-        return sorted((i, line) for line,iis in at.items() for i in {iis[0], iis[-1] if last else iis[0]} if not is_entrance(*line))
+        return sorted((i, line) for line,iis in at.items() for i in {iis[0], iis[-1] if last else iis[0]}
+                      if not is_entrance(*line))
 
     def survives_presses(name, files=None, last=True):
         learn,look = prepared(),looks[name]
@@ -570,7 +682,8 @@ def test_ctrl_c_at_every_line_slow():
         for i,line in points:
             e = traced(lambda: look(learn), i, files)[1]
             traces = differ(before, trained_by(learn) | around(learn))
-            if not (isinstance(e, KeyboardInterrupt) or name == 'compare' and e is None) or traces: wrong.append((name, line, repr(e)[:100], traces))
+            if not (isinstance(e, KeyboardInterrupt) or name == 'compare' and e is None) or traces:
+                wrong.append((name, line, repr(e)[:100], traces))
             if traces: break
         return len(points),wrong
 
@@ -587,7 +700,9 @@ def test_ctrl_c_at_every_line_slow():
         for i,line in points:
             e = traced(lambda: precomputed_fit(learn, **kwargs), i, files)[1]
             traces = differ(before, around(learn))
-            if not isinstance(e, KeyboardInterrupt) or traces or switches != [p.requires_grad for p in learn.model.parameters()]: wrong.append((line, repr(e)[:100], traces))
+            if not isinstance(e, KeyboardInterrupt) or traces or switches != [p.requires_grad
+                for p in learn.model.parameters()]:
+                wrong.append((line, repr(e)[:100], traces))
             if kwargs.get('cache'):
                 if left := [p.name for p in Path(kwargs['cache']).rglob('.*')]: wrong.append((line, left))
                 shutil.rmtree(kwargs['cache'], ignore_errors=True)
@@ -631,12 +746,18 @@ def test_ctrl_c_at_every_line_slow():
 
 def test_fits_leave_a_learner_that_works():
     # %% nbs/checks/faults.ipynb #1a04d109
-    by_signal = threading.current_thread() is threading.main_thread()      # Ctrl-C comes to no other: where cells are executed in another one, only the tests press
+    # Ctrl-C comes to no other: where cells are executed in another one, only the tests press
+    by_signal = threading.current_thread() is threading.main_thread()
     errors = KeyboardInterrupt, RuntimeError, torch.OutOfMemoryError, OSError
     cancels = CancelFitException, CancelEpochException, CancelTrainException, CancelValidException, CancelBatchException, CancelStepException, CancelBackwardException
     events = list(_events)[1:]                        # `after_create` comes before there is a learner to speak of
-    provokes = dict(after_cancel_backward=('before_backward', CancelBackwardException), after_cancel_step=('before_step', CancelStepException), after_cancel_batch=('after_pred', CancelBatchException),
-                    after_cancel_train=('before_train', CancelTrainException), after_cancel_validate=('before_validate', CancelValidException), after_cancel_epoch=('before_train', CancelEpochException), after_cancel_fit=('after_batch', CancelFitException))
+    provokes = dict(after_cancel_backward=('before_backward', CancelBackwardException),
+                    after_cancel_step=('before_step', CancelStepException),
+                    after_cancel_batch=('after_pred', CancelBatchException),
+                    after_cancel_train=('before_train', CancelTrainException),
+                    after_cancel_validate=('before_validate', CancelValidException),
+                    after_cancel_epoch=('before_train', CancelEpochException),
+                    after_cancel_fit=('after_batch', CancelFitException))
 
     class Fault:
         "What goes wrong, and at which call; it counts outside of the learner, which is put back."
@@ -656,7 +777,9 @@ def test_fits_leave_a_learner_that_works():
         def come(self): fault.come()
         def provoke(self): raise provokes[self.event][1]
 
-    sites = dict(forward=(F, 'linear'), loss=(BaseLoss, '__call__'), backward=(Tensor, 'backward'), step=(Optimizer, 'step'), zero_grad=(Optimizer, 'zero_grad'), set_hyper=(Optimizer, 'set_hyper'), create_opt=(Learner, 'create_opt'),
+    sites = dict(forward=(F, 'linear'), loss=(BaseLoss, '__call__'), backward=(Tensor, 'backward'),
+                 step=(Optimizer, 'step'), zero_grad=(Optimizer, 'zero_grad'), set_hyper=(Optimizer, 'set_hyper'),
+                 create_opt=(Learner, 'create_opt'),
                  metric=(AvgLoss, 'accumulate'), fetch=(_MapDatasetFetcher, 'fetch'), split=(Learner, '_split'))
 
     @contextlib.contextmanager
@@ -689,23 +812,39 @@ def test_fits_leave_a_learner_that_works():
     def around(learn):
         "What no fit may leave otherwise"
         modules = [*learn.model.modules()]
-        return dict(cbs=[*map(id, learn.cbs)], their_learner=[cb.learn is learn for cb in learn.cbs], opt=id(learn.opt), dls=[*map(id, (learn.dls, *learn.dls.loaders))], dl_attributes=[sorted(vars(dl)) for dl in learn.dls.loaders],
-                    splits=[(tl.split_idx, tl.tfms.split_idx) for dl in learn.dls.loaders for tl in getattr(dl.dataset, 'tls', [])], forwards=[id(vars(m).get('forward')) for m in modules], module_attributes=[sorted(vars(m)) for m in modules],
-                    hooks=[len(m._forward_hooks)+len(m._forward_pre_hooks)+len(m._backward_hooks) for m in modules], locked=learn.lock.locked(), autocast=(torch.is_autocast_enabled('cpu'), _autocast_depth()), grad_mode=torch.is_grad_enabled(),
+        return dict(cbs=[*map(id, learn.cbs)], their_learner=[cb.learn is learn for cb in learn.cbs], opt=id(learn.opt),
+                    dls=[*map(id, (learn.dls, *learn.dls.loaders))],
+                    dl_attributes=[sorted(vars(dl)) for dl in learn.dls.loaders],
+                    splits=[(tl.split_idx, tl.tfms.split_idx) for dl in learn.dls.loaders
+                            for tl in getattr(dl.dataset, 'tls', [])],
+                            forwards=[id(vars(m).get('forward')) for m in modules],
+                            module_attributes=[sorted(vars(m)) for m in modules],
+                    hooks=[len(m._forward_hooks)+len(m._forward_pre_hooks)+len(m._backward_hooks) for m in modules],
+                    locked=learn.lock.locked(), autocast=(torch.is_autocast_enabled('cpu'), _autocast_depth()),
+                    grad_mode=torch.is_grad_enabled(),
                     sigint=signal.getsignal(signal.SIGINT), threads=threading.active_count(), figures=plt.get_fignums())
 
-    def differ(a, b): return [k if not isinstance(a[k], dict) else (k, [o for o in a[k]|b[k] if a[k].get(o) != b[k].get(o)]) for k in a if a[k] != b[k]]
+    def differ(a, b):
+        return [k if not isinstance(a[k], dict) else (k, [o for o in a[k]|b[k] if a[k].get(o) != b[k].get(o)]) for k in a
+                if a[k] != b[k]]
 
     # %% nbs/checks/faults.ipynb #adc9de21
     def inside_precomputed(**kwargs):
         def do(learn, folder):
             learn.freeze()
-            with learn.precomputed(**kwargs, **(dict(cache=folder/'cache') if not kwargs else {})): learn.fit_sgdr(2, 1, 1e-2, cycle_mult=1)
+            with learn.precomputed(**kwargs, **(dict(cache=folder/'cache') if not kwargs else {})):
+                learn.fit_sgdr(2, 1, 1e-2, cycle_mult=1)
         return do
     def sgdr(*make): return lambda l,d: l.fit_sgdr(2, 1, 1e-2, cycle_mult=1, cbs=[f(d) for f in make])
-    fits = dict(sgdr=sgdr(), until=sgdr(lambda d: UntilOverfit()), memory=sgdr(lambda d: Snapshots()), folder=sgdr(lambda d: Snapshots(d/'s', keep=1, best=True)), triangular=lambda l,d: l.fit_triangular(2, 1, 1e-2), stlr=lambda l,d: l.fit_stlr(2, 1e-2),
-                resume=sgdr(lambda d: Resume(d/'r')), all_three=sgdr(lambda d: Resume(d/'r'), lambda d: Snapshots(d/'s'), lambda d: UntilOverfit()), discriminative=lambda l,d: l.fine_tune_discriminative(1, 1e-2, train_bn=False),
-                with_precompute=lambda l,d: l.fine_tune_discriminative(1, 1e-2, precompute=True), resumed_tuning=lambda l,d: l.fine_tune_discriminative(1, 1e-2, cbs=Resume(d/'r')), unfreezing=lambda l,d: l.fit(2, cbs=GradualUnfreezing()),
+    fits = dict(sgdr=sgdr(), until=sgdr(lambda d: UntilOverfit()), memory=sgdr(lambda d: Snapshots()),
+                folder=sgdr(lambda d: Snapshots(d/'s', keep=1, best=True)),
+                triangular=lambda l,d: l.fit_triangular(2, 1, 1e-2), stlr=lambda l,d: l.fit_stlr(2, 1e-2),
+                resume=sgdr(lambda d: Resume(d/'r')),
+                all_three=sgdr(lambda d: Resume(d/'r'), lambda d: Snapshots(d/'s'), lambda d: UntilOverfit()),
+                discriminative=lambda l,d: l.fine_tune_discriminative(1, 1e-2, train_bn=False),
+                with_precompute=lambda l,d: l.fine_tune_discriminative(1, 1e-2, precompute=True),
+                resumed_tuning=lambda l,d: l.fine_tune_discriminative(1, 1e-2, cbs=Resume(d/'r')),
+                unfreezing=lambda l,d: l.fit(2, cbs=GradualUnfreezing()),
                 cache=inside_precomputed(), mapped=inside_precomputed(max_memory=0), views=inside_precomputed(n_aug=2))
     resumable = 'resume','all_three','resumed_tuning'
 
@@ -727,9 +866,12 @@ def test_fits_leave_a_learner_that_works():
         if e is not None and not (what and is_fault(e, what)): wrong.append(repr(e)[:150])
         if what in errors and e is None: wrong.append('went unnoticed')
         if left: wrong.append(left)
-        if patched := {'_with_events','_do_fit','all_batches','_do_epoch_validate','added_cbs'} & {*vars(learn)}: wrong.append(patched)
+        if patched := {'_with_events','_do_fit','all_batches','_do_epoch_validate','added_cbs'} & {*vars(learn)}:
+            wrong.append(patched)
         if files := [p.name for p in folder.rglob('.*') if p.name != '.lock']: wrong.append(files)
-        if e is not None and (last := vars(learn.last_step).get('weights')) and not same(last, [p.detach() for p in learn.model.parameters()]): wrong.append('not the last weights')
+        if e is not None and (last := vars(learn.last_step).get('weights')) and not same(last,
+            [p.detach() for p in learn.model.parameters()]):
+            wrong.append('not the last weights')
         return learn,folder,e,wrong
 
     def stock_fails_too(where, what, n):
@@ -756,7 +898,9 @@ def test_fits_leave_a_learner_that_works():
                         again,_,e2,_ = try_fit(name, where, folder=folder)
                         if e2 is not None or not same(weights(again), oracle): found.append(f'resumed otherwise: {e2!r}')
                     learn.unfreeze()
-                    if (e2 := raised(learn.fit_sgdr, 1, 1, 1e-2)) or not all(p.isfinite().all() for p in learn.model.parameters()): found.append(f'the next fit: {e2!r}')
+                    if (e2 := raised(learn.fit_sgdr, 1, 1, 1e-2)) or not all(p.isfinite().all()
+                        for p in learn.model.parameters()):
+                        found.append(f'the next fit: {e2!r}')
                     if found and not stock_fails_too(where, what, n): wrong.append((name, where, n, what.__name__, found))
                     shutil.rmtree(folder)
                     n_faults += 1
@@ -765,7 +909,8 @@ def test_fits_leave_a_learner_that_works():
     # %% nbs/checks/faults.ipynb #bdbbe2bb
     total = 0
     for i,name in enumerate(fits):
-        n,wrong = survives_faults(name, errors+cancels, only_one=True, wheres=(*events, *sites)[i%8::8])      # other places for the next fit
+        # other places for the next fit
+        n,wrong = survives_faults(name, errors+cancels, only_one=True, wheres=(*events, *sites)[i%8::8])
         assert not wrong, wrong
         total += n
     assert total > 50, total
@@ -773,12 +918,18 @@ def test_fits_leave_a_learner_that_works():
 @pytest.mark.slow
 def test_fits_leave_a_learner_that_works_slow():
     # %% nbs/checks/faults.ipynb #1a04d109
-    by_signal = threading.current_thread() is threading.main_thread()      # Ctrl-C comes to no other: where cells are executed in another one, only the tests press
+    # Ctrl-C comes to no other: where cells are executed in another one, only the tests press
+    by_signal = threading.current_thread() is threading.main_thread()
     errors = KeyboardInterrupt, RuntimeError, torch.OutOfMemoryError, OSError
     cancels = CancelFitException, CancelEpochException, CancelTrainException, CancelValidException, CancelBatchException, CancelStepException, CancelBackwardException
     events = list(_events)[1:]                        # `after_create` comes before there is a learner to speak of
-    provokes = dict(after_cancel_backward=('before_backward', CancelBackwardException), after_cancel_step=('before_step', CancelStepException), after_cancel_batch=('after_pred', CancelBatchException),
-                    after_cancel_train=('before_train', CancelTrainException), after_cancel_validate=('before_validate', CancelValidException), after_cancel_epoch=('before_train', CancelEpochException), after_cancel_fit=('after_batch', CancelFitException))
+    provokes = dict(after_cancel_backward=('before_backward', CancelBackwardException),
+                    after_cancel_step=('before_step', CancelStepException),
+                    after_cancel_batch=('after_pred', CancelBatchException),
+                    after_cancel_train=('before_train', CancelTrainException),
+                    after_cancel_validate=('before_validate', CancelValidException),
+                    after_cancel_epoch=('before_train', CancelEpochException),
+                    after_cancel_fit=('after_batch', CancelFitException))
 
     class Fault:
         "What goes wrong, and at which call; it counts outside of the learner, which is put back."
@@ -798,7 +949,9 @@ def test_fits_leave_a_learner_that_works_slow():
         def come(self): fault.come()
         def provoke(self): raise provokes[self.event][1]
 
-    sites = dict(forward=(F, 'linear'), loss=(BaseLoss, '__call__'), backward=(Tensor, 'backward'), step=(Optimizer, 'step'), zero_grad=(Optimizer, 'zero_grad'), set_hyper=(Optimizer, 'set_hyper'), create_opt=(Learner, 'create_opt'),
+    sites = dict(forward=(F, 'linear'), loss=(BaseLoss, '__call__'), backward=(Tensor, 'backward'),
+                 step=(Optimizer, 'step'), zero_grad=(Optimizer, 'zero_grad'), set_hyper=(Optimizer, 'set_hyper'),
+                 create_opt=(Learner, 'create_opt'),
                  metric=(AvgLoss, 'accumulate'), fetch=(_MapDatasetFetcher, 'fetch'), split=(Learner, '_split'))
 
     @contextlib.contextmanager
@@ -831,23 +984,39 @@ def test_fits_leave_a_learner_that_works_slow():
     def around(learn):
         "What no fit may leave otherwise"
         modules = [*learn.model.modules()]
-        return dict(cbs=[*map(id, learn.cbs)], their_learner=[cb.learn is learn for cb in learn.cbs], opt=id(learn.opt), dls=[*map(id, (learn.dls, *learn.dls.loaders))], dl_attributes=[sorted(vars(dl)) for dl in learn.dls.loaders],
-                    splits=[(tl.split_idx, tl.tfms.split_idx) for dl in learn.dls.loaders for tl in getattr(dl.dataset, 'tls', [])], forwards=[id(vars(m).get('forward')) for m in modules], module_attributes=[sorted(vars(m)) for m in modules],
-                    hooks=[len(m._forward_hooks)+len(m._forward_pre_hooks)+len(m._backward_hooks) for m in modules], locked=learn.lock.locked(), autocast=(torch.is_autocast_enabled('cpu'), _autocast_depth()), grad_mode=torch.is_grad_enabled(),
+        return dict(cbs=[*map(id, learn.cbs)], their_learner=[cb.learn is learn for cb in learn.cbs], opt=id(learn.opt),
+                    dls=[*map(id, (learn.dls, *learn.dls.loaders))],
+                    dl_attributes=[sorted(vars(dl)) for dl in learn.dls.loaders],
+                    splits=[(tl.split_idx, tl.tfms.split_idx) for dl in learn.dls.loaders
+                            for tl in getattr(dl.dataset, 'tls', [])],
+                            forwards=[id(vars(m).get('forward')) for m in modules],
+                            module_attributes=[sorted(vars(m)) for m in modules],
+                    hooks=[len(m._forward_hooks)+len(m._forward_pre_hooks)+len(m._backward_hooks) for m in modules],
+                    locked=learn.lock.locked(), autocast=(torch.is_autocast_enabled('cpu'), _autocast_depth()),
+                    grad_mode=torch.is_grad_enabled(),
                     sigint=signal.getsignal(signal.SIGINT), threads=threading.active_count(), figures=plt.get_fignums())
 
-    def differ(a, b): return [k if not isinstance(a[k], dict) else (k, [o for o in a[k]|b[k] if a[k].get(o) != b[k].get(o)]) for k in a if a[k] != b[k]]
+    def differ(a, b):
+        return [k if not isinstance(a[k], dict) else (k, [o for o in a[k]|b[k] if a[k].get(o) != b[k].get(o)]) for k in a
+                if a[k] != b[k]]
 
     # %% nbs/checks/faults.ipynb #adc9de21
     def inside_precomputed(**kwargs):
         def do(learn, folder):
             learn.freeze()
-            with learn.precomputed(**kwargs, **(dict(cache=folder/'cache') if not kwargs else {})): learn.fit_sgdr(2, 1, 1e-2, cycle_mult=1)
+            with learn.precomputed(**kwargs, **(dict(cache=folder/'cache') if not kwargs else {})):
+                learn.fit_sgdr(2, 1, 1e-2, cycle_mult=1)
         return do
     def sgdr(*make): return lambda l,d: l.fit_sgdr(2, 1, 1e-2, cycle_mult=1, cbs=[f(d) for f in make])
-    fits = dict(sgdr=sgdr(), until=sgdr(lambda d: UntilOverfit()), memory=sgdr(lambda d: Snapshots()), folder=sgdr(lambda d: Snapshots(d/'s', keep=1, best=True)), triangular=lambda l,d: l.fit_triangular(2, 1, 1e-2), stlr=lambda l,d: l.fit_stlr(2, 1e-2),
-                resume=sgdr(lambda d: Resume(d/'r')), all_three=sgdr(lambda d: Resume(d/'r'), lambda d: Snapshots(d/'s'), lambda d: UntilOverfit()), discriminative=lambda l,d: l.fine_tune_discriminative(1, 1e-2, train_bn=False),
-                with_precompute=lambda l,d: l.fine_tune_discriminative(1, 1e-2, precompute=True), resumed_tuning=lambda l,d: l.fine_tune_discriminative(1, 1e-2, cbs=Resume(d/'r')), unfreezing=lambda l,d: l.fit(2, cbs=GradualUnfreezing()),
+    fits = dict(sgdr=sgdr(), until=sgdr(lambda d: UntilOverfit()), memory=sgdr(lambda d: Snapshots()),
+                folder=sgdr(lambda d: Snapshots(d/'s', keep=1, best=True)),
+                triangular=lambda l,d: l.fit_triangular(2, 1, 1e-2), stlr=lambda l,d: l.fit_stlr(2, 1e-2),
+                resume=sgdr(lambda d: Resume(d/'r')),
+                all_three=sgdr(lambda d: Resume(d/'r'), lambda d: Snapshots(d/'s'), lambda d: UntilOverfit()),
+                discriminative=lambda l,d: l.fine_tune_discriminative(1, 1e-2, train_bn=False),
+                with_precompute=lambda l,d: l.fine_tune_discriminative(1, 1e-2, precompute=True),
+                resumed_tuning=lambda l,d: l.fine_tune_discriminative(1, 1e-2, cbs=Resume(d/'r')),
+                unfreezing=lambda l,d: l.fit(2, cbs=GradualUnfreezing()),
                 cache=inside_precomputed(), mapped=inside_precomputed(max_memory=0), views=inside_precomputed(n_aug=2))
     resumable = 'resume','all_three','resumed_tuning'
 
@@ -869,9 +1038,12 @@ def test_fits_leave_a_learner_that_works_slow():
         if e is not None and not (what and is_fault(e, what)): wrong.append(repr(e)[:150])
         if what in errors and e is None: wrong.append('went unnoticed')
         if left: wrong.append(left)
-        if patched := {'_with_events','_do_fit','all_batches','_do_epoch_validate','added_cbs'} & {*vars(learn)}: wrong.append(patched)
+        if patched := {'_with_events','_do_fit','all_batches','_do_epoch_validate','added_cbs'} & {*vars(learn)}:
+            wrong.append(patched)
         if files := [p.name for p in folder.rglob('.*') if p.name != '.lock']: wrong.append(files)
-        if e is not None and (last := vars(learn.last_step).get('weights')) and not same(last, [p.detach() for p in learn.model.parameters()]): wrong.append('not the last weights')
+        if e is not None and (last := vars(learn.last_step).get('weights')) and not same(last,
+            [p.detach() for p in learn.model.parameters()]):
+            wrong.append('not the last weights')
         return learn,folder,e,wrong
 
     def stock_fails_too(where, what, n):
@@ -898,7 +1070,9 @@ def test_fits_leave_a_learner_that_works_slow():
                         again,_,e2,_ = try_fit(name, where, folder=folder)
                         if e2 is not None or not same(weights(again), oracle): found.append(f'resumed otherwise: {e2!r}')
                     learn.unfreeze()
-                    if (e2 := raised(learn.fit_sgdr, 1, 1, 1e-2)) or not all(p.isfinite().all() for p in learn.model.parameters()): found.append(f'the next fit: {e2!r}')
+                    if (e2 := raised(learn.fit_sgdr, 1, 1, 1e-2)) or not all(p.isfinite().all()
+                        for p in learn.model.parameters()):
+                        found.append(f'the next fit: {e2!r}')
                     if found and not stock_fails_too(where, what, n): wrong.append((name, where, n, what.__name__, found))
                     shutil.rmtree(folder)
                     n_faults += 1
@@ -931,20 +1105,24 @@ def test_callbacks_that_skip_a_part():
         def before_fit(self): self.seen = []
         def after_epoch(self): self.seen.append(self.learn.cycle_end)
 
-    for event,what,ends in (('before_epoch', CancelEpochException, [True, False, True]), ('before_train', CancelEpochException, [True, False, True]), ('before_train', CancelTrainException, [True, False, True])):
+    for event,what,ends in (('before_epoch', CancelEpochException, [True, False, True]),
+                            ('before_train', CancelEpochException, [True, False, True]),
+                            ('before_train', CancelTrainException, [True, False, True])):
         learn,kept,best,seen = learner('tensors'),Snapshots(),UntilOverfit(patience=1),Ends()
         test_eq(raised(learn.fit_sgdr, 2, 1, 1e-2, cbs=[Skip(event, what, 1), kept, best, seen]), None)
         test_eq(seen.seen, ends)
         test_eq([s.epoch for s in kept.snapshots], [0, 2])
         test_eq(len(learn.recorder.cycle_losses), 2)
-    for event,what in (('before_train', CancelTrainException), ('before_train', CancelEpochException), ('before_fit', CancelFitException), ('before_epoch', CancelFitException)):
+    for event,what in (('before_train', CancelTrainException), ('before_train', CancelEpochException),
+                       ('before_fit', CancelFitException), ('before_epoch', CancelFitException)):
         for cbs in ((), (UntilOverfit,), (Snapshots,), (NormFreeze,)):
             learn = learner('tensors')
             test_eq(raised(learn.fit_sgdr, 2, 1, 1e-2, cbs=[Skip(event, what, 0), *(cb() for cb in cbs)]), None)
     learn = learner('tensors')
     learn.fit(1)
     kept = Snapshots()
-    test_eq(raised(learn.fit_sgdr, 2, 1, 1e-2, cycle_mult=1, cbs=[Skip('before_epoch', CancelEpochException, 0), kept]), None)
+    test_eq(raised(learn.fit_sgdr, 2, 1, 1e-2, cycle_mult=1, cbs=[Skip('before_epoch', CancelEpochException, 0), kept]),
+            None)
     test_eq([s.epoch for s in kept.snapshots], [1])
 
     # %% nbs/checks/faults.ipynb #cf175f03
@@ -976,19 +1154,32 @@ def test_losses_that_are_no_numbers():
     def trained_by(learn):
         "All of a learner and around it that training depends on"
         model,opt = learn.model,learn.opt
-        return dict(weights=fingerprint(model), grads=[plain(p.grad) for p in model.parameters()], opt_state=None if opt is None else [plain(dict(opt.state[p])) for ps in opt.param_lists for p in ps],
-                    hypers=None if opt is None else [opt.frozen_idx, *map(plain, opt.hypers)], learn=plain({k: v for k,v in vars(learn).items() if k != 'cbs'}), cb_attributes=[plain({k: v for k,v in vars(cb).items() if k not in recorded}) for cb in learn.cbs],
-                    loaders=[plain(generator_state(v)) for dl in learn.dls.loaders for v in vars(dl).values()], rngs=[plain(get()) for get,_ in global_rngs().values()], modes=[m.training for m in model.modules()])
+        return dict(weights=fingerprint(model), grads=[plain(p.grad) for p in model.parameters()],
+                    opt_state=None if opt is None else [plain(dict(opt.state[p])) for ps in opt.param_lists for p in ps],
+                    hypers=None if opt is None else [opt.frozen_idx, *map(plain, opt.hypers)],
+                    learn=plain({k: v for k,v in vars(learn).items() if k != 'cbs'}),
+                    cb_attributes=[plain({k: v for k,v in vars(cb).items() if k not in recorded}) for cb in learn.cbs],
+                    loaders=[plain(generator_state(v)) for dl in learn.dls.loaders for v in vars(dl).values()],
+                    rngs=[plain(get()) for get,_ in global_rngs().values()], modes=[m.training for m in model.modules()])
 
     def around(learn):
         "What no fit may leave otherwise"
         modules = [*learn.model.modules()]
-        return dict(cbs=[*map(id, learn.cbs)], their_learner=[cb.learn is learn for cb in learn.cbs], opt=id(learn.opt), dls=[*map(id, (learn.dls, *learn.dls.loaders))], dl_attributes=[sorted(vars(dl)) for dl in learn.dls.loaders],
-                    splits=[(tl.split_idx, tl.tfms.split_idx) for dl in learn.dls.loaders for tl in getattr(dl.dataset, 'tls', [])], forwards=[id(vars(m).get('forward')) for m in modules], module_attributes=[sorted(vars(m)) for m in modules],
-                    hooks=[len(m._forward_hooks)+len(m._forward_pre_hooks)+len(m._backward_hooks) for m in modules], locked=learn.lock.locked(), autocast=(torch.is_autocast_enabled('cpu'), _autocast_depth()), grad_mode=torch.is_grad_enabled(),
+        return dict(cbs=[*map(id, learn.cbs)], their_learner=[cb.learn is learn for cb in learn.cbs], opt=id(learn.opt),
+                    dls=[*map(id, (learn.dls, *learn.dls.loaders))],
+                    dl_attributes=[sorted(vars(dl)) for dl in learn.dls.loaders],
+                    splits=[(tl.split_idx, tl.tfms.split_idx) for dl in learn.dls.loaders
+                            for tl in getattr(dl.dataset, 'tls', [])],
+                            forwards=[id(vars(m).get('forward')) for m in modules],
+                            module_attributes=[sorted(vars(m)) for m in modules],
+                    hooks=[len(m._forward_hooks)+len(m._forward_pre_hooks)+len(m._backward_hooks) for m in modules],
+                    locked=learn.lock.locked(), autocast=(torch.is_autocast_enabled('cpu'), _autocast_depth()),
+                    grad_mode=torch.is_grad_enabled(),
                     sigint=signal.getsignal(signal.SIGINT), threads=threading.active_count(), figures=plt.get_fignums())
 
-    def differ(a, b): return [k if not isinstance(a[k], dict) else (k, [o for o in a[k]|b[k] if a[k].get(o) != b[k].get(o)]) for k in a if a[k] != b[k]]
+    def differ(a, b):
+        return [k if not isinstance(a[k], dict) else (k, [o for o in a[k]|b[k] if a[k].get(o) != b[k].get(o)]) for k in a
+                if a[k] != b[k]]
 
     # %% nbs/checks/faults.ipynb #ea92a0cb
     snaps = Snapshots()
@@ -1003,21 +1194,34 @@ def test_losses_that_are_no_numbers():
             with getattr(learn, block)(): learn.fit_sgdr(2, 1, 1e-2, cycle_mult=1)
         return do
     def ensemble(method): return lambda learn: getattr(SnapshotEnsemble(learn, snaps), method)()
-    looks = dict(preserved=inside('preserved'), dry_run=inside('dry_run'), lr_find=lambda l: l.lr_find(num_it=8, show_plot=False), repeats=lambda l: l.lr_find(num_it=6, repeats=2, extend=False, probe=10, show_plot=False),
-                 range_test=lambda l: l.lr_range_test(num_it=20, end_lr=1., valid_batches=1, show_plot=False), groups=lambda l: l.lr_find_groups(num_it=20, extend=False, show_plot=False),
-                 compare=lambda l: l.compare(dict(fixed=lambda l: l.fit(1), cycles=lambda l: l.fit_sgdr(1, 1, 1e-2)), seeds=1), get_preds=ensemble('get_preds'), validate=ensemble('validate'), curve=ensemble('curve'), diversity=ensemble('diversity'))
-    swallows = dict(compare=Exception)                # a run that fails is reported; Ctrl-C ends the comparison, and keeps the runs that are done
+    looks = dict(preserved=inside('preserved'), dry_run=inside('dry_run'),
+                 lr_find=lambda l: l.lr_find(num_it=8, show_plot=False),
+                 repeats=lambda l: l.lr_find(num_it=6, repeats=2, extend=False, probe=10, show_plot=False),
+                 range_test=lambda l: l.lr_range_test(num_it=20, end_lr=1., valid_batches=1, show_plot=False),
+                 groups=lambda l: l.lr_find_groups(num_it=20, extend=False, show_plot=False),
+                 compare=lambda l: l.compare(dict(fixed=lambda l: l.fit(1), cycles=lambda l: l.fit_sgdr(1, 1, 1e-2)),
+                                             seeds=1), get_preds=ensemble('get_preds'), validate=ensemble('validate'),
+                                             curve=ensemble('curve'), diversity=ensemble('diversity'))
+    # a run that fails is reported; Ctrl-C ends the comparison, and keeps the runs that are done
+    swallows = dict(compare=Exception)
 
     # %% nbs/checks/faults.ipynb #adc9de21
     def inside_precomputed(**kwargs):
         def do(learn, folder):
             learn.freeze()
-            with learn.precomputed(**kwargs, **(dict(cache=folder/'cache') if not kwargs else {})): learn.fit_sgdr(2, 1, 1e-2, cycle_mult=1)
+            with learn.precomputed(**kwargs, **(dict(cache=folder/'cache') if not kwargs else {})):
+                learn.fit_sgdr(2, 1, 1e-2, cycle_mult=1)
         return do
     def sgdr(*make): return lambda l,d: l.fit_sgdr(2, 1, 1e-2, cycle_mult=1, cbs=[f(d) for f in make])
-    fits = dict(sgdr=sgdr(), until=sgdr(lambda d: UntilOverfit()), memory=sgdr(lambda d: Snapshots()), folder=sgdr(lambda d: Snapshots(d/'s', keep=1, best=True)), triangular=lambda l,d: l.fit_triangular(2, 1, 1e-2), stlr=lambda l,d: l.fit_stlr(2, 1e-2),
-                resume=sgdr(lambda d: Resume(d/'r')), all_three=sgdr(lambda d: Resume(d/'r'), lambda d: Snapshots(d/'s'), lambda d: UntilOverfit()), discriminative=lambda l,d: l.fine_tune_discriminative(1, 1e-2, train_bn=False),
-                with_precompute=lambda l,d: l.fine_tune_discriminative(1, 1e-2, precompute=True), resumed_tuning=lambda l,d: l.fine_tune_discriminative(1, 1e-2, cbs=Resume(d/'r')), unfreezing=lambda l,d: l.fit(2, cbs=GradualUnfreezing()),
+    fits = dict(sgdr=sgdr(), until=sgdr(lambda d: UntilOverfit()), memory=sgdr(lambda d: Snapshots()),
+                folder=sgdr(lambda d: Snapshots(d/'s', keep=1, best=True)),
+                triangular=lambda l,d: l.fit_triangular(2, 1, 1e-2), stlr=lambda l,d: l.fit_stlr(2, 1e-2),
+                resume=sgdr(lambda d: Resume(d/'r')),
+                all_three=sgdr(lambda d: Resume(d/'r'), lambda d: Snapshots(d/'s'), lambda d: UntilOverfit()),
+                discriminative=lambda l,d: l.fine_tune_discriminative(1, 1e-2, train_bn=False),
+                with_precompute=lambda l,d: l.fine_tune_discriminative(1, 1e-2, precompute=True),
+                resumed_tuning=lambda l,d: l.fine_tune_discriminative(1, 1e-2, cbs=Resume(d/'r')),
+                unfreezing=lambda l,d: l.fit(2, cbs=GradualUnfreezing()),
                 cache=inside_precomputed(), mapped=inside_precomputed(max_memory=0), views=inside_precomputed(n_aug=2))
 
     # %% nbs/checks/faults.ipynb #4c1461d5
@@ -1027,7 +1231,8 @@ def test_losses_that_are_no_numbers():
         def after_loss(self):
             if not self.training: return
             self.seen += 1
-            if self.seen >= self.n: self.learn.loss_grad = self.learn.loss_grad*self.value; self.learn.loss = self.learn.loss*self.value
+            if self.seen >= self.n:
+                self.learn.loss_grad = self.learn.loss_grad*self.value; self.learn.loss = self.learn.loss*self.value
 
     for value,n in itertools.product((float('nan'), float('inf')), (1, 4)):
         for name in ('preserved', 'lr_find', 'range_test', 'groups', 'compare'):
@@ -1046,12 +1251,18 @@ def test_losses_that_are_no_numbers():
 
 def test_full_disks_files_that_cannot_be_read_or_removed():
     # %% nbs/checks/faults.ipynb #1a04d109
-    by_signal = threading.current_thread() is threading.main_thread()      # Ctrl-C comes to no other: where cells are executed in another one, only the tests press
+    # Ctrl-C comes to no other: where cells are executed in another one, only the tests press
+    by_signal = threading.current_thread() is threading.main_thread()
     errors = KeyboardInterrupt, RuntimeError, torch.OutOfMemoryError, OSError
     cancels = CancelFitException, CancelEpochException, CancelTrainException, CancelValidException, CancelBatchException, CancelStepException, CancelBackwardException
     events = list(_events)[1:]                        # `after_create` comes before there is a learner to speak of
-    provokes = dict(after_cancel_backward=('before_backward', CancelBackwardException), after_cancel_step=('before_step', CancelStepException), after_cancel_batch=('after_pred', CancelBatchException),
-                    after_cancel_train=('before_train', CancelTrainException), after_cancel_validate=('before_validate', CancelValidException), after_cancel_epoch=('before_train', CancelEpochException), after_cancel_fit=('after_batch', CancelFitException))
+    provokes = dict(after_cancel_backward=('before_backward', CancelBackwardException),
+                    after_cancel_step=('before_step', CancelStepException),
+                    after_cancel_batch=('after_pred', CancelBatchException),
+                    after_cancel_train=('before_train', CancelTrainException),
+                    after_cancel_validate=('before_validate', CancelValidException),
+                    after_cancel_epoch=('before_train', CancelEpochException),
+                    after_cancel_fit=('after_batch', CancelFitException))
 
     class Fault:
         "What goes wrong, and at which call; it counts outside of the learner, which is put back."
@@ -1071,7 +1282,9 @@ def test_full_disks_files_that_cannot_be_read_or_removed():
         def come(self): fault.come()
         def provoke(self): raise provokes[self.event][1]
 
-    sites = dict(forward=(F, 'linear'), loss=(BaseLoss, '__call__'), backward=(Tensor, 'backward'), step=(Optimizer, 'step'), zero_grad=(Optimizer, 'zero_grad'), set_hyper=(Optimizer, 'set_hyper'), create_opt=(Learner, 'create_opt'),
+    sites = dict(forward=(F, 'linear'), loss=(BaseLoss, '__call__'), backward=(Tensor, 'backward'),
+                 step=(Optimizer, 'step'), zero_grad=(Optimizer, 'zero_grad'), set_hyper=(Optimizer, 'set_hyper'),
+                 create_opt=(Learner, 'create_opt'),
                  metric=(AvgLoss, 'accumulate'), fetch=(_MapDatasetFetcher, 'fetch'), split=(Learner, '_split'))
 
     @contextlib.contextmanager
@@ -1104,23 +1317,39 @@ def test_full_disks_files_that_cannot_be_read_or_removed():
     def around(learn):
         "What no fit may leave otherwise"
         modules = [*learn.model.modules()]
-        return dict(cbs=[*map(id, learn.cbs)], their_learner=[cb.learn is learn for cb in learn.cbs], opt=id(learn.opt), dls=[*map(id, (learn.dls, *learn.dls.loaders))], dl_attributes=[sorted(vars(dl)) for dl in learn.dls.loaders],
-                    splits=[(tl.split_idx, tl.tfms.split_idx) for dl in learn.dls.loaders for tl in getattr(dl.dataset, 'tls', [])], forwards=[id(vars(m).get('forward')) for m in modules], module_attributes=[sorted(vars(m)) for m in modules],
-                    hooks=[len(m._forward_hooks)+len(m._forward_pre_hooks)+len(m._backward_hooks) for m in modules], locked=learn.lock.locked(), autocast=(torch.is_autocast_enabled('cpu'), _autocast_depth()), grad_mode=torch.is_grad_enabled(),
+        return dict(cbs=[*map(id, learn.cbs)], their_learner=[cb.learn is learn for cb in learn.cbs], opt=id(learn.opt),
+                    dls=[*map(id, (learn.dls, *learn.dls.loaders))],
+                    dl_attributes=[sorted(vars(dl)) for dl in learn.dls.loaders],
+                    splits=[(tl.split_idx, tl.tfms.split_idx) for dl in learn.dls.loaders
+                            for tl in getattr(dl.dataset, 'tls', [])],
+                            forwards=[id(vars(m).get('forward')) for m in modules],
+                            module_attributes=[sorted(vars(m)) for m in modules],
+                    hooks=[len(m._forward_hooks)+len(m._forward_pre_hooks)+len(m._backward_hooks) for m in modules],
+                    locked=learn.lock.locked(), autocast=(torch.is_autocast_enabled('cpu'), _autocast_depth()),
+                    grad_mode=torch.is_grad_enabled(),
                     sigint=signal.getsignal(signal.SIGINT), threads=threading.active_count(), figures=plt.get_fignums())
 
-    def differ(a, b): return [k if not isinstance(a[k], dict) else (k, [o for o in a[k]|b[k] if a[k].get(o) != b[k].get(o)]) for k in a if a[k] != b[k]]
+    def differ(a, b):
+        return [k if not isinstance(a[k], dict) else (k, [o for o in a[k]|b[k] if a[k].get(o) != b[k].get(o)]) for k in a
+                if a[k] != b[k]]
 
     # %% nbs/checks/faults.ipynb #adc9de21
     def inside_precomputed(**kwargs):
         def do(learn, folder):
             learn.freeze()
-            with learn.precomputed(**kwargs, **(dict(cache=folder/'cache') if not kwargs else {})): learn.fit_sgdr(2, 1, 1e-2, cycle_mult=1)
+            with learn.precomputed(**kwargs, **(dict(cache=folder/'cache') if not kwargs else {})):
+                learn.fit_sgdr(2, 1, 1e-2, cycle_mult=1)
         return do
     def sgdr(*make): return lambda l,d: l.fit_sgdr(2, 1, 1e-2, cycle_mult=1, cbs=[f(d) for f in make])
-    fits = dict(sgdr=sgdr(), until=sgdr(lambda d: UntilOverfit()), memory=sgdr(lambda d: Snapshots()), folder=sgdr(lambda d: Snapshots(d/'s', keep=1, best=True)), triangular=lambda l,d: l.fit_triangular(2, 1, 1e-2), stlr=lambda l,d: l.fit_stlr(2, 1e-2),
-                resume=sgdr(lambda d: Resume(d/'r')), all_three=sgdr(lambda d: Resume(d/'r'), lambda d: Snapshots(d/'s'), lambda d: UntilOverfit()), discriminative=lambda l,d: l.fine_tune_discriminative(1, 1e-2, train_bn=False),
-                with_precompute=lambda l,d: l.fine_tune_discriminative(1, 1e-2, precompute=True), resumed_tuning=lambda l,d: l.fine_tune_discriminative(1, 1e-2, cbs=Resume(d/'r')), unfreezing=lambda l,d: l.fit(2, cbs=GradualUnfreezing()),
+    fits = dict(sgdr=sgdr(), until=sgdr(lambda d: UntilOverfit()), memory=sgdr(lambda d: Snapshots()),
+                folder=sgdr(lambda d: Snapshots(d/'s', keep=1, best=True)),
+                triangular=lambda l,d: l.fit_triangular(2, 1, 1e-2), stlr=lambda l,d: l.fit_stlr(2, 1e-2),
+                resume=sgdr(lambda d: Resume(d/'r')),
+                all_three=sgdr(lambda d: Resume(d/'r'), lambda d: Snapshots(d/'s'), lambda d: UntilOverfit()),
+                discriminative=lambda l,d: l.fine_tune_discriminative(1, 1e-2, train_bn=False),
+                with_precompute=lambda l,d: l.fine_tune_discriminative(1, 1e-2, precompute=True),
+                resumed_tuning=lambda l,d: l.fine_tune_discriminative(1, 1e-2, cbs=Resume(d/'r')),
+                unfreezing=lambda l,d: l.fit(2, cbs=GradualUnfreezing()),
                 cache=inside_precomputed(), mapped=inside_precomputed(max_memory=0), views=inside_precomputed(n_aug=2))
     resumable = 'resume','all_three','resumed_tuning'
 
@@ -1142,9 +1371,12 @@ def test_full_disks_files_that_cannot_be_read_or_removed():
         if e is not None and not (what and is_fault(e, what)): wrong.append(repr(e)[:150])
         if what in errors and e is None: wrong.append('went unnoticed')
         if left: wrong.append(left)
-        if patched := {'_with_events','_do_fit','all_batches','_do_epoch_validate','added_cbs'} & {*vars(learn)}: wrong.append(patched)
+        if patched := {'_with_events','_do_fit','all_batches','_do_epoch_validate','added_cbs'} & {*vars(learn)}:
+            wrong.append(patched)
         if files := [p.name for p in folder.rglob('.*') if p.name != '.lock']: wrong.append(files)
-        if e is not None and (last := vars(learn.last_step).get('weights')) and not same(last, [p.detach() for p in learn.model.parameters()]): wrong.append('not the last weights')
+        if e is not None and (last := vars(learn.last_step).get('weights')) and not same(last,
+            [p.detach() for p in learn.model.parameters()]):
+            wrong.append('not the last weights')
         return learn,folder,e,wrong
 
     def stock_fails_too(where, what, n):
@@ -1171,7 +1403,9 @@ def test_full_disks_files_that_cannot_be_read_or_removed():
                         again,_,e2,_ = try_fit(name, where, folder=folder)
                         if e2 is not None or not same(weights(again), oracle): found.append(f'resumed otherwise: {e2!r}')
                     learn.unfreeze()
-                    if (e2 := raised(learn.fit_sgdr, 1, 1, 1e-2)) or not all(p.isfinite().all() for p in learn.model.parameters()): found.append(f'the next fit: {e2!r}')
+                    if (e2 := raised(learn.fit_sgdr, 1, 1, 1e-2)) or not all(p.isfinite().all()
+                        for p in learn.model.parameters()):
+                        found.append(f'the next fit: {e2!r}')
                     if found and not stock_fails_too(where, what, n): wrong.append((name, where, n, what.__name__, found))
                     shutil.rmtree(folder)
                     n_faults += 1
@@ -1180,13 +1414,16 @@ def test_full_disks_files_that_cannot_be_read_or_removed():
     # %% nbs/checks/faults.ipynb #bdbbe2bb
     total = 0
     for i,name in enumerate(fits):
-        n,wrong = survives_faults(name, errors+cancels, only_one=True, wheres=(*events, *sites)[i%8::8])      # other places for the next fit
+        # other places for the next fit
+        n,wrong = survives_faults(name, errors+cancels, only_one=True, wheres=(*events, *sites)[i%8::8])
         assert not wrong, wrong
         total += n
     assert total > 50, total
 
     # %% nbs/checks/faults.ipynb #6ae4b94b
-    calls = dict(open=(builtins, 'open'), os_open=(os, 'open'), fsync=(os, 'fsync'), replace=(os, 'replace'), mkdir=(os, 'mkdir'), unlink=(os, 'unlink'), fallocate=(os, 'posix_fallocate'), save_file=(storage, 'save_file'))
+    calls = dict(open=(builtins, 'open'), os_open=(os, 'open'), fsync=(os, 'fsync'), replace=(os, 'replace'),
+                 mkdir=(os, 'mkdir'), unlink=(os, 'unlink'), fallocate=(os, 'posix_fallocate'),
+                 save_file=(storage, 'save_file'))
 
     @contextlib.contextmanager
     def failing(call, folder, n=0, error=None, stays=False):
@@ -1207,9 +1444,13 @@ def test_full_disks_files_that_cannot_be_read_or_removed():
         save_state(folder/'x', dict(a=torch.ones(3)))
     def fill_mapped(learn, folder):
         with mapped_state(folder/'x', dict(a=((3,), torch.float32))) as t: t['a'][:] = 1
-    writers = dict(snapshots=lambda l,d: l.fit_sgdr(3, 1, 1e-2, cycle_mult=1, cbs=Snapshots(d/'s', keep=1)), checkpoints=lambda l,d: l.fit_sgdr(3, 1, 1e-2, cycle_mult=1, cbs=Resume(d/'r')), cache=inside_precomputed(), overwrite=overwrite, mapped=fill_mapped)
+    writers = dict(snapshots=lambda l,d: l.fit_sgdr(3, 1, 1e-2, cycle_mult=1, cbs=Snapshots(d/'s', keep=1)),
+                   checkpoints=lambda l,d: l.fit_sgdr(3, 1, 1e-2, cycle_mult=1, cbs=Resume(d/'r')),
+                   cache=inside_precomputed(), overwrite=overwrite, mapped=fill_mapped)
     extras = 'snapshots','checkpoints'
-    errors_of = dict(ENOSPC=OSError(errno.ENOSPC, 'No space left on device'), EROFS=OSError(errno.EROFS, 'Read-only file system'), rust=SafetensorError('No space left on device (os error 28)'))
+    errors_of = dict(ENOSPC=OSError(errno.ENOSPC, 'No space left on device'),
+                     EROFS=OSError(errno.EROFS, 'Read-only file system'),
+                     rust=SafetensorError('No space left on device (os error 28)'))
 
     def is_whole(path):
         try: load_state(path); return True
@@ -1221,7 +1462,8 @@ def test_full_disks_files_that_cannot_be_read_or_removed():
         with failing(call, folder, n, errors_of[kind], stays): e = raised(writers[name], learn, folder)
         wrong = [k for k in differ(before, around(learn)) if k != 'opt']
         if files := [p.name for p in folder.rglob('.*') if p.name != '.lock']: wrong.append(files)
-        if damaged := [p.name for p in folder.rglob('*') if p.is_file() and p.name != '.lock' and not is_whole(p)]: wrong.append(damaged)
+        if damaged := [p.name for p in folder.rglob('*') if p.is_file() and p.name != '.lock' and not is_whole(p)]:
+            wrong.append(damaged)
         refused = isinstance(e, ValueError) and 'cannot be written to' in str(e)       # `Resume`, before it begins
         if name in extras and not (refused or e is None and same(weights(learn), oracle)): wrong.append(f'the fit: {e!r}')
         if name not in extras and not (e is None or isinstance(e, OSError)): wrong.append(repr(e))
@@ -1238,7 +1480,8 @@ def test_full_disks_files_that_cannot_be_read_or_removed():
                 made = {call: all_calls.enter_context(failing(call, d)) for call in calls}
                 raised(write, learner('tensors'), Path(d))
             for call in calls:
-                ways = [(n, kind, stays) for n in range(1, len(made[call])+1) for kind in (('rust',) if call == 'save_file' else ('ENOSPC', 'EROFS')) for stays in (False, True)]
+                ways = [(n, kind, stays) for n in range(1, len(made[call])+1)
+                        for kind in (('rust',) if call == 'save_file' else ('ENOSPC', 'EROFS')) for stays in (False, True)]
                 for n,kind,stays in ways[next(turn) % 7::40] if only_one else ways:
                     wrong += survives_failing(name, call, n, kind, stays, oracle)
                     total += 1
@@ -1280,7 +1523,8 @@ def test_full_disks_files_that_cannot_be_read_or_removed():
         if os.path.isdir(path): raise PermissionError(errno.EACCES, 'Permission denied')
         return os_open(path, *args, **kwargs)
     def fsync_to_write(handle):
-        if fcntl.fcntl(handle, fcntl.F_GETFL) & os.O_ACCMODE == os.O_RDONLY: raise OSError(errno.EBADF, 'Bad file descriptor')
+        if fcntl.fcntl(handle, fcntl.F_GETFL) & os.O_ACCMODE == os.O_RDONLY:
+            raise OSError(errno.EBADF, 'Bad file descriptor')
         fsync(handle)
 
     with patch('os.open', open_no_folder), patch('os.fsync', fsync_to_write), patch.object(storage, 'fcntl', None):
@@ -1292,7 +1536,8 @@ def test_full_disks_files_that_cannot_be_read_or_removed():
 
     # %% nbs/checks/faults.ipynb #a0ef23ec
     (folder/'file').write_text('mine')
-    for make in (lambda: Resume(folder/'file'), lambda: Snapshots(folder/'file')): assert 'is not a folder' in str(raised(make))
+    for make in (lambda: Resume(folder/'file'), lambda: Snapshots(folder/'file')):
+        assert 'is not a folder' in str(raised(make))
     learn = learner('tensors')
     before = fingerprint(learn.model)
     assert 'cannot be written to' in str(raised(learn.fit, 1, cbs=Resume(folder/'file'/'r')))
@@ -1304,12 +1549,18 @@ def test_full_disks_files_that_cannot_be_read_or_removed():
 @pytest.mark.slow
 def test_full_disks_files_that_cannot_be_read_or_removed_slow():
     # %% nbs/checks/faults.ipynb #1a04d109
-    by_signal = threading.current_thread() is threading.main_thread()      # Ctrl-C comes to no other: where cells are executed in another one, only the tests press
+    # Ctrl-C comes to no other: where cells are executed in another one, only the tests press
+    by_signal = threading.current_thread() is threading.main_thread()
     errors = KeyboardInterrupt, RuntimeError, torch.OutOfMemoryError, OSError
     cancels = CancelFitException, CancelEpochException, CancelTrainException, CancelValidException, CancelBatchException, CancelStepException, CancelBackwardException
     events = list(_events)[1:]                        # `after_create` comes before there is a learner to speak of
-    provokes = dict(after_cancel_backward=('before_backward', CancelBackwardException), after_cancel_step=('before_step', CancelStepException), after_cancel_batch=('after_pred', CancelBatchException),
-                    after_cancel_train=('before_train', CancelTrainException), after_cancel_validate=('before_validate', CancelValidException), after_cancel_epoch=('before_train', CancelEpochException), after_cancel_fit=('after_batch', CancelFitException))
+    provokes = dict(after_cancel_backward=('before_backward', CancelBackwardException),
+                    after_cancel_step=('before_step', CancelStepException),
+                    after_cancel_batch=('after_pred', CancelBatchException),
+                    after_cancel_train=('before_train', CancelTrainException),
+                    after_cancel_validate=('before_validate', CancelValidException),
+                    after_cancel_epoch=('before_train', CancelEpochException),
+                    after_cancel_fit=('after_batch', CancelFitException))
 
     class Fault:
         "What goes wrong, and at which call; it counts outside of the learner, which is put back."
@@ -1329,7 +1580,9 @@ def test_full_disks_files_that_cannot_be_read_or_removed_slow():
         def come(self): fault.come()
         def provoke(self): raise provokes[self.event][1]
 
-    sites = dict(forward=(F, 'linear'), loss=(BaseLoss, '__call__'), backward=(Tensor, 'backward'), step=(Optimizer, 'step'), zero_grad=(Optimizer, 'zero_grad'), set_hyper=(Optimizer, 'set_hyper'), create_opt=(Learner, 'create_opt'),
+    sites = dict(forward=(F, 'linear'), loss=(BaseLoss, '__call__'), backward=(Tensor, 'backward'),
+                 step=(Optimizer, 'step'), zero_grad=(Optimizer, 'zero_grad'), set_hyper=(Optimizer, 'set_hyper'),
+                 create_opt=(Learner, 'create_opt'),
                  metric=(AvgLoss, 'accumulate'), fetch=(_MapDatasetFetcher, 'fetch'), split=(Learner, '_split'))
 
     @contextlib.contextmanager
@@ -1362,23 +1615,39 @@ def test_full_disks_files_that_cannot_be_read_or_removed_slow():
     def around(learn):
         "What no fit may leave otherwise"
         modules = [*learn.model.modules()]
-        return dict(cbs=[*map(id, learn.cbs)], their_learner=[cb.learn is learn for cb in learn.cbs], opt=id(learn.opt), dls=[*map(id, (learn.dls, *learn.dls.loaders))], dl_attributes=[sorted(vars(dl)) for dl in learn.dls.loaders],
-                    splits=[(tl.split_idx, tl.tfms.split_idx) for dl in learn.dls.loaders for tl in getattr(dl.dataset, 'tls', [])], forwards=[id(vars(m).get('forward')) for m in modules], module_attributes=[sorted(vars(m)) for m in modules],
-                    hooks=[len(m._forward_hooks)+len(m._forward_pre_hooks)+len(m._backward_hooks) for m in modules], locked=learn.lock.locked(), autocast=(torch.is_autocast_enabled('cpu'), _autocast_depth()), grad_mode=torch.is_grad_enabled(),
+        return dict(cbs=[*map(id, learn.cbs)], their_learner=[cb.learn is learn for cb in learn.cbs], opt=id(learn.opt),
+                    dls=[*map(id, (learn.dls, *learn.dls.loaders))],
+                    dl_attributes=[sorted(vars(dl)) for dl in learn.dls.loaders],
+                    splits=[(tl.split_idx, tl.tfms.split_idx) for dl in learn.dls.loaders
+                            for tl in getattr(dl.dataset, 'tls', [])],
+                            forwards=[id(vars(m).get('forward')) for m in modules],
+                            module_attributes=[sorted(vars(m)) for m in modules],
+                    hooks=[len(m._forward_hooks)+len(m._forward_pre_hooks)+len(m._backward_hooks) for m in modules],
+                    locked=learn.lock.locked(), autocast=(torch.is_autocast_enabled('cpu'), _autocast_depth()),
+                    grad_mode=torch.is_grad_enabled(),
                     sigint=signal.getsignal(signal.SIGINT), threads=threading.active_count(), figures=plt.get_fignums())
 
-    def differ(a, b): return [k if not isinstance(a[k], dict) else (k, [o for o in a[k]|b[k] if a[k].get(o) != b[k].get(o)]) for k in a if a[k] != b[k]]
+    def differ(a, b):
+        return [k if not isinstance(a[k], dict) else (k, [o for o in a[k]|b[k] if a[k].get(o) != b[k].get(o)]) for k in a
+                if a[k] != b[k]]
 
     # %% nbs/checks/faults.ipynb #adc9de21
     def inside_precomputed(**kwargs):
         def do(learn, folder):
             learn.freeze()
-            with learn.precomputed(**kwargs, **(dict(cache=folder/'cache') if not kwargs else {})): learn.fit_sgdr(2, 1, 1e-2, cycle_mult=1)
+            with learn.precomputed(**kwargs, **(dict(cache=folder/'cache') if not kwargs else {})):
+                learn.fit_sgdr(2, 1, 1e-2, cycle_mult=1)
         return do
     def sgdr(*make): return lambda l,d: l.fit_sgdr(2, 1, 1e-2, cycle_mult=1, cbs=[f(d) for f in make])
-    fits = dict(sgdr=sgdr(), until=sgdr(lambda d: UntilOverfit()), memory=sgdr(lambda d: Snapshots()), folder=sgdr(lambda d: Snapshots(d/'s', keep=1, best=True)), triangular=lambda l,d: l.fit_triangular(2, 1, 1e-2), stlr=lambda l,d: l.fit_stlr(2, 1e-2),
-                resume=sgdr(lambda d: Resume(d/'r')), all_three=sgdr(lambda d: Resume(d/'r'), lambda d: Snapshots(d/'s'), lambda d: UntilOverfit()), discriminative=lambda l,d: l.fine_tune_discriminative(1, 1e-2, train_bn=False),
-                with_precompute=lambda l,d: l.fine_tune_discriminative(1, 1e-2, precompute=True), resumed_tuning=lambda l,d: l.fine_tune_discriminative(1, 1e-2, cbs=Resume(d/'r')), unfreezing=lambda l,d: l.fit(2, cbs=GradualUnfreezing()),
+    fits = dict(sgdr=sgdr(), until=sgdr(lambda d: UntilOverfit()), memory=sgdr(lambda d: Snapshots()),
+                folder=sgdr(lambda d: Snapshots(d/'s', keep=1, best=True)),
+                triangular=lambda l,d: l.fit_triangular(2, 1, 1e-2), stlr=lambda l,d: l.fit_stlr(2, 1e-2),
+                resume=sgdr(lambda d: Resume(d/'r')),
+                all_three=sgdr(lambda d: Resume(d/'r'), lambda d: Snapshots(d/'s'), lambda d: UntilOverfit()),
+                discriminative=lambda l,d: l.fine_tune_discriminative(1, 1e-2, train_bn=False),
+                with_precompute=lambda l,d: l.fine_tune_discriminative(1, 1e-2, precompute=True),
+                resumed_tuning=lambda l,d: l.fine_tune_discriminative(1, 1e-2, cbs=Resume(d/'r')),
+                unfreezing=lambda l,d: l.fit(2, cbs=GradualUnfreezing()),
                 cache=inside_precomputed(), mapped=inside_precomputed(max_memory=0), views=inside_precomputed(n_aug=2))
     resumable = 'resume','all_three','resumed_tuning'
 
@@ -1400,9 +1669,12 @@ def test_full_disks_files_that_cannot_be_read_or_removed_slow():
         if e is not None and not (what and is_fault(e, what)): wrong.append(repr(e)[:150])
         if what in errors and e is None: wrong.append('went unnoticed')
         if left: wrong.append(left)
-        if patched := {'_with_events','_do_fit','all_batches','_do_epoch_validate','added_cbs'} & {*vars(learn)}: wrong.append(patched)
+        if patched := {'_with_events','_do_fit','all_batches','_do_epoch_validate','added_cbs'} & {*vars(learn)}:
+            wrong.append(patched)
         if files := [p.name for p in folder.rglob('.*') if p.name != '.lock']: wrong.append(files)
-        if e is not None and (last := vars(learn.last_step).get('weights')) and not same(last, [p.detach() for p in learn.model.parameters()]): wrong.append('not the last weights')
+        if e is not None and (last := vars(learn.last_step).get('weights')) and not same(last,
+            [p.detach() for p in learn.model.parameters()]):
+            wrong.append('not the last weights')
         return learn,folder,e,wrong
 
     def stock_fails_too(where, what, n):
@@ -1429,7 +1701,9 @@ def test_full_disks_files_that_cannot_be_read_or_removed_slow():
                         again,_,e2,_ = try_fit(name, where, folder=folder)
                         if e2 is not None or not same(weights(again), oracle): found.append(f'resumed otherwise: {e2!r}')
                     learn.unfreeze()
-                    if (e2 := raised(learn.fit_sgdr, 1, 1, 1e-2)) or not all(p.isfinite().all() for p in learn.model.parameters()): found.append(f'the next fit: {e2!r}')
+                    if (e2 := raised(learn.fit_sgdr, 1, 1, 1e-2)) or not all(p.isfinite().all()
+                        for p in learn.model.parameters()):
+                        found.append(f'the next fit: {e2!r}')
                     if found and not stock_fails_too(where, what, n): wrong.append((name, where, n, what.__name__, found))
                     shutil.rmtree(folder)
                     n_faults += 1
@@ -1438,13 +1712,16 @@ def test_full_disks_files_that_cannot_be_read_or_removed_slow():
     # %% nbs/checks/faults.ipynb #bdbbe2bb
     total = 0
     for i,name in enumerate(fits):
-        n,wrong = survives_faults(name, errors+cancels, only_one=True, wheres=(*events, *sites)[i%8::8])      # other places for the next fit
+        # other places for the next fit
+        n,wrong = survives_faults(name, errors+cancels, only_one=True, wheres=(*events, *sites)[i%8::8])
         assert not wrong, wrong
         total += n
     assert total > 50, total
 
     # %% nbs/checks/faults.ipynb #6ae4b94b
-    calls = dict(open=(builtins, 'open'), os_open=(os, 'open'), fsync=(os, 'fsync'), replace=(os, 'replace'), mkdir=(os, 'mkdir'), unlink=(os, 'unlink'), fallocate=(os, 'posix_fallocate'), save_file=(storage, 'save_file'))
+    calls = dict(open=(builtins, 'open'), os_open=(os, 'open'), fsync=(os, 'fsync'), replace=(os, 'replace'),
+                 mkdir=(os, 'mkdir'), unlink=(os, 'unlink'), fallocate=(os, 'posix_fallocate'),
+                 save_file=(storage, 'save_file'))
 
     @contextlib.contextmanager
     def failing(call, folder, n=0, error=None, stays=False):
@@ -1465,9 +1742,13 @@ def test_full_disks_files_that_cannot_be_read_or_removed_slow():
         save_state(folder/'x', dict(a=torch.ones(3)))
     def fill_mapped(learn, folder):
         with mapped_state(folder/'x', dict(a=((3,), torch.float32))) as t: t['a'][:] = 1
-    writers = dict(snapshots=lambda l,d: l.fit_sgdr(3, 1, 1e-2, cycle_mult=1, cbs=Snapshots(d/'s', keep=1)), checkpoints=lambda l,d: l.fit_sgdr(3, 1, 1e-2, cycle_mult=1, cbs=Resume(d/'r')), cache=inside_precomputed(), overwrite=overwrite, mapped=fill_mapped)
+    writers = dict(snapshots=lambda l,d: l.fit_sgdr(3, 1, 1e-2, cycle_mult=1, cbs=Snapshots(d/'s', keep=1)),
+                   checkpoints=lambda l,d: l.fit_sgdr(3, 1, 1e-2, cycle_mult=1, cbs=Resume(d/'r')),
+                   cache=inside_precomputed(), overwrite=overwrite, mapped=fill_mapped)
     extras = 'snapshots','checkpoints'
-    errors_of = dict(ENOSPC=OSError(errno.ENOSPC, 'No space left on device'), EROFS=OSError(errno.EROFS, 'Read-only file system'), rust=SafetensorError('No space left on device (os error 28)'))
+    errors_of = dict(ENOSPC=OSError(errno.ENOSPC, 'No space left on device'),
+                     EROFS=OSError(errno.EROFS, 'Read-only file system'),
+                     rust=SafetensorError('No space left on device (os error 28)'))
 
     def is_whole(path):
         try: load_state(path); return True
@@ -1479,7 +1760,8 @@ def test_full_disks_files_that_cannot_be_read_or_removed_slow():
         with failing(call, folder, n, errors_of[kind], stays): e = raised(writers[name], learn, folder)
         wrong = [k for k in differ(before, around(learn)) if k != 'opt']
         if files := [p.name for p in folder.rglob('.*') if p.name != '.lock']: wrong.append(files)
-        if damaged := [p.name for p in folder.rglob('*') if p.is_file() and p.name != '.lock' and not is_whole(p)]: wrong.append(damaged)
+        if damaged := [p.name for p in folder.rglob('*') if p.is_file() and p.name != '.lock' and not is_whole(p)]:
+            wrong.append(damaged)
         refused = isinstance(e, ValueError) and 'cannot be written to' in str(e)       # `Resume`, before it begins
         if name in extras and not (refused or e is None and same(weights(learn), oracle)): wrong.append(f'the fit: {e!r}')
         if name not in extras and not (e is None or isinstance(e, OSError)): wrong.append(repr(e))
@@ -1496,7 +1778,8 @@ def test_full_disks_files_that_cannot_be_read_or_removed_slow():
                 made = {call: all_calls.enter_context(failing(call, d)) for call in calls}
                 raised(write, learner('tensors'), Path(d))
             for call in calls:
-                ways = [(n, kind, stays) for n in range(1, len(made[call])+1) for kind in (('rust',) if call == 'save_file' else ('ENOSPC', 'EROFS')) for stays in (False, True)]
+                ways = [(n, kind, stays) for n in range(1, len(made[call])+1)
+                        for kind in (('rust',) if call == 'save_file' else ('ENOSPC', 'EROFS')) for stays in (False, True)]
                 for n,kind,stays in ways[next(turn) % 7::40] if only_one else ways:
                     wrong += survives_failing(name, call, n, kind, stays, oracle)
                     total += 1
@@ -1518,19 +1801,26 @@ def test_killed_in_the_middle_of_a_write():
     def inside_precomputed(**kwargs):
         def do(learn, folder):
             learn.freeze()
-            with learn.precomputed(**kwargs, **(dict(cache=folder/'cache') if not kwargs else {})): learn.fit_sgdr(2, 1, 1e-2, cycle_mult=1)
+            with learn.precomputed(**kwargs, **(dict(cache=folder/'cache') if not kwargs else {})):
+                learn.fit_sgdr(2, 1, 1e-2, cycle_mult=1)
         return do
 
     # %% nbs/checks/faults.ipynb #6ae4b94b
-    calls = dict(open=(builtins, 'open'), os_open=(os, 'open'), fsync=(os, 'fsync'), replace=(os, 'replace'), mkdir=(os, 'mkdir'), unlink=(os, 'unlink'), fallocate=(os, 'posix_fallocate'), save_file=(storage, 'save_file'))
+    calls = dict(open=(builtins, 'open'), os_open=(os, 'open'), fsync=(os, 'fsync'), replace=(os, 'replace'),
+                 mkdir=(os, 'mkdir'), unlink=(os, 'unlink'), fallocate=(os, 'posix_fallocate'),
+                 save_file=(storage, 'save_file'))
 
     def overwrite(learn, folder):
         save_state(folder/'x', dict(a=torch.zeros(3)))
         save_state(folder/'x', dict(a=torch.ones(3)))
     def fill_mapped(learn, folder):
         with mapped_state(folder/'x', dict(a=((3,), torch.float32))) as t: t['a'][:] = 1
-    writers = dict(snapshots=lambda l,d: l.fit_sgdr(3, 1, 1e-2, cycle_mult=1, cbs=Snapshots(d/'s', keep=1)), checkpoints=lambda l,d: l.fit_sgdr(3, 1, 1e-2, cycle_mult=1, cbs=Resume(d/'r')), cache=inside_precomputed(), overwrite=overwrite, mapped=fill_mapped)
-    errors_of = dict(ENOSPC=OSError(errno.ENOSPC, 'No space left on device'), EROFS=OSError(errno.EROFS, 'Read-only file system'), rust=SafetensorError('No space left on device (os error 28)'))
+    writers = dict(snapshots=lambda l,d: l.fit_sgdr(3, 1, 1e-2, cycle_mult=1, cbs=Snapshots(d/'s', keep=1)),
+                   checkpoints=lambda l,d: l.fit_sgdr(3, 1, 1e-2, cycle_mult=1, cbs=Resume(d/'r')),
+                   cache=inside_precomputed(), overwrite=overwrite, mapped=fill_mapped)
+    errors_of = dict(ENOSPC=OSError(errno.ENOSPC, 'No space left on device'),
+                     EROFS=OSError(errno.EROFS, 'Read-only file system'),
+                     rust=SafetensorError('No space left on device (os error 28)'))
 
     def is_whole(path):
         try: load_state(path); return True
@@ -1574,13 +1864,15 @@ def test_killed_in_the_middle_of_a_write():
     survives_kills('checkpoints', ('replace', 1), ('fsync', 3), ('unlink', 1))
     survives_kills('cache', ('fallocate', 1), ('replace', 1))
     folder = Path(tempfile.mkdtemp())                    # a file that is in its place has nothing beside it any more
-    test_eq(killed_at('fsync', 2, lambda learn, folder: save_state(folder/'x', dict(a=torch.ones(3))), folder), signal.SIGKILL)
+    test_eq(killed_at('fsync', 2, lambda learn, folder: save_state(folder/'x', dict(a=torch.ones(3))), folder),
+            signal.SIGKILL)
     test_eq([p.name for p in folder.iterdir()], ['x'])
 
     # %% nbs/checks/faults.ipynb #4f93a2bd
     folder = Path(tempfile.mkdtemp())
     raised(writers['snapshots'], learner('tensors'), folder)
-    for name in (f'.0123456789abcdef.{platform.node()}.lrx_unfinished', '.tmpAbCdEf'): (folder/'s'/name).write_bytes(b'half')
+    for name in (f'.0123456789abcdef.{platform.node()}.lrx_unfinished', '.tmpAbCdEf'):
+        (folder/'s'/name).write_bytes(b'half')
     test_eq(len(SnapshotEnsemble.load(folder/'s', learner('tensors'))), 1)
 
     elsewhere = Path(tempfile.mkdtemp())                   # what looks like left behind, and leads elsewhere
@@ -1611,19 +1903,26 @@ def test_killed_in_the_middle_of_a_write_slow():
     def inside_precomputed(**kwargs):
         def do(learn, folder):
             learn.freeze()
-            with learn.precomputed(**kwargs, **(dict(cache=folder/'cache') if not kwargs else {})): learn.fit_sgdr(2, 1, 1e-2, cycle_mult=1)
+            with learn.precomputed(**kwargs, **(dict(cache=folder/'cache') if not kwargs else {})):
+                learn.fit_sgdr(2, 1, 1e-2, cycle_mult=1)
         return do
 
     # %% nbs/checks/faults.ipynb #6ae4b94b
-    calls = dict(open=(builtins, 'open'), os_open=(os, 'open'), fsync=(os, 'fsync'), replace=(os, 'replace'), mkdir=(os, 'mkdir'), unlink=(os, 'unlink'), fallocate=(os, 'posix_fallocate'), save_file=(storage, 'save_file'))
+    calls = dict(open=(builtins, 'open'), os_open=(os, 'open'), fsync=(os, 'fsync'), replace=(os, 'replace'),
+                 mkdir=(os, 'mkdir'), unlink=(os, 'unlink'), fallocate=(os, 'posix_fallocate'),
+                 save_file=(storage, 'save_file'))
 
     def overwrite(learn, folder):
         save_state(folder/'x', dict(a=torch.zeros(3)))
         save_state(folder/'x', dict(a=torch.ones(3)))
     def fill_mapped(learn, folder):
         with mapped_state(folder/'x', dict(a=((3,), torch.float32))) as t: t['a'][:] = 1
-    writers = dict(snapshots=lambda l,d: l.fit_sgdr(3, 1, 1e-2, cycle_mult=1, cbs=Snapshots(d/'s', keep=1)), checkpoints=lambda l,d: l.fit_sgdr(3, 1, 1e-2, cycle_mult=1, cbs=Resume(d/'r')), cache=inside_precomputed(), overwrite=overwrite, mapped=fill_mapped)
-    errors_of = dict(ENOSPC=OSError(errno.ENOSPC, 'No space left on device'), EROFS=OSError(errno.EROFS, 'Read-only file system'), rust=SafetensorError('No space left on device (os error 28)'))
+    writers = dict(snapshots=lambda l,d: l.fit_sgdr(3, 1, 1e-2, cycle_mult=1, cbs=Snapshots(d/'s', keep=1)),
+                   checkpoints=lambda l,d: l.fit_sgdr(3, 1, 1e-2, cycle_mult=1, cbs=Resume(d/'r')),
+                   cache=inside_precomputed(), overwrite=overwrite, mapped=fill_mapped)
+    errors_of = dict(ENOSPC=OSError(errno.ENOSPC, 'No space left on device'),
+                     EROFS=OSError(errno.EROFS, 'Read-only file system'),
+                     rust=SafetensorError('No space left on device (os error 28)'))
 
     def is_whole(path):
         try: load_state(path); return True
@@ -1665,7 +1964,8 @@ def test_killed_in_the_middle_of_a_write_slow():
 
     # %% nbs/checks/faults.ipynb #7acc0845
     survives_kills('snapshots', ('fsync', 1), ('replace', 2), ('fsync', 4), ('save_file', 3))
-    survives_kills('checkpoints', ('replace', 1), ('fsync', 3), ('save_file', 2), ('replace', 2), ('unlink', 1), ('fsync', 2))
+    survives_kills('checkpoints', ('replace', 1), ('fsync', 3), ('save_file', 2), ('replace', 2),
+                   ('unlink', 1), ('fsync', 2))
     survives_kills('cache', ('fallocate', 1), ('fsync', 1), ('replace', 1), ('fsync', 2))
 
 def test_two_processes_with_the_same_path():

@@ -17,10 +17,12 @@ from fastai_lrx.find.range_tests import RangeSweep
 
 def test_fastai_s_answers():
     # %% nbs/checks/finding.ipynb #f668e467
-    def stock_find(learn, start_lr=1e-7, end_lr=10, num_it=100, stop_div=True, funcs=(stock.valley, stock.slide, stock.minimum, stock.steep)):
+    def stock_find(learn, start_lr=1e-7, end_lr=10, num_it=100, stop_div=True,
+                   funcs=(stock.valley, stock.slide, stock.minimum, stock.steep)):
         "What stock fastai's lr_find does, from its parts"
         n_epoch = num_it//len(learn.dls.train) + 1
-        with learn.no_logging(): learn.fit(n_epoch, cbs=stock.LRFinder(start_lr=start_lr, end_lr=end_lr, num_it=num_it, stop_div=stop_div))
+        with learn.no_logging():
+            learn.fit(n_epoch, cbs=stock.LRFinder(start_lr=start_lr, end_lr=end_lr, num_it=num_it, stop_div=stop_div))
         lrs, losses = tensor(learn.recorder.lrs[num_it//10:-5]), tensor(learn.recorder.losses[num_it//10:-5])
         nan_idxs = torch.nonzero(torch.isnan(losses.view(-1)))
         if len(nan_idxs) > 0: lrs,losses = lrs[:min(nan_idxs)],losses[:min(nan_idxs)]
@@ -49,14 +51,17 @@ def test_fastai_s_answers():
             for at in (30, None):
                 mishap = lambda: Mishap(nan_loss, at, 'after_loss') if at else None
                 theirs = stock_find(learner('vision', path=Path(d), cbs=mishap()), **kwargs)
-                test_eq(list(learner('vision', path=Path(d), cbs=mishap()).lr_find(show_plot=False, suggest_funcs=four, **kwargs)), theirs)
+                test_eq(list(learner('vision', path=Path(d), cbs=mishap()).lr_find(show_plot=False, suggest_funcs=four,
+                    **kwargs)), theirs)
 
 def test_fastai_s_answers_with_other_seeds():
     # %% nbs/checks/finding.ipynb #f668e467
-    def stock_find(learn, start_lr=1e-7, end_lr=10, num_it=100, stop_div=True, funcs=(stock.valley, stock.slide, stock.minimum, stock.steep)):
+    def stock_find(learn, start_lr=1e-7, end_lr=10, num_it=100, stop_div=True,
+                   funcs=(stock.valley, stock.slide, stock.minimum, stock.steep)):
         "What stock fastai's lr_find does, from its parts"
         n_epoch = num_it//len(learn.dls.train) + 1
-        with learn.no_logging(): learn.fit(n_epoch, cbs=stock.LRFinder(start_lr=start_lr, end_lr=end_lr, num_it=num_it, stop_div=stop_div))
+        with learn.no_logging():
+            learn.fit(n_epoch, cbs=stock.LRFinder(start_lr=start_lr, end_lr=end_lr, num_it=num_it, stop_div=stop_div))
         lrs, losses = tensor(learn.recorder.lrs[num_it//10:-5]), tensor(learn.recorder.losses[num_it//10:-5])
         nan_idxs = torch.nonzero(torch.isnan(losses.view(-1)))
         if len(nan_idxs) > 0: lrs,losses = lrs[:min(nan_idxs)],losses[:min(nan_idxs)]
@@ -85,9 +90,11 @@ def test_fastai_s_own_tests_of_these_methods():
     # %% nbs/checks/finding.ipynb #51e1fb60
     with tempfile.TemporaryDirectory() as d:
         learn = synth_learner(path=Path(d))
-        init_a,init_b = learn.model.a.clone(),learn.model.b.clone()   # clones: fastai's own test compares a Parameter with itself
+        # clones: fastai's own test compares a Parameter with itself
+        init_a,init_b = learn.model.a.clone(),learn.model.b.clone()
         weights_pre_fit = learn.model.state_dict()
-        lr_min,lr_steep,lr_valley,lr_slide = learn.lr_find(suggest_funcs=(stock.minimum, stock.steep, stock.valley, stock.slide))
+        lr_min,lr_steep,lr_valley,lr_slide = learn.lr_find(suggest_funcs=(stock.minimum, stock.steep,
+                                                                          stock.valley, stock.slide))
         test_eq(learn.model.a, init_a); test_eq(learn.model.b, init_b)
         assert learn.opt is None
         suggested = learn.lr_find(suggest_funcs=(stock.SuggestionMethod.Valley))
@@ -102,7 +109,8 @@ def test_fastai_s_own_tests_of_these_methods():
     iters = [k*len(learn.dls.train) for k in [0,1,3,7]]
     for i in range(3):
         n = iters[i+1]-iters[i]
-        test_close(learn.recorder.lrs[iters[i]:iters[i+1]], [SchedCos(learn.lr, 0)(k/n) for k in range(n)])   # stock's own test leaves the first out
+        # stock's own test leaves the first out
+        test_close(learn.recorder.lrs[iters[i]:iters[i+1]], [SchedCos(learn.lr, 0)(k/n) for k in range(n)])
 
     # %% nbs/checks/finding.ipynb #5acea65e
     learn = learner('vision')
@@ -128,7 +136,8 @@ def test_results():
     assert res.plot(ax) is ax and type(again.plot()).__name__=='Picture'
     assert 'valley' in res._repr_html_()
     def mine(lrs, losses, num_it, share): return lrs[0].item(), (lrs[0].item(), losses[0].item())
-    res = learn.lr_find(num_it=30, show_plot=False, suggest_funcs=[partial(mine, share=1), lambda c: c.lrs[3], lambda c: c.lrs[4], 'lr', by_drop])
+    res = learn.lr_find(num_it=30, show_plot=False,
+                        suggest_funcs=[partial(mine, share=1), lambda c: c.lrs[3], lambda c: c.lrs[4], 'lr', by_drop])
     test_eq(res._fields, ('mine','lr_lambda','lr_lambda_2','lr','by_drop'))
     test_eq(list(pickle.loads(pickle.dumps(res))), list(res))
 
@@ -201,7 +210,8 @@ def test_bad_input():
         try: f(learn)
         except kind as e: assert contains in str(e), str(e)
         else: raise AssertionError(f'not refused: {contains}')
-        assert learn.opt is None and set(vars(learn))==names and torch.equal(rng, torch.get_rng_state()) and not hasattr(learn.recorder, 'losses')
+        assert learn.opt is None and set(vars(learn))==names and torch.equal(rng,
+            torch.get_rng_state()) and not hasattr(learn.recorder, 'losses')
         assert same(state, [p.detach() for p in learn.model.parameters()])
 
     refused(lambda l: l.lr_find(1., 0.1), contains='start_lr=1.0, end_lr=0.1')
@@ -219,7 +229,8 @@ def test_bad_input():
     class NoLength(torch.utils.data.IterableDataset):
         def __iter__(self): yield from [(torch.zeros(3,12,12), 0)]*20
     def endless(l): l.dls.loaders[0] = torch.utils.data.DataLoader(NoLength(), batch_size=4)
-    for f in (lambda l: l.lr_find(), lambda l: l.fit_sgdr(2, 1)): refused(lambda l: (endless(l), f(l)), TypeError, contains='dls.train has no length')
+    for f in (lambda l: l.lr_find(), lambda l: l.fit_sgdr(2, 1)):
+        refused(lambda l: (endless(l), f(l)), TypeError, contains='dls.train has no length')
     test_fail(lambda: learner('vision', default_cbs=False).lr_find(), contains='no Recorder')
     def empty(l): l.dls.loaders[0] = l.dls.train.new(bs=100, drop_last=True); l.lr_find()
     refused(empty, contains='dls.train is empty')
@@ -266,17 +277,20 @@ def test_any_curve():
         rounded = np.round(np.array(losses)*8)/8   # sums of these are exact
         both = [SweepCurve(lrs, rounded+s) for s in (0., shift)]
         a,b = map(by_drop, both)
-        gone = both[0].n_usable != both[1].n_usable          # a loss that is gone at once is judged by its ratio to the first
+        # a loss that is gone at once is judged by its ratio to the first
+        gone = both[0].n_usable != both[1].n_usable
         assert gone or abs(np.log10(a/b)) < 1e-6 or np.ptp(rounded) < 1e-6 or abs(curve.loss_at(a)-curve.loss_at(b)) < 1e-6*(1+np.ptp(rounded)), (a, b)
         test_eq(valley(lrs, losses)[0], stock.valley(lrs, losses, len(lrs))[0])
     any_curve()
 
 def test_engines_and_ranks():
     # %% nbs/checks/finding.ipynb #f668e467
-    def stock_find(learn, start_lr=1e-7, end_lr=10, num_it=100, stop_div=True, funcs=(stock.valley, stock.slide, stock.minimum, stock.steep)):
+    def stock_find(learn, start_lr=1e-7, end_lr=10, num_it=100, stop_div=True,
+                   funcs=(stock.valley, stock.slide, stock.minimum, stock.steep)):
         "What stock fastai's lr_find does, from its parts"
         n_epoch = num_it//len(learn.dls.train) + 1
-        with learn.no_logging(): learn.fit(n_epoch, cbs=stock.LRFinder(start_lr=start_lr, end_lr=end_lr, num_it=num_it, stop_div=stop_div))
+        with learn.no_logging():
+            learn.fit(n_epoch, cbs=stock.LRFinder(start_lr=start_lr, end_lr=end_lr, num_it=num_it, stop_div=stop_div))
         lrs, losses = tensor(learn.recorder.lrs[num_it//10:-5]), tensor(learn.recorder.losses[num_it//10:-5])
         nan_idxs = torch.nonzero(torch.isnan(losses.view(-1)))
         if len(nan_idxs) > 0: lrs,losses = lrs[:min(nan_idxs)],losses[:min(nan_idxs)]
@@ -288,7 +302,8 @@ def test_engines_and_ranks():
     for engine in (lambda: GradientAccumulation(20), bf16):
         with tempfile.TemporaryDirectory() as d:
             theirs = stock_find(learner('vision', path=Path(d), cbs=engine()))
-            test_eq(list(learner('vision', path=Path(d), cbs=engine()).lr_find(show_plot=False, suggest_funcs=four)), theirs)
+            test_eq(list(learner('vision', path=Path(d), cbs=engine()).lr_find(show_plot=False, suggest_funcs=four)),
+                    theirs)
 
     # %% nbs/checks/finding.ipynb #b7d4103f
     def ranks_find(rank):
@@ -298,7 +313,8 @@ def test_engines_and_ranks():
             learn.fit(1, 1e-2)
             state,rng = [p.detach().clone() for p in learn.model.parameters()],torch.get_rng_state()
             res = learn.lr_find(show_plot=True)
-            restored = same(state, [p.detach() for p in learn.model.parameters()]) and torch.equal(rng, torch.get_rng_state())
+            restored = same(state, [p.detach() for p in learn.model.parameters()]) and torch.equal(rng,
+                torch.get_rng_state())
             learn.add_cb(Mishap(nan_loss, 9 if rank else 10**6, 'before_backward'))
             stopped = len(learn.lr_find(show_plot=False, num_it=30).curve)
             learn.remove_cb(Mishap)
@@ -320,15 +336,19 @@ def test_engines_and_ranks():
 
 def test_results_as_rates():
     # %% nbs/checks/finding.ipynb #f1e1d002
-    found = quietly(learner('vision').lr_find, num_it=30, show_plot=False, suggest_funcs=('minimum', 'steep'))          # as many as there are groups
+    # as many as there are groups
+    found = quietly(learner('vision').lr_find, num_it=30, show_plot=False, suggest_funcs=('minimum', 'steep'))
     lr = float(found.minimum)
     def highest(fit, rate, **kwargs):
         learn = learner('vision', **kwargs)
         quietly(fit, learn, rate)
         return [max(learn.recorder.hps['lr']), *learn.opt.hypers.attrgot('lr')]
-    fits = dict(fit=lambda l, lr: (l.fit(1, lr), setattr(l.recorder, 'hps', dict(lr=l.recorder.lrs))), one_cycle=lambda l, lr: l.fit_one_cycle(1, lr), flat_cos=lambda l, lr: l.fit_flat_cos(1, lr),
-                fine_tune=lambda l, lr: l.fine_tune(1, lr), sliced=lambda l, lr: l.fit_one_cycle(1, slice(lr)), both=lambda l, lr: l.fit_one_cycle(1, slice(lr/100, lr)),
-                sgdr=lambda l, lr: l.fit_sgdr(1, 1, lr), sgdr_sliced=lambda l, lr: l.fit_sgdr(1, 1, slice(lr)), triangular=lambda l, lr: l.fit_triangular(1, 1, lr, lr_min=0.), stlr=lambda l, lr: l.fit_stlr(1, lr),
+    fits = dict(fit=lambda l, lr: (l.fit(1, lr), setattr(l.recorder, 'hps', dict(lr=l.recorder.lrs))), one_cycle=lambda l,
+                lr: l.fit_one_cycle(1, lr), flat_cos=lambda l, lr: l.fit_flat_cos(1, lr),
+                fine_tune=lambda l, lr: l.fine_tune(1, lr), sliced=lambda l, lr: l.fit_one_cycle(1, slice(lr)),
+                both=lambda l, lr: l.fit_one_cycle(1, slice(lr/100, lr)),
+                sgdr=lambda l, lr: l.fit_sgdr(1, 1, lr), sgdr_sliced=lambda l, lr: l.fit_sgdr(1, 1, slice(lr)),
+                triangular=lambda l, lr: l.fit_triangular(1, 1, lr, lr_min=0.), stlr=lambda l, lr: l.fit_stlr(1, lr),
                 discriminative=lambda l, lr: l.fine_tune_discriminative(1, lr))
     for name,fit in fits.items(): test_eq(highest(fit, found), highest(fit, lr))
     test_eq(highest(lambda l, _: l.fit_one_cycle(1), 0, lr=found), highest(lambda l, _: l.fit_one_cycle(1), 0, lr=lr))

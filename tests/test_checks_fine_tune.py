@@ -20,12 +20,14 @@ def test_at_every_batch():
         def after_pred(self):
             if not self.training: return
             open_ = [any(p.requires_grad for p in ps if p.ndim > 1) for ps in self.opt.param_lists]
-            self.rows.append(([h['lr'] for h in self.opt.hypers], [h['mom'] for h in self.opt.hypers], open_, self.fine_tune_stage))
+            self.rows.append(([h['lr'] for h in self.opt.hypers], [h['mom'] for h in self.opt.hypers], open_,
+                              self.fine_tune_stage))
 
     def deep(cbs=None, seed=0, **kwargs):
         "A tiny vision learner of four layer groups"
         learn = learner('vision', seed=seed, cbs=cbs, **kwargs)
-        learn.model = nn.Sequential(ConvLayer(3, 4), ConvLayer(4, 4), ConvLayer(4, 8, stride=2), nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Dropout(0.3), nn.Linear(8, 3)))
+        learn.model = nn.Sequential(ConvLayer(3, 4), ConvLayer(4, 4), ConvLayer(4, 8, stride=2),
+                                    nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Dropout(0.3), nn.Linear(8, 3)))
         learn.splitter = four_groups
         return learn
     def four_groups(m): return [params(o) for o in m]
@@ -33,7 +35,8 @@ def test_at_every_batch():
     # %% nbs/checks/fine_tune.ipynb #40011e80
     def one_cycle_rates(frozen, epochs, n_iter, tops):
         "fastai's own functions, stage by stage"
-        low = [combined_cos(0.99, top/25, top, top/1e5) for top in tops],[combined_cos(0.3, top/5, top, top/1e5) for top in tops]
+        low = [combined_cos(0.99, top/25, top, top/1e5) for top in tops],[combined_cos(0.3, top/5, top, top/1e5)
+                                                                          for top in tops]
         moms = combined_cos(0.99, 0.95, 0.85, 0.95),combined_cos(0.3, 0.95, 0.85, 0.95)
         for stage,n in ((0, frozen*n_iter), (1, epochs*n_iter)):
             for i in range(n): yield [float(f(i/n)) for f in low[stage]],float(moms[stage](i/n))
@@ -54,10 +57,12 @@ def test_at_every_batch():
 
     # %% nbs/checks/fine_tune.ipynb #503d0786
     @settings(max_examples=12, deadline=None, derandomize=True)
-    @given(shape=st.sampled_from(list(shapes)), frozen=st.integers(0,2), epochs=st.integers(1,3), div=st.floats(0.5,10), unfreeze=st.sampled_from(['gradual','all']))
+    @given(shape=st.sampled_from(list(shapes)), frozen=st.integers(0,2), epochs=st.integers(1,3), div=st.floats(0.5,10),
+           unfreeze=st.sampled_from(['gradual','all']))
     def test_every_batch(shape, frozen, epochs, div, unfreeze):
         learn = deep()
-        learn.fine_tune_discriminative(epochs, 1e-2, frozen, div=div, unfreeze=unfreeze, schedule=shape, cbs=(log := Log()), moms=(0.9, 0.8))
+        learn.fine_tune_discriminative(epochs, 1e-2, frozen, div=div, unfreeze=unfreeze, schedule=shape, cbs=(log := Log()),
+                                       moms=(0.9, 0.8))
         n_iter,total = len(learn.dls.train),frozen+epochs
         want = staged_schedule(shape, discriminative_lrs(4, 1e-2, div), frozen, epochs)
         n = n_iter*total
@@ -72,7 +77,8 @@ def test_at_every_batch():
 
     # %% nbs/checks/fine_tune.ipynb #ddd5b03c
     @settings(max_examples=200, deadline=None, derandomize=True)
-    @given(n_epoch=st.integers(1,12), groups=st.integers(2,9), start=st.integers(0,12), every=st.integers(1,4), at_once=st.booleans())
+    @given(n_epoch=st.integers(1,12), groups=st.integers(2,9), start=st.integers(0,12), every=st.integers(1,4),
+           at_once=st.booleans())
     def test_openings(n_epoch, groups, start, every, at_once):
         plan = [n_open(e, n_epoch, groups, start, every, at_once) for e in range(n_epoch)]
         assert plan==sorted(plan) and all(1 <= n <= groups for n in plan)
@@ -88,7 +94,8 @@ def test_opening_keeps_what_was_learnt():
     def deep(cbs=None, seed=0, **kwargs):
         "A tiny vision learner of four layer groups"
         learn = learner('vision', seed=seed, cbs=cbs, **kwargs)
-        learn.model = nn.Sequential(ConvLayer(3, 4), ConvLayer(4, 4), ConvLayer(4, 8, stride=2), nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Dropout(0.3), nn.Linear(8, 3)))
+        learn.model = nn.Sequential(ConvLayer(3, 4), ConvLayer(4, 4), ConvLayer(4, 8, stride=2),
+                                    nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Dropout(0.3), nn.Linear(8, 3)))
         learn.splitter = four_groups
         return learn
     def four_groups(m): return [params(o) for o in m]
@@ -120,7 +127,8 @@ def test_opening_keeps_what_was_learnt():
     def ours(learn):
         learn.fine_tune_discriminative(2, 1e-2, unfreeze='all')
         return weights(learn)[:-1]
-    for a,b in zip(stock(learner('vision')), ours(learner('vision'))): torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-4)
+    for a,b in zip(stock(learner('vision')), ours(learner('vision'))):
+        torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-4)
 
 def test_one_run():
     # %% nbs/checks/fine_tune.ipynb #883293a7
@@ -130,12 +138,14 @@ def test_one_run():
         def after_pred(self):
             if not self.training: return
             open_ = [any(p.requires_grad for p in ps if p.ndim > 1) for ps in self.opt.param_lists]
-            self.rows.append(([h['lr'] for h in self.opt.hypers], [h['mom'] for h in self.opt.hypers], open_, self.fine_tune_stage))
+            self.rows.append(([h['lr'] for h in self.opt.hypers], [h['mom'] for h in self.opt.hypers], open_,
+                              self.fine_tune_stage))
 
     def deep(cbs=None, seed=0, **kwargs):
         "A tiny vision learner of four layer groups"
         learn = learner('vision', seed=seed, cbs=cbs, **kwargs)
-        learn.model = nn.Sequential(ConvLayer(3, 4), ConvLayer(4, 4), ConvLayer(4, 8, stride=2), nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Dropout(0.3), nn.Linear(8, 3)))
+        learn.model = nn.Sequential(ConvLayer(3, 4), ConvLayer(4, 4), ConvLayer(4, 8, stride=2),
+                                    nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Dropout(0.3), nn.Linear(8, 3)))
         learn.splitter = four_groups
         return learn
     def four_groups(m): return [params(o) for o in m]
@@ -151,7 +161,9 @@ def test_one_run():
     learn = deep()
     learn.fine_tune_discriminative(3, 1e-2, start_epoch=2, cbs=(log := Log()))
     test_eq(log.rows[0][2:], ([False, True, True, True], 2))
-    np.testing.assert_allclose(log.rows[0][0][-1], staged_schedule('one_cycle', np.array([1e-2]), 1, 3).at(2*len(learn.dls.train), 4*len(learn.dls.train)), rtol=1e-9)
+    np.testing.assert_allclose(log.rows[0][0][-1],
+                               staged_schedule('one_cycle', np.array([1e-2]), 1, 3).at(2*len(learn.dls.train),
+        4*len(learn.dls.train)), rtol=1e-9)
     def tops(base_lr, **kwargs):
         learn = deep()
         learn.fine_tune_discriminative(1, base_lr, cbs=(log := Log()), schedule='sgdr', **kwargs)
@@ -161,7 +173,8 @@ def test_one_run():
     np.testing.assert_allclose(tops(torch.tensor(1e-2), div=10), [1e-5, 1e-4, 1e-3, 1e-2])
     np.testing.assert_allclose(tops(1e-2, div=10, n_groups=3), [1e-4, 1e-3, 1e-2])
     learn = deep()
-    for kwargs in (dict(every=2), dict(start=0), dict(at_once=True)): learn.fit_sgdr(2, 1, 1e-2, cbs=GradualUnfreezing(**kwargs))
+    for kwargs in (dict(every=2), dict(start=0), dict(at_once=True)):
+        learn.fit_sgdr(2, 1, 1e-2, cbs=GradualUnfreezing(**kwargs))
     learn.fit(2, 1e-2, cbs=GradualUnfreezing())
     test_eq(learn.fine_tune_stage, 1)
 
@@ -173,24 +186,30 @@ def test_text_and_tables():
         def after_pred(self):
             if not self.training: return
             open_ = [any(p.requires_grad for p in ps if p.ndim > 1) for ps in self.opt.param_lists]
-            self.rows.append(([h['lr'] for h in self.opt.hypers], [h['mom'] for h in self.opt.hypers], open_, self.fine_tune_stage))
+            self.rows.append(([h['lr'] for h in self.opt.hypers], [h['mom'] for h in self.opt.hypers], open_,
+                              self.fine_tune_stage))
 
     # %% nbs/checks/fine_tune.ipynb #48c53031
     words = 'good bad fine awful great poor film book plot end start slow fast dull bright'.split()
     def corpus(n=48, seed=0):
         rng = random.Random(seed)
         texts = [' '.join(rng.choices(words, k=12)) for _ in range(n)]
-        return pd.DataFrame(dict(text=texts, label=[int('good' in t or 'great' in t) for t in texts], is_valid=[i >= n-12 for i in range(n)]))
+        return pd.DataFrame(dict(text=texts, label=[int('good' in t or 'great' in t) for t in texts],
+                                 is_valid=[i >= n-12 for i in range(n)]))
     small = dict(emb_sz=8, n_hid=12, n_layers=2)
     df = corpus()
     with tempfile.TemporaryDirectory() as d:
-        dls_lm = TextDataLoaders.from_df(df, text_col='text', valid_col='is_valid', is_lm=True, bs=4, seq_len=9, tok_tfm=Tokenizer.from_df('text', tok=BaseTokenizer()))
-        lm = quiet(language_model_learner(dls_lm, AWD_LSTM, config={**awd_lstm_lm_config, **small}, pretrained=False, path=d))
+        dls_lm = TextDataLoaders.from_df(df, text_col='text', valid_col='is_valid', is_lm=True, bs=4, seq_len=9,
+                                         tok_tfm=Tokenizer.from_df('text', tok=BaseTokenizer()))
+        lm = quiet(language_model_learner(dls_lm, AWD_LSTM, config={**awd_lstm_lm_config, **small},
+                                          pretrained=False, path=d))
         lm.fine_tune_discriminative(2, 1e-2, schedule='stlr', cbs=(log := Log()))
         test_eq([row[2] for row in log.rows][::len(lm.dls.train)][:3], [[False]*2+[True], [False]+[True]*2, [True]*3])
         lm.save_encoder('enc')
-        dls = TextDataLoaders.from_df(df, text_col='text', label_col='label', valid_col='is_valid', bs=6, seq_len=9, tok_tfm=Tokenizer.from_df('text', tok=BaseTokenizer()), text_vocab=dls_lm.vocab)
-        learn = quiet(text_classifier_learner(dls, AWD_LSTM, config={**awd_lstm_clas_config, **small}, pretrained=False, path=d))
+        dls = TextDataLoaders.from_df(df, text_col='text', label_col='label', valid_col='is_valid', bs=6, seq_len=9,
+                                      tok_tfm=Tokenizer.from_df('text', tok=BaseTokenizer()), text_vocab=dls_lm.vocab)
+        learn = quiet(text_classifier_learner(dls, AWD_LSTM, config={**awd_lstm_clas_config, **small},
+                                              pretrained=False, path=d))
         learn.load_encoder('enc')
         before = deepcopy(learn.model[0].state_dict())
         learn.fine_tune_discriminative(4, 1e-2, schedule='stlr', cbs=(log := Log()))
@@ -217,12 +236,14 @@ def test_accumulation_bf16_two_ranks():
         def after_pred(self):
             if not self.training: return
             open_ = [any(p.requires_grad for p in ps if p.ndim > 1) for ps in self.opt.param_lists]
-            self.rows.append(([h['lr'] for h in self.opt.hypers], [h['mom'] for h in self.opt.hypers], open_, self.fine_tune_stage))
+            self.rows.append(([h['lr'] for h in self.opt.hypers], [h['mom'] for h in self.opt.hypers], open_,
+                              self.fine_tune_stage))
 
     def deep(cbs=None, seed=0, **kwargs):
         "A tiny vision learner of four layer groups"
         learn = learner('vision', seed=seed, cbs=cbs, **kwargs)
-        learn.model = nn.Sequential(ConvLayer(3, 4), ConvLayer(4, 4), ConvLayer(4, 8, stride=2), nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Dropout(0.3), nn.Linear(8, 3)))
+        learn.model = nn.Sequential(ConvLayer(3, 4), ConvLayer(4, 4), ConvLayer(4, 8, stride=2),
+                                    nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Dropout(0.3), nn.Linear(8, 3)))
         learn.splitter = four_groups
         return learn
     def four_groups(m): return [params(o) for o in m]
@@ -238,7 +259,8 @@ def test_accumulation_bf16_two_ranks():
     # %% nbs/checks/fine_tune.ipynb #b9b38392
     def ranks_fine_tune(rank):
         learn = learner('vision')
-        learn.model = nn.Sequential(ConvLayer(3, 4), ConvLayer(4, 8, stride=2), nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 3)))
+        learn.model = nn.Sequential(ConvLayer(3, 4), ConvLayer(4, 8, stride=2),
+                                    nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 3)))
         learn.splitter = lambda m: [params(o) for o in m]
         before = [p.detach().clone() for p in learn.model.parameters()]
         stages,wrapped = [],[]
@@ -260,13 +282,15 @@ def test_resumed_and_left_in_the_learner():
     def deep(cbs=None, seed=0, **kwargs):
         "A tiny vision learner of four layer groups"
         learn = learner('vision', seed=seed, cbs=cbs, **kwargs)
-        learn.model = nn.Sequential(ConvLayer(3, 4), ConvLayer(4, 4), ConvLayer(4, 8, stride=2), nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Dropout(0.3), nn.Linear(8, 3)))
+        learn.model = nn.Sequential(ConvLayer(3, 4), ConvLayer(4, 4), ConvLayer(4, 8, stride=2),
+                                    nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Dropout(0.3), nn.Linear(8, 3)))
         learn.splitter = four_groups
         return learn
     def plain_deep(**kwargs):
         "The same on loaders without random transforms"
         learn = deep(**kwargs)
-        learn.dls = DataBlock((ImageBlock, CategoryBlock), get_x=get_image, get_y=get_label, splitter=IndexSplitter(range(24))).dataloaders(list(range(72)), bs=8, num_workers=0)
+        learn.dls = DataBlock((ImageBlock, CategoryBlock), get_x=get_image, get_y=get_label,
+                              splitter=IndexSplitter(range(24))).dataloaders(list(range(72)), bs=8, num_workers=0)
         return learn
     def four_groups(m): return [params(o) for o in m]
 
@@ -312,13 +336,15 @@ def test_computed_beforehand():
     def deep(cbs=None, seed=0, **kwargs):
         "A tiny vision learner of four layer groups"
         learn = learner('vision', seed=seed, cbs=cbs, **kwargs)
-        learn.model = nn.Sequential(ConvLayer(3, 4), ConvLayer(4, 4), ConvLayer(4, 8, stride=2), nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Dropout(0.3), nn.Linear(8, 3)))
+        learn.model = nn.Sequential(ConvLayer(3, 4), ConvLayer(4, 4), ConvLayer(4, 8, stride=2),
+                                    nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Dropout(0.3), nn.Linear(8, 3)))
         learn.splitter = four_groups
         return learn
     def plain_deep(**kwargs):
         "The same on loaders without random transforms"
         learn = deep(**kwargs)
-        learn.dls = DataBlock((ImageBlock, CategoryBlock), get_x=get_image, get_y=get_label, splitter=IndexSplitter(range(24))).dataloaders(list(range(72)), bs=8, num_workers=0)
+        learn.dls = DataBlock((ImageBlock, CategoryBlock), get_x=get_image, get_y=get_label,
+                              splitter=IndexSplitter(range(24))).dataloaders(list(range(72)), bs=8, num_workers=0)
         return learn
     def four_groups(m): return [params(o) for o in m]
 
@@ -327,7 +353,8 @@ def test_computed_beforehand():
         run_after = TrainEvalCallback
         def before_train(self):
             if self.fine_tune_stage==0: self.model[:3].eval()
-    for kwargs in (dict(freeze_epochs=2), dict(unfreeze='all', schedule='stlr'), dict(start_epoch=1, freeze_epochs=2), dict(start_epoch=1), dict(reset_opt=True)):
+    for kwargs in (dict(freeze_epochs=2), dict(unfreeze='all', schedule='stlr'), dict(start_epoch=1, freeze_epochs=2),
+                   dict(start_epoch=1), dict(reset_opt=True)):
         ends = []
         for precompute in (False, True):
             learn = plain_deep()
@@ -341,14 +368,17 @@ def test_computed_beforehand():
 
     # %% nbs/checks/fine_tune.ipynb #856145e8
     def timm_in(n, **kwargs):
-        dls = DataLoaders.from_dsets(items := [(torch.randn(3, 32, 32), torch.tensor(i%3)) for i in range(12)], items[:4], bs=4, num_workers=0)
-        return quiet(timm_learner(dls, 'test_vit', n_groups=n, pretrained=False, n_out=3, loss_func=CrossEntropyLossFlat(), **kwargs))
+        dls = DataLoaders.from_dsets(items := [(torch.randn(3, 32, 32), torch.tensor(i%3)) for i in range(12)], items[:4],
+                                     bs=4, num_workers=0)
+        return quiet(timm_learner(dls, 'test_vit', n_groups=n, pretrained=False, n_out=3,
+                                  loss_func=CrossEntropyLossFlat(), **kwargs))
     learn = timm_in(2)
     learn.fine_tune_discriminative(1, [1e-4, 1e-3])
     learn.fine_tune_discriminative(1, 1e-3)
     test_eq(len(learn.layer_groups), 2)
     def stocks(**kwargs):
-        dls = DataLoaders.from_dsets(items := [(torch.randn(3, 32, 32), torch.tensor(i%3)) for i in range(12)], items[:4], bs=4, num_workers=0)
+        dls = DataLoaders.from_dsets(items := [(torch.randn(3, 32, 32), torch.tensor(i%3)) for i in range(12)], items[:4],
+                                     bs=4, num_workers=0)
         return quiet(vision_learner(dls, 'test_vit', pretrained=False, n_out=3, loss_func=CrossEntropyLossFlat(), **kwargs))
     for learn,n in ((stocks(), 4), (stocks(opt_func=partial(OptimWrapper, opt=torch.optim.AdamW)), 4)):
         with contextlib.redirect_stdout(out := io.StringIO()): learn.fine_tune_discriminative(1, 1e-3)
@@ -392,7 +422,8 @@ def test_frozen_by_hand():
         learn = adapted()
         before(learn)
         test_eq(moved_in(learn, discriminative), expected)
-    for kwargs in (dict(reset_opt=True), dict(train_bn=False), dict(unfreeze='all'), dict(n_groups=3), dict(freeze_epochs=0)):
+    for kwargs in (dict(reset_opt=True), dict(train_bn=False), dict(unfreeze='all'), dict(n_groups=3),
+                   dict(freeze_epochs=0)):
         learn = adapted()
         learn.freeze()
         test_eq(moved_in(learn, partial(discriminative, **kwargs)), expected)
@@ -464,12 +495,14 @@ def test_nothing_to_train_or_no_layers():
     expected = everything - {'0.0', '0.1', '2.1'}
 
     # %% nbs/checks/fine_tune.ipynb #e60d5e34
-    for splitter,words in ((each_layer, 'all weights of learn.model are frozen'), (trainable_params, 'no parameter to train')):
+    for splitter,words in ((each_layer, 'all weights of learn.model are frozen'),
+                           (trainable_params, 'no parameter to train')):
         learn = adapted(splitter, frozen=lambda m: [m])
         test_fail(lambda: discriminative(learn), contains=words, exc=ValueError)
         assert learn.opt is None
     learn = adapted(frozen=lambda m: [m])
-    test_fail(lambda: learn.fit(2, cbs=GradualUnfreezing()), contains='all weights of learn.model are frozen', exc=ValueError)
+    test_fail(lambda: learn.fit(2, cbs=GradualUnfreezing()), contains='all weights of learn.model are frozen',
+              exc=ValueError)
     learn = adapted(frozen=lambda m: [m[3]], train_bn=False)     # the head by hand: the frozen stage has nothing to train
     for f in (discriminative, lambda l: l.fine_tune_discriminative(1, None), lambda l: l.fit(2, cbs=GradualUnfreezing())):
         test_fail(lambda: f(learn), contains='freeze_epochs=0', exc=ValueError)
@@ -488,10 +521,12 @@ def test_nothing_to_train_or_no_layers():
     def layer_decay(m): return [g['params'] for g in param_groups_layer_decay(m)]
     def vit(): return timm.create_model('test_vit', num_classes=3, img_size=32)
     def conv(n): return nn.Sequential(nn.Conv2d(n, 4, 3, bias=False), nn.BatchNorm2d(4))
-    def no_bias(): return nn.Sequential(*map(conv, (3, 4, 4)), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 3, bias=False))
+    def no_bias():
+        return nn.Sequential(*map(conv, (3, 4, 4)), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 3, bias=False))
     items = [(torch.randn(3, 32, 32), torch.tensor(i%3)) for i in range(12)]
     dls = DataLoaders.from_dsets(items, items[:4], bs=4, num_workers=0)
-    def made(model, splitter, **kwargs): return quiet(Learner(dls, model, loss_func=CrossEntropyLossFlat(), splitter=splitter, **kwargs))
+    def made(model, splitter, **kwargs):
+        return quiet(Learner(dls, model, loss_func=CrossEntropyLossFlat(), splitter=splitter, **kwargs))
     def turned(m): return by_decay(m)[::-1]
     def gradual(learn): learn.fit(2, cbs=GradualUnfreezing())
     for make,splitter in ((vit, by_decay), (vit, timms), (vit, layer_decay), (no_bias, by_decay), (no_bias, turned)):
@@ -524,22 +559,35 @@ def test_bad_input():
     def deep(cbs=None, seed=0, **kwargs):
         "A tiny vision learner of four layer groups"
         learn = learner('vision', seed=seed, cbs=cbs, **kwargs)
-        learn.model = nn.Sequential(ConvLayer(3, 4), ConvLayer(4, 4), ConvLayer(4, 8, stride=2), nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Dropout(0.3), nn.Linear(8, 3)))
+        learn.model = nn.Sequential(ConvLayer(3, 4), ConvLayer(4, 4), ConvLayer(4, 8, stride=2),
+                                    nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Dropout(0.3), nn.Linear(8, 3)))
         learn.splitter = four_groups
         return learn
     def four_groups(m): return [params(o) for o in m]
 
     # %% nbs/checks/fine_tune.ipynb #948c412a
     learn = deep()
-    for args,kwargs,words_ in (((3,), dict(unfreeze='slow'), "unfreeze='slow'"), ((3,), dict(schedule='cosine'), "schedule='cosine': must be 'one_cycle', 'sgdr', 'triangular' or 'stlr'"),
-                              ((0,), {}, 'epochs=0'), ((1, 1e-2, -1), {}, 'freeze_epochs=-1'), ((3,), dict(div=0), 'div=0'), ((3,), dict(div=-2.6), 'div=-2.6'), ((3, [1e-3]*3), {}, '3 rates for a model of 4 layer groups'),
-                              ((3, -1e-3), {}, 'must not be negative'), ((3, float('nan')), {}, 'must be finite'), ((3,), dict(n_groups=99), 'n_groups=99'), ((3,), dict(n_groups=1), 'n_groups=1: must be at least 2'),
-                              ((3,), dict(moms=(1.5, 0.2)), 'moms=(1.5, 0.2)'), ((3, [1e-3]*4), dict(n_groups=3), '4 rates for a model of 3 layer groups'),
-                              ((3,), dict(start_epoch=5), 'start_epoch=5: the fit has 4 epochs'), ((3,), dict(start_epoch=-1), 'start_epoch=-1'), ((3,), dict(wd=-1), 'wd=-1'), ((3,), dict(div=1e-300), 'div=1e-300'),
-                              ((3, slice(-1e-3, 1e-2)), {}, 'must not be negative'), ((3,), dict(cbs=GradualUnfreezing()), 'brings its own GradualUnfreezing')):
+    for args,kwargs,words_ in (((3,), dict(unfreeze='slow'), "unfreeze='slow'"),
+                               ((3,), dict(schedule='cosine'),
+                                "schedule='cosine': must be 'one_cycle', 'sgdr', 'triangular' or 'stlr'"),
+                              ((0,), {}, 'epochs=0'), ((1, 1e-2, -1), {}, 'freeze_epochs=-1'), ((3,), dict(div=0), 'div=0'),
+                              ((3,), dict(div=-2.6), 'div=-2.6'),
+                              ((3, [1e-3]*3), {}, '3 rates for a model of 4 layer groups'),
+                              ((3, -1e-3), {}, 'must not be negative'), ((3, float('nan')), {}, 'must be finite'),
+                              ((3,), dict(n_groups=99), 'n_groups=99'),
+                              ((3,), dict(n_groups=1), 'n_groups=1: must be at least 2'),
+                              ((3,), dict(moms=(1.5, 0.2)), 'moms=(1.5, 0.2)'),
+                              ((3, [1e-3]*4), dict(n_groups=3), '4 rates for a model of 3 layer groups'),
+                              ((3,), dict(start_epoch=5), 'start_epoch=5: the fit has 4 epochs'),
+                              ((3,), dict(start_epoch=-1), 'start_epoch=-1'), ((3,), dict(wd=-1), 'wd=-1'),
+                              ((3,), dict(div=1e-300), 'div=1e-300'),
+                              ((3, slice(-1e-3, 1e-2)), {}, 'must not be negative'),
+                              ((3,), dict(cbs=GradualUnfreezing()), 'brings its own GradualUnfreezing')):
         test_fail(lambda: learn.fine_tune_discriminative(*args, **kwargs), contains=words_, exc=ValueError)
     test_fail(lambda: learn.fine_tune_discriminative(2.5), contains='epochs=2.5', exc=TypeError)
-    for kwargs,words_ in ((dict(n_groups='3'), "n_groups='3'"), (dict(n_groups=2.5), 'n_groups=2.5'), (dict(start_epoch='a'), "start_epoch='a'"), (dict(wd='a'), "wd='a'"), (dict(cbs='foo'), "'foo' is not a callback"), (dict(cbs=5), '5 is not a callback')):
+    for kwargs,words_ in ((dict(n_groups='3'), "n_groups='3'"), (dict(n_groups=2.5), 'n_groups=2.5'),
+                          (dict(start_epoch='a'), "start_epoch='a'"), (dict(wd='a'), "wd='a'"),
+                          (dict(cbs='foo'), "'foo' is not a callback"), (dict(cbs=5), '5 is not a callback')):
         test_fail(lambda: learn.fine_tune_discriminative(3, **kwargs), contains=words_, exc=TypeError)
     class NeedsArgument(Callback):
         def __init__(self, it): pass
@@ -554,6 +602,8 @@ def test_bad_input():
     state,n_cbs = [p.clone() for p in before.model.parameters()],len(before.cbs)
     with warnings.catch_warnings():
         warnings.simplefilter('ignore')
-        test_fail(lambda: before.fine_tune_discriminative(2, None, n_groups=3), contains='base_lr=None: lr_find has found no rate', exc=ValueError)
-    assert before.opt is None and before.splitter is four_groups and len(before.cbs)==n_cbs and same(state, list(before.model.parameters()))
+        test_fail(lambda: before.fine_tune_discriminative(2, None, n_groups=3),
+                  contains='base_lr=None: lr_find has found no rate', exc=ValueError)
+    assert before.opt is None and before.splitter is four_groups and len(before.cbs)==n_cbs and same(state,
+        list(before.model.parameters()))
     test_fail(lambda: learner('tabular').fit(1, 1e-3, cbs=GradualUnfreezing()), contains='one layer group', exc=ValueError)

@@ -42,11 +42,15 @@ def test_every_method_learner_and_engine():
         hi = np.array(even_mults(1e-4, 1e-2, G)) if G > 1 else np.array([1e-2])
         given = slice(1e-4, 1e-2) if G > 1 else 1e-2
         moms = (0.95, 0.85)
-        runs(learn, CosineRestarts(2, hi, 1e-3*hi/1e-2), partial(learn.fit_sgdr, 2, 1, given, lr_min=1e-3, moms=moms), 3, moms=moms)
-        runs(learn, CosineRestarts(2, hi, 0., 1, 0.5, warmup=0.5), partial(learn.fit_sgdr, 2, 0.5, given, cycle_mult=1, cycle_decay=0.5, warmup=1), 2)
+        runs(learn, CosineRestarts(2, hi, 1e-3*hi/1e-2),
+             partial(learn.fit_sgdr, 2, 1, given, lr_min=1e-3, moms=moms), 3, moms=moms)
+        runs(learn, CosineRestarts(2, hi, 0., 1, 0.5, warmup=0.5),
+             partial(learn.fit_sgdr, 2, 0.5, given, cycle_mult=1, cycle_decay=0.5, warmup=1), 2)
         for mode in ('triangular','triangular2','exp_range'):
-            runs(learn, Triangular(2, hi, hi/4, mode, 0.99), partial(learn.fit_triangular, 2, 1, given, mode=mode, gamma=0.99, moms=moms), 2, moms=moms)
-        runs(learn, SlantedTriangular(hi, 0.2, 8), partial(learn.fit_stlr, 2, given, 0.2, 8, moms=(0.95, 0.85, 0.95)), 2, moms=moms)
+            runs(learn, Triangular(2, hi, hi/4, mode, 0.99),
+                 partial(learn.fit_triangular, 2, 1, given, mode=mode, gamma=0.99, moms=moms), 2, moms=moms)
+        runs(learn, SlantedTriangular(hi, 0.2, 8),
+             partial(learn.fit_stlr, 2, given, 0.2, 8, moms=(0.95, 0.85, 0.95)), 2, moms=moms)
 
     for kind in kinds:
         for engine in engines.values(): all_methods(learner(kind, cbs=engine()))
@@ -102,7 +106,8 @@ def test_another_number_of_batches_in_mid_fit():
             x,y = map(torch.stack, zip(*all_items))
             items = torch.utils.data.TensorDataset(x, y)
             bs = self.sizes[self.epoch]
-            self.learn.dls = DataLoaders(torch.utils.data.DataLoader(items, bs, shuffle=True, drop_last=True), torch.utils.data.DataLoader(items, 16))
+            self.learn.dls = DataLoaders(torch.utils.data.DataLoader(items, bs, shuffle=True, drop_last=True),
+                                         torch.utils.data.DataLoader(items, 16))
 
     all_items = learner('tensors').dls.train.dataset          # 48
     def swapped(sizes, fit, cbs=()):
@@ -121,7 +126,8 @@ def test_another_number_of_batches_in_mid_fit():
         _,ours,_ = swapped(sizes, lambda l, cbs: l.fit(3, cbs=[Scheduled(lr=OneCycle(1e-2, div=25., div_final=1e5)), *cbs]))
         _,stocks,_ = swapped(sizes, lambda l, cbs: l.fit_one_cycle(3, 1e-2, cbs=cbs))
         assert (np.diff(ours[ours.argmax():]) <= 0).all(), (sizes, ours)
-        exact = all(6 % n == 0 for n in ns)                       # else a batch takes the rate of the one in whose place it begins
+        # else a batch takes the rate of the one in whose place it begins
+        exact = all(6 % n == 0 for n in ns)
         np.testing.assert_allclose(ours, stocks, atol=1e-6 if exact else 2.5e-3)
 
     # %% nbs/checks/fits.ipynb #4ba26109
@@ -139,7 +145,8 @@ def test_another_number_of_batches_in_mid_fit():
         assert lrs[-1] < 2e-3 and (np.diff(lrs[6:]) <= 0).all(), (said, lrs)
     learn = learner('tensors')
     short = Spy()
-    quietly(learn.fit_stlr, 4, 1e-2, cbs=[ShortEpochCallback(0.5), short])          # an epoch that a callback ends says nothing about its loader
+    # an epoch that a callback ends says nothing about its loader
+    quietly(learn.fit_stlr, 4, 1e-2, cbs=[ShortEpochCallback(0.5), short])
     values = SlantedTriangular(1e-2).at(np.arange(24), 24)
     np.testing.assert_array_equal(np.array(short.lrs)[:,-1], [values[6*e + i] for e in range(4) for i in range(4)])
 
@@ -172,7 +179,8 @@ def test_rates_of_every_type():
     learn = learner('vision')
     two = lambda a: CosineRestarts(1, [a, a])
     a = 0.01
-    for rate in (a, np.float64(a), np.float32(a), torch.tensor(a, dtype=torch.float64), np.array(a), [a], np.array([a,a]), torch.tensor([a,a], dtype=torch.float64), slice(a,a), (a,a)):
+    for rate in (a, np.float64(a), np.float32(a), torch.tensor(a, dtype=torch.float64), np.array(a), [a], np.array([a,a]),
+                 torch.tensor([a,a], dtype=torch.float64), slice(a,a), (a,a)):
         want = float(rate) if isinstance(rate, np.float32) else a
         runs(learn, two(want), partial(learn.fit_sgdr, 1, 1, rate), 1)
     runs(learn, CosineRestarts(1, [0.001, 0.01]), partial(learn.fit_sgdr, 1, 1, slice(0.01)), 1)
@@ -214,7 +222,8 @@ def test_two_ranks():
 
 def test_the_rate_that_the_optimizer_function_brings():
     # %% nbs/checks/fits.ipynb #f1e1d021
-    for fit in (lambda l, **k: l.fit_sgdr(1, 1, **k), lambda l, **k: l.fit_triangular(1, 1, **k), lambda l, **k: l.fit_stlr(1, **k)):
+    for fit in (lambda l, **k: l.fit_sgdr(1, 1, **k), lambda l, **k: l.fit_triangular(1, 1, **k), lambda l,
+                **k: l.fit_stlr(1, **k)):
         learn = learner('tensors', opt_func=partial(Adam, lr=7e-3))
         for _ in range(2):
             quietly(fit, learn)
@@ -222,13 +231,15 @@ def test_the_rate_that_the_optimizer_function_brings():
         learn.lr = 3e-3
         quietly(fit, learn)
         assert max(learn.recorder.hps['lr']) <= 3e-3
-    assert max(quietly(lambda: (l := learner('tensors', opt_func=partial(Adam, lr=7e-3)), l.fit_sgdr(1, 1, 1e-2))[0]).recorder.hps['lr']) == 1e-2
+    assert max(quietly(lambda: (l := learner('tensors', opt_func=partial(Adam, lr=7e-3)),
+                                l.fit_sgdr(1, 1, 1e-2))[0]).recorder.hps['lr']) == 1e-2
 
 def test_what_cannot_be_trained_is_said_at_once():
     # %% nbs/checks/fits.ipynb #f1e1d023
     learn = learner('tensors')
     learn.model.requires_grad_(False)
-    for fit in (lambda: learn.fit_sgdr(1, 1, 1e-2), lambda: learn.fit_stlr(1, 1e-2), lambda: learn.lr_find(show_plot=False)):
+    for fit in (lambda: learn.fit_sgdr(1, 1, 1e-2), lambda: learn.fit_stlr(1, 1e-2),
+                lambda: learn.lr_find(show_plot=False)):
         test_fail(fit, contains='learn.model: all its weights are frozen', exc=ValueError)
     learn = learner('tensors')
     learn.dls = DataLoaders(learn.dls.train)
@@ -250,7 +261,8 @@ def test_an_epoch_whose_validation_is_skipped():
 
 def test_a_fit_that_fails_leaves_the_process_as_it_was():
     # %% nbs/checks/fits.ipynb #f1e1d027
-    for fit in (lambda l: l.fit_sgdr(1, 1, 1e-2), lambda l: l.fit_triangular(1, 1, 1e-2), lambda l: l.fit_stlr(1, 1e-2), lambda l: l.fine_tune_discriminative(1, 1e-2)):
+    for fit in (lambda l: l.fit_sgdr(1, 1, 1e-2), lambda l: l.fit_triangular(1, 1, 1e-2), lambda l: l.fit_stlr(1, 1e-2),
+                lambda l: l.fine_tune_discriminative(1, 1e-2)):
         for what in (interrupt, error):
             learn = learner('vision', cbs=[bf16(), Mishap(what, 3)])
             try: quietly(fit, learn)

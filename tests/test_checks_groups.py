@@ -13,7 +13,8 @@ from fastai_lrx.spread.layer_groups import model_layers
 def test_every_family_of_timm():
     # %% nbs/checks/groups.ipynb #8177d973
     late = {'efficientvim_m1'}
-    if isinstance(timm.create_model('hgnetv2_b0', num_classes=0).group_matcher()['blocks'], str): late.add('hgnetv2_b0')    # the matcher of older versions of timm puts its downsampling last
+    # the matcher of older versions of timm puts its downsampling last
+    if isinstance(timm.create_model('hgnetv2_b0', num_classes=0).group_matcher()['blocks'], str): late.add('hgnetv2_b0')
     wrong = {}
     for arch in small:
         model,order = on_meta(arch)
@@ -23,16 +24,19 @@ def test_every_family_of_timm():
     assert not wrong, wrong
 
     # %% nbs/checks/groups.ipynb #21e2450d
-    for arch,early in (('vit_small_patch16_rope_mixed_224', 'rope.freqs'), ('vit_srelpos_small_patch16_224', 'shared_rel_pos.mlp.fc1.weight')):
+    for arch,early in (('vit_small_patch16_rope_mixed_224', 'rope.freqs'),
+                       ('vit_srelpos_small_patch16_224', 'shared_rel_pos.mlp.fc1.weight')):
         with torch.device('meta'): layers,_ = model_layers(timm.create_model(arch, num_classes=0))
-        assert early in layers[0], arch      # timm's matcher leaves some of these out; they are used from the first block on
+        # timm's matcher leaves some of these out; they are used from the first block on
+        assert early in layers[0], arch
     model,_ = on_meta('levit_128s')
     model.group_matcher = lambda coarse: dict(stem='^no_such_name')      # as in older versions of timm
     assert len(model_layers(model)[0]) > 8                               # the names of its modules tell, too
 
 def test_other_models():
     # %% nbs/checks/groups.ipynb #c747b454
-    for model in (torchvision.models.resnet18(weights=None), torchvision.models.mobilenet_v2(weights=None), torchvision.models.vit_b_16(weights=None), torchvision.models.densenet121(weights=None)):
+    for model in (torchvision.models.resnet18(weights=None), torchvision.models.mobilenet_v2(weights=None),
+                  torchvision.models.vit_b_16(weights=None), torchvision.models.densenet121(weights=None)):
         for n in (2, 4, 6):
             groups = timm_split(model, n)
             test_eq(sorted(id(p) for g in groups for p in g), sorted(id(p) for p in model.parameters()))
@@ -52,10 +56,12 @@ def test_other_models():
     def numbers(learn): return list(learn.layer_groups.to_frame().parameters),list(learn.layer_groups.to_frame().trainable)
     unet = unet_learner(learner('vision').dls, resnet18, pretrained=False, n_out=3)
     unet.freeze()
-    decoder = numbers(unet)[0][-1]                      # the last group stays the head: a unet's decoder, untrained as it is
+    # the last group stays the head: a unet's decoder, untrained as it is
+    decoder = numbers(unet)[0][-1]
     for n in (2, 4, 6):
         sizes,open_ = numbers(unet.regroup(n))
-        test_eq((len(sizes), sizes[-1], open_[-1], sum(sizes)), (n, decoder, decoder, sum(p.numel() for p in unet.model.parameters())))
+        test_eq((len(sizes), sizes[-1], open_[-1], sum(sizes)),
+                (n, decoder, decoder, sum(p.numel() for p in unet.model.parameters())))
     test_eq(unet.opt.frozen_idx, 5)
 
     # %% nbs/checks/groups.ipynb #190dea18
@@ -66,8 +72,10 @@ def test_other_models():
     test_eq((sum(numbers(lm)[1]), numbers(lm)[0][-1]), (before, before))
     test_eq(sum(p.numel() for p in timm_split(lm.model, 2)[-1]), before)
 
-    odd = Learner(learner('vision').dls, timm.create_model('resnet10t', num_classes=3), loss_func=CrossEntropyLossFlat(), splitter=lambda m: [list(m.conv1.parameters()), list(m.fc.parameters())])
-    odd.create_opt()                                    # a splitter that leaves out most: they join at the head's hyper-parameters
+    odd = Learner(learner('vision').dls, timm.create_model('resnet10t', num_classes=3), loss_func=CrossEntropyLossFlat(),
+                  splitter=lambda m: [list(m.conv1.parameters()), list(m.fc.parameters())])
+    # a splitter that leaves out most: they join at the head's hyper-parameters
+    odd.create_opt()
     odd.freeze()
     odd.regroup(4)
     test_eq(len(odd.layer_groups), 4)
@@ -93,13 +101,15 @@ def test_in_mid_training():
         if regroup: learn.regroup(3)
         learn.fit(1, 1e-2)
         return weights(learn)[:-1]
-    for engine in (lambda: None, lambda: GradientAccumulation(20), bf16): assert same(goes_on(engine, True), goes_on(engine, False))
+    for engine in (lambda: None, lambda: GradientAccumulation(20), bf16):
+        assert same(goes_on(engine, True), goes_on(engine, False))
 
     learn = learner('vision')
     learn.freeze()
     learn.regroup(3)
     test_eq(learn.opt.frozen_idx, 2)
-    test_eq([any(p.requires_grad for p in m.parameters() if p.ndim > 1) for m in (learn.model[0], learn.model[1])], [False, True])
+    test_eq([any(p.requires_grad for p in m.parameters() if p.ndim > 1) for m in (learn.model[0], learn.model[1])],
+            [False, True])
     test_eq(len(pickle.loads(pickle.dumps(learn.splitter))(learn.model)), 3)
     with tempfile.TemporaryDirectory() as d:
         learn.path = Path(d)
@@ -177,7 +187,8 @@ def test_frozen_by_hand():
     def each_layer(m): return [params(layer) for layer in m]
     def only_head(m): return [params(m[3])]
     def trained_parts(m): return [trainable_params(layer) for layer in m]
-    def open_layers(learn): return [i for i,layer in enumerate(learn.model) if any(p.requires_grad for p in layer.parameters())]
+    def open_layers(learn):
+        return [i for i,layer in enumerate(learn.model) if any(p.requires_grad for p in layer.parameters())]
 
     # %% nbs/checks/groups.ipynb #9bfd5faa
     for splitter,layers in ((trainable_params, [1, 3]), (trained_parts, [1, 3]), (only_head, [3])):
@@ -196,7 +207,8 @@ def test_frozen_by_hand():
     learn = adapted(frozen=lambda m: m[:3])                      # one group has nothing to train
     learn.regroup(2)
     test_eq(list(learn.layer_groups.to_frame().trainable), [0, 5])
-    learn.model[0].requires_grad_(True)                          # changed one's mind: a new optimizer trains it, as in stock
+    # changed one's mind: a new optimizer trains it, as in stock
+    learn.model[0].requires_grad_(True)
     learn.create_opt()
     assert list(learn.layer_groups.to_frame().trainable)[0] > 0
 
@@ -322,7 +334,8 @@ def test_bad_input():
     test_fail(lambda: timm_split(model, 2.5), contains='n_groups=2.5', exc=TypeError)
     test_fail(lambda: timm_split(model, 2, by='size'), contains="by='size'")
     test_fail(lambda: timm_split(nn.Linear(2, 2)), contains='nothing to split')
-    test_fail(lambda: timm_split(timm.create_model('resnet10t'), 4, matcher={'blocks': '^nothing'}), contains='matcher: matches no parameter')
+    test_fail(lambda: timm_split(timm.create_model('resnet10t'), 4, matcher={'blocks': '^nothing'}),
+              contains='matcher: matches no parameter')
     test_fail(lambda: discriminative_lrs(3, 1e-3, 0), contains='div=0')
     test_fail(lambda: discriminative_lrs(0, 1e-3), contains='n_groups=0')
     learn = learner('vision')
@@ -348,7 +361,8 @@ def test_bad_input():
         learn.fit(1, 1e-2)
         return deepcopy(learn.opt.state_dict())
     states = saved(learner('vision')),saved(learner('vision').regroup(3)),saved(learner('tensors'))
-    for mine,theirs,words in ((2, states[1], 'with 3 layer groups'), (3, states[0], 'with 2 layer groups'), (2, states[2], 'parameters, but this learner has 2 and')):
+    for mine,theirs,words in ((2, states[1], 'with 3 layer groups'), (3, states[0], 'with 2 layer groups'),
+                              (2, states[2], 'parameters, but this learner has 2 and')):
         learn = learner('vision').regroup(mine)
         learn.create_opt()
         before = deepcopy(learn.opt.hypers)
@@ -362,13 +376,16 @@ def test_bad_input():
     assert 'parameters in other groups' in said(lambda: learn.opt.load_state_dict(turned))[0]
     test_eq(said(lambda: learn.opt.load_state_dict(states[0])), [])
     for matcher,exc in ((3, TypeError), ({'x': '('}, ValueError), ({'blocks': 3}, ValueError)):
-        for m in (timm.create_model('resnet10t'), own): test_fail(lambda: timm_split(m, 3, matcher=matcher), contains='matcher=', exc=exc)
-    test_fail(lambda: timm_split(own, 3, matcher={'zzz': 'nothing'}), contains='matcher: matches no parameter', exc=ValueError)
+        for m in (timm.create_model('resnet10t'), own):
+            test_fail(lambda: timm_split(m, 3, matcher=matcher), contains='matcher=', exc=exc)
+    test_fail(lambda: timm_split(own, 3, matcher={'zzz': 'nothing'}), contains='matcher: matches no parameter',
+              exc=ValueError)
     for bad in (1.5, float('nan'), 'a', None): test_fail(lambda: learn.freeze_to(bad), contains=f'n={bad!r}', exc=TypeError)
     assert learn.opt.frozen_idx==0
     said(lambda: learn.freeze_to(-9))
     test_eq(learn.opt.frozen_idx, 0)
-    for args,word in (((2.5, 1e-3), 'n_groups=2.5'), ((3, -1), 'lr_max=-1'), ((3, float('nan')), 'must be finite'), ((3, [1,2,3]), 'lr_max'), ((3, '3'), 'lr_max')):
+    for args,word in (((2.5, 1e-3), 'n_groups=2.5'), ((3, -1), 'lr_max=-1'), ((3, float('nan')), 'must be finite'),
+                      ((3, [1,2,3]), 'lr_max'), ((3, '3'), 'lr_max')):
         test_fail(lambda: discriminative_lrs(*args), contains=word)
 
     # %% nbs/checks/groups.ipynb #fe5c3182
@@ -380,7 +397,8 @@ def test_bad_input():
         for made in (False, True):
             learn = learner('vision')
             learn.splitter = splitter
-            if made and 'generator' in words: learn.create_opt()         # fastai makes an optimizer of it, which trains nothing
+            # fastai makes an optimizer of it, which trains nothing
+            if made and 'generator' in words: learn.create_opt()
             for f in (lambda: learn.layer_groups, lambda: learn.regroup(3), lambda: learn.fine_tune_discriminative(1)):
                 test_fail(f, contains=words)
                 test_fail(f, contains='learn.splitter')

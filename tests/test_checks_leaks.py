@@ -34,12 +34,14 @@ def test_nothing_accumulates():
 
     def precomputed(learn, folder):
         learn.freeze()
-        for kwargs in (dict(), dict(max_memory=0), dict(cache=folder), dict(cache=folder)):       # in memory, in a temporary file, written, read
+        # in memory, in a temporary file, written, read
+        for kwargs in (dict(), dict(max_memory=0), dict(cache=folder), dict(cache=folder)):
             with learn.precomputed(**kwargs): learn.fit(1, 1e-3)
         learn.unfreeze()
 
     def resumed(learn, folder):
-        for kwargs in (dict(), dict(), dict(restart=True)): learn.fit(1, 1e-3, cbs=[Resume(folder, **kwargs), CSVLogger(folder/'log.csv')])
+        for kwargs in (dict(), dict(), dict(restart=True)):
+            learn.fit(1, 1e-3, cbs=[Resume(folder, **kwargs), CSVLogger(folder/'log.csv')])
 
     def planned(learn, folder):
         with learn.dry_run() as plan: learn.fine_tune_discriminative(1)
@@ -64,21 +66,26 @@ def test_nothing_accumulates():
     def mishaps(learn, folder):
         for what in (interrupt, error):
             learn.add_cb(mishap := Mishap(what, 3))
-            for f in (lambda: learn.lr_find(num_it=10), lambda: learn.fit_sgdr(1, 1, 1e-3, cbs=[Resume(folder), Snapshots(folder/'s')])):
+            for f in (lambda: learn.lr_find(num_it=10),
+                      lambda: learn.fit_sgdr(1, 1, 1e-3, cbs=[Resume(folder), Snapshots(folder/'s')])):
                 try: f()
                 except (KeyboardInterrupt, RuntimeError): pass
                 else: raise AssertionError(f'{what.__name__} was held back')
             learn.remove_cb(mishap)
 
     features = dict(
-        lr_find=lambda learn, _: learn.lr_find(np.array([1e-7, 1e-6]), num_it=20, repeats=2, extend=False), ranged=ranged, planned=planned, cycled=cycled, tuned=tuned, compare=lambda learn, _: learn.compare({'fixed': lambda l: l.fit(1, 1e-3)}, seeds=1).plot(), snapshots=snapshots, precomputed=precomputed, resumed=resumed, mishaps=mishaps,
+        lr_find=lambda learn, _: learn.lr_find(np.array([1e-7, 1e-6]), num_it=20, repeats=2, extend=False), ranged=ranged,
+        planned=planned, cycled=cycled, tuned=tuned, compare=lambda learn,
+        _: learn.compare({'fixed': lambda l: l.fit(1, 1e-3)}, seeds=1).plot(), snapshots=snapshots, precomputed=precomputed,
+        resumed=resumed, mishaps=mishaps,
         regroup=lambda learn, _: learn.regroup(2).layer_groups.plot())
 
     def use(learn, names=features):
         "Use the features of these names; figures that were asked for are closed. Deprecated calls within the library are errors"
         with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
             warnings.simplefilter('ignore')
-            for category in (DeprecationWarning, PendingDeprecationWarning, FutureWarning): warnings.filterwarnings('error', category=category, module='fastai_lrx')
+            for category in (DeprecationWarning, PendingDeprecationWarning, FutureWarning):
+                warnings.filterwarnings('error', category=category, module='fastai_lrx')
             for name in names:
                 with tempfile.TemporaryDirectory() as folder: features[name](learn, Path(folder))
                 plt.close('all')
@@ -86,22 +93,34 @@ def test_nothing_accumulates():
     # %% nbs/checks/leaks.ipynb #6ba1d108
     def held(learn):
         "What use must not change"
-        objects = [learn, *learn.model.modules(), *learn.model.parameters(), *learn.cbs, learn.dls, *learn.dls.loaders, *(dl.dataset for dl in learn.dls.loaders), learn.opt]
+        objects = [learn, *learn.model.modules(), *learn.model.parameters(), *learn.cbs, learn.dls, *learn.dls.loaders,
+                   *(dl.dataset for dl in learn.dls.loaders), learn.opt]
         names = lambda o: sorted(getattr(o, '__dict__', {}))
-        hooks = lambda o: [len(v) for k in {*dir(type(o)), *names(o)} if k.endswith('hooks') and isinstance(v := getattr(o, k, None), dict)]
-        def size(v): return len(v) if isinstance(v, (dict,list,set)) else v.cache_info().currsize if isinstance(v, functools._lru_cache_wrapper) else len(v.registry) if isinstance(v, types.FunctionType) and hasattr(v, 'registry') else None
-        tables = {f'{name}.{k}': size(v) for name,m in sys.modules.items() if name.startswith('fastai_lrx.') for k,v in vars(m).items() if k[:2] != '__'}
+        hooks = lambda o: [len(v) for k in {*dir(type(o)), *names(o)} if k.endswith('hooks')
+                           and isinstance(v := getattr(o, k, None), dict)]
+        def size(v):
+            return len(v) if isinstance(v, (dict,list,set)) else v.cache_info().currsize if isinstance(v,
+                functools._lru_cache_wrapper) else len(v.registry) if isinstance(v, types.FunctionType) and hasattr(v,
+                'registry') else None
+        tables = {f'{name}.{k}': size(v) for name,m in sys.modules.items() if name.startswith('fastai_lrx.')
+                  for k,v in vars(m).items() if k[:2] != '__'}
         linux,mine = Path('/proc/self'),tempfile.gettempdir()
-        system = dict(open=len(list((linux/'fd').iterdir())), mapped=[line for line in (linux/'maps').read_text().splitlines() if mine in line], children=(linux/f'task/{os.getpid()}/children').read_text()) if linux.exists() else {}
-        return system | dict(threads=threading.active_count(), figures=plt.get_fignums(), filters=list(warnings.filters), style=dict(mpl.rcParams), ctrl_c=signal.getsignal(signal.SIGINT), place=os.getcwd(), temporary=os.listdir(mine),
-                             tables=tables, attributes=[(type(o).__name__, names(o)) for o in objects], hooks=[hooks(o) for o in objects])
+        system = dict(open=len(list((linux/'fd').iterdir())),
+                      mapped=[line for line in (linux/'maps').read_text().splitlines() if mine in line],
+                      children=(linux/f'task/{os.getpid()}/children').read_text()) if linux.exists() else {}
+        return system | dict(threads=threading.active_count(), figures=plt.get_fignums(), filters=list(warnings.filters),
+                             style=dict(mpl.rcParams), ctrl_c=signal.getsignal(signal.SIGINT), place=os.getcwd(),
+                             temporary=os.listdir(mine),
+                             tables=tables, attributes=[(type(o).__name__, names(o)) for o in objects],
+                             hooks=[hooks(o) for o in objects])
 
     def kinds_of_objects():
         "How many objects there are of each kind, but for weak references, which python itself keeps for a while"
         for _ in range(3): gc.collect()          # one may set free what the next one finds
         return collections.Counter(type(o) for o in gc.get_objects() if not isinstance(o, weakref.ref))
 
-    def grown(before, after, least): return {f'{k.__module__}.{k.__qualname__}': n-before[k] for k,n in after.items() if n-before[k] >= least}
+    def grown(before, after, least):
+        return {f'{k.__module__}.{k.__qualname__}': n-before[k] for k,n in after.items() if n-before[k] >= least}
 
     # %% nbs/checks/leaks.ipynb #bc759509
     with new_folder():
@@ -145,12 +164,14 @@ def test_nothing_accumulates_slow():
 
     def precomputed(learn, folder):
         learn.freeze()
-        for kwargs in (dict(), dict(max_memory=0), dict(cache=folder), dict(cache=folder)):       # in memory, in a temporary file, written, read
+        # in memory, in a temporary file, written, read
+        for kwargs in (dict(), dict(max_memory=0), dict(cache=folder), dict(cache=folder)):
             with learn.precomputed(**kwargs): learn.fit(1, 1e-3)
         learn.unfreeze()
 
     def resumed(learn, folder):
-        for kwargs in (dict(), dict(), dict(restart=True)): learn.fit(1, 1e-3, cbs=[Resume(folder, **kwargs), CSVLogger(folder/'log.csv')])
+        for kwargs in (dict(), dict(), dict(restart=True)):
+            learn.fit(1, 1e-3, cbs=[Resume(folder, **kwargs), CSVLogger(folder/'log.csv')])
 
     def planned(learn, folder):
         with learn.dry_run() as plan: learn.fine_tune_discriminative(1)
@@ -175,21 +196,26 @@ def test_nothing_accumulates_slow():
     def mishaps(learn, folder):
         for what in (interrupt, error):
             learn.add_cb(mishap := Mishap(what, 3))
-            for f in (lambda: learn.lr_find(num_it=10), lambda: learn.fit_sgdr(1, 1, 1e-3, cbs=[Resume(folder), Snapshots(folder/'s')])):
+            for f in (lambda: learn.lr_find(num_it=10),
+                      lambda: learn.fit_sgdr(1, 1, 1e-3, cbs=[Resume(folder), Snapshots(folder/'s')])):
                 try: f()
                 except (KeyboardInterrupt, RuntimeError): pass
                 else: raise AssertionError(f'{what.__name__} was held back')
             learn.remove_cb(mishap)
 
     features = dict(
-        lr_find=lambda learn, _: learn.lr_find(np.array([1e-7, 1e-6]), num_it=20, repeats=2, extend=False), ranged=ranged, planned=planned, cycled=cycled, tuned=tuned, compare=lambda learn, _: learn.compare({'fixed': lambda l: l.fit(1, 1e-3)}, seeds=1).plot(), snapshots=snapshots, precomputed=precomputed, resumed=resumed, mishaps=mishaps,
+        lr_find=lambda learn, _: learn.lr_find(np.array([1e-7, 1e-6]), num_it=20, repeats=2, extend=False), ranged=ranged,
+        planned=planned, cycled=cycled, tuned=tuned, compare=lambda learn,
+        _: learn.compare({'fixed': lambda l: l.fit(1, 1e-3)}, seeds=1).plot(), snapshots=snapshots, precomputed=precomputed,
+        resumed=resumed, mishaps=mishaps,
         regroup=lambda learn, _: learn.regroup(2).layer_groups.plot())
 
     def use(learn, names=features):
         "Use the features of these names; figures that were asked for are closed. Deprecated calls within the library are errors"
         with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
             warnings.simplefilter('ignore')
-            for category in (DeprecationWarning, PendingDeprecationWarning, FutureWarning): warnings.filterwarnings('error', category=category, module='fastai_lrx')
+            for category in (DeprecationWarning, PendingDeprecationWarning, FutureWarning):
+                warnings.filterwarnings('error', category=category, module='fastai_lrx')
             for name in names:
                 with tempfile.TemporaryDirectory() as folder: features[name](learn, Path(folder))
                 plt.close('all')
@@ -200,7 +226,8 @@ def test_nothing_accumulates_slow():
         for _ in range(3): gc.collect()          # one may set free what the next one finds
         return collections.Counter(type(o) for o in gc.get_objects() if not isinstance(o, weakref.ref))
 
-    def grown(before, after, least): return {f'{k.__module__}.{k.__qualname__}': n-before[k] for k,n in after.items() if n-before[k] >= least}
+    def grown(before, after, least):
+        return {f'{k.__module__}.{k.__qualname__}': n-before[k] for k,n in after.items() if n-before[k] >= least}
 
     # %% nbs/checks/leaks.ipynb #25c25b5f
     def megabytes():
@@ -208,15 +235,21 @@ def test_nothing_accumulates_slow():
         gc.collect()
         ctypes.CDLL(None).malloc_trim(0)
         return int(Path('/proc/self/statm').read_text().split()[1])*os.sysconf('SC_PAGE_SIZE')/2**20
-    needs = dict(text='precomputed tuned snapshots', tabular='precomputed tuned')     # what such learners have not got: a part to compute beforehand, predictions in order, several groups
+    # what such learners have not got: a part to compute beforehand, predictions in order, several groups
+    needs = dict(text='precomputed tuned snapshots', tabular='precomputed tuned')
     for kind in kinds:
         with new_folder():
             learn = learner(kind)
-            if kind in ('text','tabular'): features['lr_find'],features['cycled'] = (lambda learn, _: learn.lr_find(num_it=20, extend=False)),(lambda learn, _: learn.fit_sgdr(1, 1, 1e-3, cbs=UntilOverfit()))
-            names = [name for name in features if name not in needs.get(kind, '').split() + ['planned', 'regroup', 'ranged']*(kind in needs)]
+            if kind in ('text','tabular'):
+                features['lr_find'],features['cycled'] = (lambda learn,
+                                                          _: learn.lr_find(num_it=20, extend=False)),(lambda learn,
+                    _: learn.fit_sgdr(1, 1, 1e-3, cbs=UntilOverfit()))
+            names = [name for name in features if name not in needs.get(kind, '').split()
+                     + ['planned', 'regroup', 'ranged']*(kind in needs)]
             def use_times(n):
                 for _ in range(n):
-                    with learn.preserved(): use(learn, names)         # else the model would soon be perfect, and a sweep end at once
+                    # else the model would soon be perfect, and a sweep end at once
+                    with learn.preserved(): use(learn, names)
             use_times(10)
             before,start = kinds_of_objects(),megabytes()
             use_times(100)
@@ -246,12 +279,14 @@ def test_what_is_dropped_is_freed():
 
     def precomputed(learn, folder):
         learn.freeze()
-        for kwargs in (dict(), dict(max_memory=0), dict(cache=folder), dict(cache=folder)):       # in memory, in a temporary file, written, read
+        # in memory, in a temporary file, written, read
+        for kwargs in (dict(), dict(max_memory=0), dict(cache=folder), dict(cache=folder)):
             with learn.precomputed(**kwargs): learn.fit(1, 1e-3)
         learn.unfreeze()
 
     def resumed(learn, folder):
-        for kwargs in (dict(), dict(), dict(restart=True)): learn.fit(1, 1e-3, cbs=[Resume(folder, **kwargs), CSVLogger(folder/'log.csv')])
+        for kwargs in (dict(), dict(), dict(restart=True)):
+            learn.fit(1, 1e-3, cbs=[Resume(folder, **kwargs), CSVLogger(folder/'log.csv')])
 
     def planned(learn, folder):
         with learn.dry_run() as plan: learn.fine_tune_discriminative(1)
@@ -276,21 +311,26 @@ def test_what_is_dropped_is_freed():
     def mishaps(learn, folder):
         for what in (interrupt, error):
             learn.add_cb(mishap := Mishap(what, 3))
-            for f in (lambda: learn.lr_find(num_it=10), lambda: learn.fit_sgdr(1, 1, 1e-3, cbs=[Resume(folder), Snapshots(folder/'s')])):
+            for f in (lambda: learn.lr_find(num_it=10),
+                      lambda: learn.fit_sgdr(1, 1, 1e-3, cbs=[Resume(folder), Snapshots(folder/'s')])):
                 try: f()
                 except (KeyboardInterrupt, RuntimeError): pass
                 else: raise AssertionError(f'{what.__name__} was held back')
             learn.remove_cb(mishap)
 
     features = dict(
-        lr_find=lambda learn, _: learn.lr_find(np.array([1e-7, 1e-6]), num_it=20, repeats=2, extend=False), ranged=ranged, planned=planned, cycled=cycled, tuned=tuned, compare=lambda learn, _: learn.compare({'fixed': lambda l: l.fit(1, 1e-3)}, seeds=1).plot(), snapshots=snapshots, precomputed=precomputed, resumed=resumed, mishaps=mishaps,
+        lr_find=lambda learn, _: learn.lr_find(np.array([1e-7, 1e-6]), num_it=20, repeats=2, extend=False), ranged=ranged,
+        planned=planned, cycled=cycled, tuned=tuned, compare=lambda learn,
+        _: learn.compare({'fixed': lambda l: l.fit(1, 1e-3)}, seeds=1).plot(), snapshots=snapshots, precomputed=precomputed,
+        resumed=resumed, mishaps=mishaps,
         regroup=lambda learn, _: learn.regroup(2).layer_groups.plot())
 
     def use(learn, names=features):
         "Use the features of these names; figures that were asked for are closed. Deprecated calls within the library are errors"
         with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
             warnings.simplefilter('ignore')
-            for category in (DeprecationWarning, PendingDeprecationWarning, FutureWarning): warnings.filterwarnings('error', category=category, module='fastai_lrx')
+            for category in (DeprecationWarning, PendingDeprecationWarning, FutureWarning):
+                warnings.filterwarnings('error', category=category, module='fastai_lrx')
             for name in names:
                 with tempfile.TemporaryDirectory() as folder: features[name](learn, Path(folder))
                 plt.close('all')
@@ -302,7 +342,9 @@ def test_what_is_dropped_is_freed():
         with new_folder(), warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
             warnings.simplefilter('ignore')
             res = f(learn)
-        parts = {name: weakref.ref(o) for name,o in dict(learner=learn, model=learn.model, parameter=first(learn.model.parameters()), data=learn.dls.train, optimizer=learn.opt or learn.model).items()}
+        parts = {name: weakref.ref(o) for name,o in dict(learner=learn, model=learn.model,
+                                                         parameter=first(learn.model.parameters()), data=learn.dls.train,
+                                                         optimizer=learn.opt or learn.model).items()}
         del learn
         plt.close('all')
         gc.collect()
@@ -314,9 +356,16 @@ def test_what_is_dropped_is_freed():
     def fitted(cb): return lambda learn: (learn.fit_sgdr(1, 1, 1e-3, cbs=cb), cb)
     class Bad(Exception): pass
     def bad(learn): raise Bad
-    results = dict(rates=lambda l: l.lr_find(num_it=20), figure=lambda l: l.lr_find(num_it=20).plot(), rules=lambda l: l.lr_find(num_it=20, suggest_funcs=(lambda lrs, losses, num_it: 1e-3,)), bounds=lambda l: l.lr_range_test(end_lr=1., num_it=20), groups=lambda l: l.lr_find_groups(num_it=40),
-        plan=plan, plan_figure=lambda l: plan(l).plot(), comparison=lambda l: l.compare({'fixed': lambda l: l.fit(1), 'bad': bad}, seeds=1), table=lambda l: l.layer_groups, table_figure=lambda l: l.layer_groups.plot(), predictions=lambda l: SnapshotEnsemble(l, fitted(Snapshots())(l)[1]).get_preds(),
-        snapshots=fitted(Snapshots()), overfit=fitted(UntilOverfit()), norms=fitted(NormFreeze()), unfreezing=fitted(GradualUnfreezing()), resume=lambda l: fitted(Resume(tempfile.mkdtemp()))(l), splitter=lambda l: l.regroup(2).splitter, everything=use)
+    results = dict(rates=lambda l: l.lr_find(num_it=20), figure=lambda l: l.lr_find(num_it=20).plot(),
+                   rules=lambda l: l.lr_find(num_it=20, suggest_funcs=(lambda lrs, losses, num_it: 1e-3,)),
+                   bounds=lambda l: l.lr_range_test(end_lr=1., num_it=20), groups=lambda l: l.lr_find_groups(num_it=40),
+        plan=plan, plan_figure=lambda l: plan(l).plot(),
+        comparison=lambda l: l.compare({'fixed': lambda l: l.fit(1), 'bad': bad}, seeds=1), table=lambda l: l.layer_groups,
+        table_figure=lambda l: l.layer_groups.plot(),
+        predictions=lambda l: SnapshotEnsemble(l, fitted(Snapshots())(l)[1]).get_preds(),
+        snapshots=fitted(Snapshots()), overfit=fitted(UntilOverfit()), norms=fitted(NormFreeze()),
+        unfreezing=fitted(GradualUnfreezing()), resume=lambda l: fitted(Resume(tempfile.mkdtemp()))(l),
+        splitter=lambda l: l.regroup(2).splitter, everything=use)
 
     # %% nbs/checks/leaks.ipynb #10c3745b
     gc.freeze()                          # what is there already is not looked at again
@@ -369,7 +418,8 @@ def test_no_file_runs_code():
         Stop.at,learn = stop,learner('tensors', path=folder/'out')
         learn.metrics = []
         with contextlib.suppress(KeyboardInterrupt):
-            (partial(learn.fit_sgdr, n_epoch, 1, 1e-2, 1) if cycles else partial(learn.fit, n_epoch, 1e-2))(cbs=[Resume(folder/'run', **kwargs), Stop(), *cbs])
+            (partial(learn.fit_sgdr, n_epoch, 1, 1e-2, 1) if cycles
+             else partial(learn.fit, n_epoch, 1e-2))(cbs=[Resume(folder/'run', **kwargs), Stop(), *cbs])
         return learn
 
     class Evil:
@@ -390,7 +440,8 @@ def test_no_file_runs_code():
         "Overwrites `path` in one way after the other"
         yield path.write_bytes(pickle.dumps(Evil(target)))
         for zipped in (True, False): yield torch.save(Evil(target), path, _use_new_zipfile_serialization=zipped)
-        yield save_file({'0': torch.frombuffer(bytearray(pickle.dumps(Evil(target))), dtype=torch.uint8)}, path, metadata=dict(lrx=pickle.dumps(Evil(target), 0).decode('latin1'), checksum='0'*64))
+        yield save_file({'0': torch.frombuffer(bytearray(pickle.dumps(Evil(target))), dtype=torch.uint8)}, path,
+                        metadata=dict(lrx=pickle.dumps(Evil(target), 0).decode('latin1'), checksum='0'*64))
 
     # %% nbs/checks/leaks.ipynb #cbec0b87
     with new_folder() as folder:
@@ -412,7 +463,8 @@ def test_no_file_runs_code():
         learn.fit_sgdr(2, 1, 1e-3, 1, cbs=Snapshots(folder/'snaps'))
         for name in files(folder/'snaps'):
             whole_file = (folder/'snaps'/name).read_bytes()
-            for _ in evil_files(folder/'snaps'/name, target): test_fail(lambda: SnapshotEnsemble.load(folder/'snaps', learn).get_preds(), contains='damaged')
+            for _ in evil_files(folder/'snaps'/name, target):
+                test_fail(lambda: SnapshotEnsemble.load(folder/'snaps', learn).get_preds(), contains='damaged')
             (folder/'snaps'/name).write_bytes(whole_file)
 
         computed = frozen_vision(folder/'cache')
@@ -452,7 +504,8 @@ def test_files_that_were_made_to_do_harm():
         Stop.at,learn = stop,learner('tensors', path=folder/'out')
         learn.metrics = []
         with contextlib.suppress(KeyboardInterrupt):
-            (partial(learn.fit_sgdr, n_epoch, 1, 1e-2, 1) if cycles else partial(learn.fit, n_epoch, 1e-2))(cbs=[Resume(folder/'run', **kwargs), Stop(), *cbs])
+            (partial(learn.fit_sgdr, n_epoch, 1, 1e-2, 1) if cycles
+             else partial(learn.fit, n_epoch, 1e-2))(cbs=[Resume(folder/'run', **kwargs), Stop(), *cbs])
         return learn
 
     def files(folder): return sorted(p.name for p in folder.glob('*.safetensors'))
@@ -468,15 +521,27 @@ def test_files_that_were_made_to_do_harm():
         return save(tensors, dict(lrx=text, checksum=checksum(text, tensors)))
 
     part,wrong = dict(dtype='F32', shape=[2], data_offsets=[0,8]),dict(lrx='{}', checksum='0'*64)
-    headers = [b'', b'hello', b'null', b'[1]', b'\xff{}', b'['*10**5, b'{"a":'*10**5, {}, dict(a=part), *(dict(__metadata__=m) for m in ([1], {}, dict(lrx=3, checksum='0'), dict(lrx='{}'), dict(checksum='0'), dict(wrong, checksum=''), wrong)),
-        dict(a=part, b=part), *(dict(a=part|o) for o in (dict(data_offsets=[8,16]), dict(data_offsets=[8,0]), dict(data_offsets=[0,2**42], shape=[2**40]), dict(shape=[2**62,2**62]), dict(shape=[-1]), dict(shape=[2.]), dict(shape=[3]), dict(dtype='PICKLE'))),
-        *(dict(a=part|dict(dtype=dtype, shape=[8//size]), __metadata__=wrong) for dtype,size in dict(F4=1, F8_E8M0=1, F8_E4M3=1, BOOL=1, U16=2, U32=4, U64=8, C64=8).items()),
-        *(dict(a=part|dict(shape=shape, data_offsets=[0,0]), __metadata__=wrong) for shape in ([0,2**62], [0,2**63], [0]*1000))]
+    headers = [b'', b'hello', b'null', b'[1]', b'\xff{}', b'['*10**5, b'{"a":'*10**5, {}, dict(a=part),
+               *(dict(__metadata__=m) for m in ([1], {}, dict(lrx=3, checksum='0'), dict(lrx='{}'), dict(checksum='0'),
+                                                dict(wrong, checksum=''), wrong)),
+        dict(a=part, b=part), *(dict(a=part|o) for o in (dict(data_offsets=[8,16]), dict(data_offsets=[8,0]),
+                                                         dict(data_offsets=[0,2**42], shape=[2**40]),
+                                                         dict(shape=[2**62,2**62]), dict(shape=[-1]), dict(shape=[2.]),
+                                                         dict(shape=[3]), dict(dtype='PICKLE'))),
+        *(dict(a=part|dict(dtype=dtype, shape=[8//size]), __metadata__=wrong)
+          for dtype,size in dict(F4=1, F8_E8M0=1, F8_E4M3=1, BOOL=1, U16=2, U32=4, U64=8, C64=8).items()),
+        *(dict(a=part|dict(shape=shape, data_offsets=[0,0]), __metadata__=wrong)
+          for shape in ([0,2**62], [0,2**63], [0]*1000))]
     value = lambda kind, v: {'~': kind, 'v': v}
-    trees = [{}, [], {'v': 1}, {'~': 'dict'}, value('pickle', 'pair'), value(None, 'pair'), value([1], 'pair'), value('tensor', 'none'), value('tensor', ['pair']), value('array', 'half'), value('dict', [[[1], 2]]), value('dict', [[1,2,3]]), value('dict', 3), value('packed', 3),
+    trees = [{}, [], {'v': 1}, {'~': 'dict'}, value('pickle', 'pair'), value(None, 'pair'), value([1], 'pair'),
+             value('tensor', 'none'), value('tensor', ['pair']), value('array', 'half'), value('dict', [[[1], 2]]),
+             value('dict', [[1,2,3]]), value('dict', 3), value('packed', 3),
         value('packed', value('tensor', 'one')), value('path', 3), value('set', [[1]]), value('tuple', 3)]
-    texts = ['', '{', '3', '[1]', '{}', '{"tree":1}', '{"info":{}}', '{"tree":1,"info":[1]}', '{"tree":1,"info":null}', '9'*5000, '{"tree":'+'['*900+']'*900+',"info":{}}', '{"tree":'+'['*10**5+']'*10**5+',"info":{}}', *(json.dumps(dict(tree=tree, info={})) for tree in trees[2:])]
-    hostile = [b'', b'1234567', bytes(8), *(raw({}, length=n) for n in (2**40, 2**63, 2**64-1)), raw(dict(a=part), bytes(9)), raw(dict(a=part), b''), *map(raw, headers), *map(signed, texts)]
+    texts = ['', '{', '3', '[1]', '{}', '{"tree":1}', '{"info":{}}', '{"tree":1,"info":[1]}', '{"tree":1,"info":null}',
+             '9'*5000, '{"tree":'+'['*900+']'*900+',"info":{}}', '{"tree":'+'['*10**5+']'*10**5+',"info":{}}',
+             *(json.dumps(dict(tree=tree, info={})) for tree in trees[2:])]
+    hostile = [b'', b'1234567', bytes(8), *(raw({}, length=n) for n in (2**40, 2**63, 2**64-1)),
+               raw(dict(a=part), bytes(9)), raw(dict(a=part), b''), *map(raw, headers), *map(signed, texts)]
 
     # %% nbs/checks/leaks.ipynb #1c7a944b
     with new_folder() as folder:
@@ -523,7 +588,8 @@ def test_cut_anywhere_any_bit():
         Stop.at,learn = stop,learner('tensors', path=folder/'out')
         learn.metrics = []
         with contextlib.suppress(KeyboardInterrupt):
-            (partial(learn.fit_sgdr, n_epoch, 1, 1e-2, 1) if cycles else partial(learn.fit, n_epoch, 1e-2))(cbs=[Resume(folder/'run', **kwargs), Stop(), *cbs])
+            (partial(learn.fit_sgdr, n_epoch, 1, 1e-2, 1) if cycles
+             else partial(learn.fit, n_epoch, 1e-2))(cbs=[Resume(folder/'run', **kwargs), Stop(), *cbs])
         return learn
 
     def files(folder): return sorted(p.name for p in folder.glob('*.safetensors'))
@@ -541,7 +607,8 @@ def test_cut_anywhere_any_bit():
             info,bits = state_info(path),random.Random(0)
             ends = range(0, len(content), 64)
             places = [*range(8), *bits.sample(range(8, len(content)), min(500, len(content)//3))]
-            for changed in [*(content[:end] for end in ends), *(content[:i] + bytes([content[i] ^ 1 << bits.randrange(8)]) + content[i+1:] for i in places)]:
+            for changed in [*(content[:end] for end in ends),
+                            *(content[:i] + bytes([content[i] ^ 1 << bits.randrange(8)]) + content[i+1:] for i in places)]:
                 path.write_bytes(changed)
                 test_fail(lambda: load_state(path), contains='damaged')
                 try: test_eq(state_info(path), info)
@@ -578,7 +645,8 @@ def test_names_in_files():
         Stop.at,learn = stop,learner('tensors', path=folder/'out')
         learn.metrics = []
         with contextlib.suppress(KeyboardInterrupt):
-            (partial(learn.fit_sgdr, n_epoch, 1, 1e-2, 1) if cycles else partial(learn.fit, n_epoch, 1e-2))(cbs=[Resume(folder/'run', **kwargs), Stop(), *cbs])
+            (partial(learn.fit_sgdr, n_epoch, 1, 1e-2, 1) if cycles
+             else partial(learn.fit, n_epoch, 1e-2))(cbs=[Resume(folder/'run', **kwargs), Stop(), *cbs])
         return learn
 
     class Evil:
@@ -595,7 +663,9 @@ def test_names_in_files():
         change(tree)
         save_state(path, tree, **info)
 
-    def attributes_of(tree, name): return first(plain for cb in tree['callbacks'].values() if name in (plain := cb.get('attributes', {}).get('plain', {})))
+    def attributes_of(tree, name):
+        return first(plain for cb in tree['callbacks'].values()
+                     if name in (plain := cb.get('attributes', {}).get('plain', {})))
 
     class KeepBest(SaveModelCallback):
         def __init__(self, **kwargs): super().__init__(**kwargs)
@@ -631,7 +701,9 @@ def test_names_in_files():
         precious.write_text('mine')
         snaps = Snapshots(folder/'snaps', keep=1)
         train(folder, stop=1, cycles=True, cbs=[snaps])
-        def change(tree): first(cb['own'] for cb in tree['callbacks'].values() if 'snapshots' in cb.get('own', {}))['snapshots'][0]['path'] = precious
+        def change(tree):
+            first(cb['own'] for cb in tree['callbacks'].values()
+                  if 'snapshots' in cb.get('own', {}))['snapshots'][0]['path'] = precious
         forge(folder/'run'/files(folder/'run')[-1], change)
         snaps = Snapshots(folder/'snaps', keep=1)
         assert 'goes on after 2' in words_of(train, folder, cycles=True, cbs=[snaps])
@@ -669,7 +741,8 @@ def test_odd_folders():
         Stop.at,learn = stop,learner('tensors', path=folder/'out')
         learn.metrics = []
         with contextlib.suppress(KeyboardInterrupt):
-            (partial(learn.fit_sgdr, n_epoch, 1, 1e-2, 1) if cycles else partial(learn.fit, n_epoch, 1e-2))(cbs=[Resume(folder/'run', **kwargs), Stop(), *cbs])
+            (partial(learn.fit_sgdr, n_epoch, 1, 1e-2, 1) if cycles
+             else partial(learn.fit, n_epoch, 1e-2))(cbs=[Resume(folder/'run', **kwargs), Stop(), *cbs])
         return learn
 
     def frozen_vision(cache):
@@ -711,7 +784,8 @@ def test_odd_folders():
                 for _ in range(2): frozen_vision(cache)
                 test_eq(len(files(Path(cache))), 1)
             bad = start/os.fsdecode(b'caf\xe9')
-            for f in (lambda: Resume(bad), lambda: Snapshots(bad), lambda: frozen_vision(bad)): test_fail(f, contains='is not in UTF-8')
+            for f in (lambda: Resume(bad), lambda: Snapshots(bad), lambda: frozen_vision(bad)):
+                test_fail(f, contains='is not in UTF-8')
         finally: os.chdir(here)
 
 def test_links_and_what_is_in_the_way():
@@ -745,7 +819,8 @@ def test_links_and_what_is_in_the_way():
         Stop.at,learn = stop,learner('tensors', path=folder/'out')
         learn.metrics = []
         with contextlib.suppress(KeyboardInterrupt):
-            (partial(learn.fit_sgdr, n_epoch, 1, 1e-2, 1) if cycles else partial(learn.fit, n_epoch, 1e-2))(cbs=[Resume(folder/'run', **kwargs), Stop(), *cbs])
+            (partial(learn.fit_sgdr, n_epoch, 1, 1e-2, 1) if cycles
+             else partial(learn.fit, n_epoch, 1e-2))(cbs=[Resume(folder/'run', **kwargs), Stop(), *cbs])
         return learn
 
     def frozen_vision(cache):
@@ -769,7 +844,9 @@ def test_links_and_what_is_in_the_way():
         precious.write_text('mine')
         snaps = Snapshots(folder/'snaps', keep=1)
         train(folder, stop=1, cycles=True, cbs=[snaps])
-        def change(tree): first(cb['own'] for cb in tree['callbacks'].values() if 'snapshots' in cb.get('own', {}))['snapshots'][0]['path'] = precious
+        def change(tree):
+            first(cb['own'] for cb in tree['callbacks'].values()
+                  if 'snapshots' in cb.get('own', {}))['snapshots'][0]['path'] = precious
         forge(folder/'run'/files(folder/'run')[-1], change)
         snaps = Snapshots(folder/'snaps', keep=1)
         assert 'goes on after 2' in words_of(train, folder, cycles=True, cbs=[snaps])
@@ -787,7 +864,8 @@ def test_links_and_what_is_in_the_way():
         class Link(Callback):
             "Puts a link where the next snapshot will be written."
             order = 40
-            def before_train(self): snaps.mine.add(path := folder/f'snaps/snapshot_{self.epoch:04}.safetensors') or path.symlink_to(precious)
+            def before_train(self):
+                snaps.mine.add(path := folder/f'snaps/snapshot_{self.epoch:04}.safetensors') or path.symlink_to(precious)
         snaps = Snapshots(folder/'snaps', keep=1)
         words_of(train, folder, cycles=True, cbs=[snaps, Link()])
         assert 'was finished' in words_of(train, folder, cycles=True, cbs=[Snapshots(folder/'snaps', keep=1), Link()])
@@ -821,7 +899,8 @@ def test_links_and_what_is_in_the_way():
         for name in mine: (folder/'run'/name).write_text('mine')
         (folder/'run/fit001_epoch00001.safetensors').write_text('of a fit that is to be forgotten')
         train(folder, 1, restart=True)
-        test_eq(set(os.listdir(folder/'run')), {*mine, '.lock', 'fit000_epoch00001.safetensors', 'fit000_epoch00001_end.safetensors'})
+        test_eq(set(os.listdir(folder/'run')), {*mine, '.lock', 'fit000_epoch00001.safetensors',
+                                                'fit000_epoch00001_end.safetensors'})
 
     # %% nbs/checks/leaks.ipynb #f19a3c76
     for keep_last in (1, 2):

@@ -9,7 +9,8 @@ from fastai_lrx.core.state import Keeper
 
 def test_mishaps_in_the_sweep():
     # %% nbs/checks/no_trace.ipynb #38af2b62
-    ends = dict(done=None, interrupted=(interrupt, 'after_pred'), failed=(error, 'after_pred'), late=(interrupt, 'after_step'), nan=(nan_loss, 'after_loss'), paused=(interrupt, 'after_backward'))
+    ends = dict(done=None, interrupted=(interrupt, 'after_pred'), failed=(error, 'after_pred'),
+                late=(interrupt, 'after_step'), nan=(nan_loss, 'after_loss'), paused=(interrupt, 'after_backward'))
 
     def find(learn, end=None, **kwargs):
         "lr_find, with a mishap at the 7th batch"
@@ -41,7 +42,8 @@ def test_mishaps_in_the_sweep():
 
 def test_loader_workers():
     # %% nbs/checks/no_trace.ipynb #38af2b62
-    ends = dict(done=None, interrupted=(interrupt, 'after_pred'), failed=(error, 'after_pred'), late=(interrupt, 'after_step'), nan=(nan_loss, 'after_loss'), paused=(interrupt, 'after_backward'))
+    ends = dict(done=None, interrupted=(interrupt, 'after_pred'), failed=(error, 'after_pred'),
+                late=(interrupt, 'after_step'), nan=(nan_loss, 'after_loss'), paused=(interrupt, 'after_backward'))
 
     def find(learn, end=None, **kwargs):
         "lr_find, with a mishap at the 7th batch"
@@ -103,7 +105,8 @@ def test_fresh_frozen_with_other_optimizers():
     # %% nbs/checks/no_trace.ipynb #02c163fb
     def freeze_decaying(learn): learn.freeze(); learn.wd = 0.1
     for kind in ('vision','tensors','text'):
-        assert same(story(kind, noop, before=noop, then=freeze_decaying), story(kind, find, before=noop, then=freeze_decaying)), kind
+        assert same(story(kind, noop, before=noop, then=freeze_decaying),
+                    story(kind, find, before=noop, then=freeze_decaying)), kind
 
     # %% nbs/checks/no_trace.ipynb #6e5338eb
     def wrapped(params, lr): return OptimWrapper(params, torch.optim.AdamW, lr=lr)
@@ -114,7 +117,8 @@ def test_fresh_frozen_with_other_optimizers():
 
 def test_step_making_callbacks():
     # %% nbs/checks/no_trace.ipynb #38af2b62
-    ends = dict(done=None, interrupted=(interrupt, 'after_pred'), failed=(error, 'after_pred'), late=(interrupt, 'after_step'), nan=(nan_loss, 'after_loss'), paused=(interrupt, 'after_backward'))
+    ends = dict(done=None, interrupted=(interrupt, 'after_pred'), failed=(error, 'after_pred'),
+                late=(interrupt, 'after_step'), nan=(nan_loss, 'after_loss'), paused=(interrupt, 'after_backward'))
 
     def find(learn, end=None, **kwargs):
         "lr_find, with a mishap at the 7th batch"
@@ -140,7 +144,8 @@ def test_step_making_callbacks():
     # %% nbs/checks/no_trace.ipynb #6376d9a8
     for make in (lambda: GradientAccumulation(20), MixUp, lambda: GradientClip(0.1), bf16):
         for end in ('done','interrupted','failed'):
-            assert same(story('vision', noop, cbs=make), story('vision', partial(find, end=ends[end]), cbs=make)), (make().name, end)
+            assert same(story('vision', noop, cbs=make),
+                        story('vision', partial(find, end=ends[end]), cbs=make)), (make().name, end)
             assert not torch.is_autocast_enabled('cpu')
 
 def test_preserved_anything_inside():
@@ -169,7 +174,8 @@ def test_preserved_anything_inside():
     # %% nbs/checks/no_trace.ipynb #02c163fb
     def freeze_decaying(learn): learn.freeze(); learn.wd = 0.1
     for kind in ('vision','tensors','text'):
-        assert same(story(kind, noop, before=noop, then=freeze_decaying), story(kind, find, before=noop, then=freeze_decaying)), kind
+        assert same(story(kind, noop, before=noop, then=freeze_decaying),
+                    story(kind, find, before=noop, then=freeze_decaying)), kind
 
     # %% nbs/checks/no_trace.ipynb #d1e9813b
     def rampage(learn):
@@ -246,7 +252,8 @@ def test_state_of_your_own_odd_tensors():
     before = [p.detach().clone() for p in learn.model.parameters()]
     for cast in (nn.Module.half, nn.Module.double):
         with learn.preserved(): cast(learn.model)
-        assert same(before, [p.detach() for p in learn.model.parameters()]) and all(p.dtype==torch.float32 for p in learn.model.parameters())
+        assert same(before, [p.detach() for p in learn.model.parameters()]) and all(p.dtype==torch.float32
+            for p in learn.model.parameters())
     test_eq(learn.model.expanded, torch.arange(4).expand(2, -1))
     find(learn)
 
@@ -279,7 +286,8 @@ def test_another_learner_lazy_modules_schedulers():
             self.other.opt.step(); self.other.opt.zero_grad()
             self.torchs.step(); self.sched.step()
             for part in self.parts.unbind(): part.add_(1)
-        def seen(self): return [*self.other.model.state_dict().values(), torch.tensor(self.sched.get_last_lr()), *self.parts.unbind()]
+        def seen(self):
+            return [*self.other.model.state_dict().values(), torch.tensor(self.sched.get_last_lr()), *self.parts.unbind()]
 
     def looked(look):
         learn = learner('vision', cbs=(teacher := Teacher()))
@@ -290,14 +298,16 @@ def test_another_learner_lazy_modules_schedulers():
         learn.fit(1, 1e-3)
         return weights(learn) + [t.clone() for t in teacher.seen()]
     plain = looked(noop)
-    assert same(plain, looked(find)) and same(plain, looked(lambda l: l.lr_find_groups(num_it=20, show_plot=False, extend=False)))
+    assert same(plain, looked(find)) and same(plain,
+                                              looked(lambda l: l.lr_find_groups(num_it=20, show_plot=False, extend=False)))
     assert same(plain, looked(lambda l: l.compare(dict(a=lambda l: l.fit(1, 1.)), seeds=1)))
 
     # %% nbs/checks/no_trace.ipynb #f1e1d012
     def lazy(look):
         set_seed(0)
         learn = learner('tensors')
-        learn.model = nn.Sequential(nn.Sequential(nn.LazyLinear(8), nn.LazyBatchNorm1d(), nn.ReLU()), nn.Sequential(nn.Dropout(0.3), nn.LazyLinear(1)))
+        learn.model = nn.Sequential(nn.Sequential(nn.LazyLinear(8), nn.LazyBatchNorm1d(), nn.ReLU()),
+                                    nn.Sequential(nn.Dropout(0.3), nn.LazyLinear(1)))
         quietly(look, learn)
         assert any(isinstance(m, nn.modules.lazy.LazyModuleMixin) for m in learn.model.modules())       # still lazy
         set_seed(1)
@@ -305,14 +315,20 @@ def test_another_learner_lazy_modules_schedulers():
         return weights(learn)
     plain = lazy(noop)
     def twice(learn): find(learn); find(learn)
-    for look in (find, twice, lambda l: l.compare(dict(a=lambda l: l.fit(1, 1.)), seeds=1)): assert same(plain, lazy(look)), look
+    for look in (find, twice, lambda l: l.compare(dict(a=lambda l: l.fit(1, 1.)), seeds=1)):
+        assert same(plain, lazy(look)), look
 
     # %% nbs/checks/no_trace.ipynb #f1e1d014
     def odd_tensors():
         with torch.inference_mode(): frozen = torch.zeros(2)
-        return dict(coo=torch.eye(3).to_sparse(), csr=torch.eye(3).to_sparse_csr(), strided=torch.nested.nested_tensor([torch.zeros(2), torch.zeros(3)]), jagged=torch.nested.nested_tensor([torch.zeros(2), torch.zeros(3)], layout=torch.jagged),
-                    complex=torch.zeros(2, dtype=torch.complex64), conj=torch.zeros(2, dtype=torch.complex64).conj(), meta=torch.zeros(2, device='meta'), inference=frozen, empty=torch.zeros(0), scalar=torch.tensor(1.), half=torch.zeros(2, dtype=torch.bfloat16),
-                    expanded=torch.zeros(1).expand(4), quantised=torch.quantize_per_tensor(torch.zeros(2), 0.1, 0, torch.qint8))
+        return dict(coo=torch.eye(3).to_sparse(), csr=torch.eye(3).to_sparse_csr(),
+                    strided=torch.nested.nested_tensor([torch.zeros(2), torch.zeros(3)]),
+                    jagged=torch.nested.nested_tensor([torch.zeros(2), torch.zeros(3)], layout=torch.jagged),
+                    complex=torch.zeros(2, dtype=torch.complex64), conj=torch.zeros(2, dtype=torch.complex64).conj(),
+                    meta=torch.zeros(2, device='meta'), inference=frozen, empty=torch.zeros(0), scalar=torch.tensor(1.),
+                    half=torch.zeros(2, dtype=torch.bfloat16),
+                    expanded=torch.zeros(1).expand(4),
+                    quantised=torch.quantize_per_tensor(torch.zeros(2), 0.1, 0, torch.qint8))
     class Holds(Callback):
         def __init__(self): self.tensors = odd_tensors()
     with warnings.catch_warnings():
@@ -334,7 +350,8 @@ def test_files():
     with tempfile.TemporaryDirectory() as d:
         d = Path(d)
         learn = learner('vision', path=d)
-        learn.add_cbs([CSVLogger(), SaveModelCallback(), EarlyStoppingCallback(patience=1), TerminateOnNaNCallback(), ShortEpochCallback(0.1), ShowGraphCallback()])
+        learn.add_cbs([CSVLogger(), SaveModelCallback(), EarlyStoppingCallback(patience=1), TerminateOnNaNCallback(),
+                       ShortEpochCallback(0.1), ShowGraphCallback()])
         (d/'history.csv').write_text('precious')
         learn.lr_find(num_it=30, show_plot=False)
         test_eq(len(learn.recorder.losses), 30)   # neither stopped early nor cut short
@@ -358,7 +375,8 @@ print(learn.model(torch.zeros(2,3,12,12)).shape)
         learn.lr_find(num_it=10, show_plot=False)
         learn.export()
         tests = str(Path(sys.modules['tiny'].__file__).parent)
-        out = subprocess.run([sys.executable, '-W', 'ignore', '-c', blocked.format(tests=tests, path=f'{d}/export.pkl')], capture_output=True, text=True)
+        out = subprocess.run([sys.executable, '-W', 'ignore', '-c', blocked.format(tests=tests, path=f'{d}/export.pkl')],
+                             capture_output=True, text=True)
         assert 'torch.Size([2, 3])' in out.stdout, out.stderr
 
 def test_odd_learners():

@@ -11,7 +11,8 @@ from fastai.callback.schedule import combined_cos
 
 def test_warm_restarts_are_torch_s():
     # %% nbs/checks/oracles.ipynb #bb33a1d6
-    def optimizer(lrs, momentum=0.9): return torch.optim.SGD([dict(params=[torch.zeros(1)], lr=lr) for lr in lrs], momentum=momentum)
+    def optimizer(lrs, momentum=0.9):
+        return torch.optim.SGD([dict(params=[torch.zeros(1)], lr=lr) for lr in lrs], momentum=momentum)
     def close(a, b): np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-14)
 
     lr = st.floats(1e-6, 10)
@@ -30,7 +31,8 @@ def test_warm_restarts_are_torch_s():
 
     # %% nbs/checks/oracles.ipynb #32a1ed36
     @lots
-    @given(n_cycles=st.integers(1,4), mult=st.integers(1,3), T0=st.integers(1,20), lrs=st.lists(lr, min_size=1, max_size=3), low=st.floats(0, 1e-6))
+    @given(n_cycles=st.integers(1,4), mult=st.integers(1,3), T0=st.integers(1,20), lrs=st.lists(lr, min_size=1, max_size=3),
+           low=st.floats(0, 1e-6))
     def test_restarts(n_cycles, mult, T0, lrs, low):
         n = T0*sum(mult**i for i in range(n_cycles))
         make = lambda opt: torch.optim.lr_scheduler.CosineAnnealingWarmRestarts(opt, T0, mult, eta_min=low)
@@ -42,7 +44,8 @@ def test_warm_restarts_are_torch_s():
 
 def test_triangles_are_torch_s_momentum_too():
     # %% nbs/checks/oracles.ipynb #bb33a1d6
-    def optimizer(lrs, momentum=0.9): return torch.optim.SGD([dict(params=[torch.zeros(1)], lr=lr) for lr in lrs], momentum=momentum)
+    def optimizer(lrs, momentum=0.9):
+        return torch.optim.SGD([dict(params=[torch.zeros(1)], lr=lr) for lr in lrs], momentum=momentum)
     def close(a, b): np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-14)
 
     lr = st.floats(1e-6, 10)
@@ -61,11 +64,13 @@ def test_triangles_are_torch_s_momentum_too():
 
     # %% nbs/checks/oracles.ipynb #e5c2e549
     @lots
-    @given(n_cycles=st.integers(1,4), up=st.integers(1,12), down=st.integers(1,12), hi=lr, share=st.floats(0.01,0.99), gamma=st.floats(0.9,1),
+    @given(n_cycles=st.integers(1,4), up=st.integers(1,12), down=st.integers(1,12), hi=lr, share=st.floats(0.01,0.99),
+           gamma=st.floats(0.9,1),
            mode=st.sampled_from(['triangular','triangular2','exp_range']))
     def test_triangles(n_cycles, up, down, hi, share, gamma, mode):
         lo,n = hi*share,n_cycles*(up+down)
-        make = lambda opt: torch.optim.lr_scheduler.CyclicLR(opt, lo, hi, up, down, mode=mode, gamma=gamma, base_momentum=0.85, max_momentum=0.95)
+        make = lambda opt: torch.optim.lr_scheduler.CyclicLR(opt, lo, hi, up, down, mode=mode, gamma=gamma,
+                                                             base_momentum=0.85, max_momentum=0.95)
         s = Triangular(n_cycles, hi, lo, mode, gamma, up_frac=up/(up+down))
         close(s.at(np.arange(n), n), torch_values(make, [lo], n)[:,0])
         close(s.mirrored(0.95, 0.85).at(np.arange(n), n), torch_values(make, [lo], n, 'momentum')[:,0])
@@ -73,7 +78,8 @@ def test_triangles_are_torch_s_momentum_too():
 
 def test_decay_and_warm_up_are_timm_s():
     # %% nbs/checks/oracles.ipynb #bb33a1d6
-    def optimizer(lrs, momentum=0.9): return torch.optim.SGD([dict(params=[torch.zeros(1)], lr=lr) for lr in lrs], momentum=momentum)
+    def optimizer(lrs, momentum=0.9):
+        return torch.optim.SGD([dict(params=[torch.zeros(1)], lr=lr) for lr in lrs], momentum=momentum)
     def close(a, b): np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-14)
 
     lr = st.floats(1e-6, 10)
@@ -81,12 +87,14 @@ def test_decay_and_warm_up_are_timm_s():
 
     # %% nbs/checks/oracles.ipynb #a08b0067
     @lots
-    @given(n_cycles=st.integers(1,4), mult=st.integers(1,3), T0=st.integers(1,20), warm=st.integers(0,20), hi=lr, decay=st.floats(0.1,1), share=st.floats(0,0.09))
+    @given(n_cycles=st.integers(1,4), mult=st.integers(1,3), T0=st.integers(1,20), warm=st.integers(0,20), hi=lr,
+           decay=st.floats(0.1,1), share=st.floats(0,0.09))
     def test_timm(n_cycles, mult, T0, warm, hi, decay, share):
         from timm.scheduler import CosineLRScheduler
         lo,n = hi*share*decay**n_cycles, warm+T0*sum(mult**i for i in range(n_cycles))
         opt = optimizer([hi])
-        sched = CosineLRScheduler(opt, T0, lr_min=lo, cycle_mul=mult, cycle_decay=decay, cycle_limit=n_cycles, warmup_t=warm, warmup_lr_init=lo, warmup_prefix=True)
+        sched = CosineLRScheduler(opt, T0, lr_min=lo, cycle_mul=mult, cycle_decay=decay, cycle_limit=n_cycles,
+                                  warmup_t=warm, warmup_lr_init=lo, warmup_prefix=True)
         theirs = [sched._get_lr(t)[0] for t in range(n)]
         s = CosineRestarts(n_cycles, hi, lo, mult, decay, warmup=warm/n)
         close(s.at(np.arange(n), n), theirs)
@@ -136,7 +144,8 @@ def test_slanted_triangles_are_the_paper_s():
 
     # %% nbs/checks/oracles.ipynb #2a5b65f8
     @lots
-    @given(T=st.integers(2,300), cut_frac=st.fractions(Fraction(1,100), Fraction(9,10), max_denominator=100), ratio=st.floats(1,100), hi=lr)
+    @given(T=st.integers(2,300), cut_frac=st.fractions(Fraction(1,100), Fraction(9,10), max_denominator=100),
+           ratio=st.floats(1,100), hi=lr)
     def test_stlr(T, cut_frac, ratio, hi):
         cut = math.floor(T*cut_frac)
         assume(cut >= 1)

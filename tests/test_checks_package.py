@@ -9,7 +9,8 @@ def test_imports_stay_small():
     # %% nbs/checks/package.ipynb #a3fb065b
     def loaded(code):
         "Modules loaded in a new process that runs `code`"
-        res = subprocess.run([sys.executable, '-W', 'ignore', '-c', f'{code}\nimport sys; print(*sys.modules)'], capture_output=True, text=True)
+        res = subprocess.run([sys.executable, '-W', 'ignore', '-c', f'{code}\nimport sys; print(*sys.modules)'],
+                             capture_output=True, text=True)
         assert res.returncode==0, res.stderr
         return set(res.stdout.split())
 
@@ -26,7 +27,8 @@ def test_star_import():
     # %% nbs/checks/package.ipynb #a3fb065b
     def loaded(code):
         "Modules loaded in a new process that runs `code`"
-        res = subprocess.run([sys.executable, '-W', 'ignore', '-c', f'{code}\nimport sys; print(*sys.modules)'], capture_output=True, text=True)
+        res = subprocess.run([sys.executable, '-W', 'ignore', '-c', f'{code}\nimport sys; print(*sys.modules)'],
+                             capture_output=True, text=True)
         assert res.returncode==0, res.stderr
         return set(res.stdout.split())
 
@@ -44,13 +46,15 @@ def test_layers():
     wings = 'core', 'vary', 'find keep', 'spread', 'show', 'all', 'demo'         # from the ground up
     height = {wing: i for i,line in enumerate(wings) for wing in line.split()}
     folder = Path(fastai_lrx.__file__).parent
-    modules = {p.relative_to(folder).with_suffix('').parts: p for p in folder.rglob('*.py') if p.stem not in ('__init__','_modidx')}
+    modules = {p.relative_to(folder).with_suffix('').parts: p for p in folder.rglob('*.py')
+               if p.stem not in ('__init__','_modidx')}
 
     def imported(parts, path):
         "The modules of ours that a module imports, as parts of their names"
         for node in ast.walk(ast.parse(path.read_text())):
             if not isinstance(node, ast.ImportFrom) or not node.level: continue
-            base = (*parts[:len(parts)-node.level], *(node.module or '').split('.')) if node.module else parts[:len(parts)-node.level]
+            base = (*parts[:len(parts)-node.level],
+                    *(node.module or '').split('.')) if node.module else parts[:len(parts)-node.level]
             for names in ([base] if base in modules else [(*base, a.name) for a in node.names]): yield names
 
     for parts,path in modules.items():
@@ -59,7 +63,8 @@ def test_layers():
             assert height[other[0]] < height[parts[0]], f'{parts} imports {other}'
 
     # %% nbs/checks/package.ipynb #f988212d
-    inside = {parts: {o for o in imported(parts, path) if o[0]==parts[0] and len(parts) > 1} for parts,path in modules.items()}
+    inside = {parts: {o for o in imported(parts, path) if o[0]==parts[0] and len(parts) > 1}
+              for parts,path in modules.items()}
     while inside:
         free = {parts for parts,others in inside.items() if not others & inside.keys()}
         assert free, f'circles: {sorted(inside)}'

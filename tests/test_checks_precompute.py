@@ -34,15 +34,18 @@ def test_equal_to_the_frozen_body_in_evaluation_mode():
         return PILImage.create((rng.integers(0, 120, (size,size,3)) + 60*(i%3)).astype(np.uint8))
     def images(n=45, n_valid=15, size=16, bs=8, num_workers=0, batch_tfms=None, item_tfms=None, dl_type=None, **kwargs):
         "Loaders of images in three classes, shuffled, not augmented unless asked for"
-        block = DataBlock((ImageBlock, CategoryBlock), get_x=partial(draw, size=size), get_y=get_label, splitter=IndexSplitter(range(n_valid)), batch_tfms=batch_tfms, item_tfms=item_tfms)
-        return block.datasets(list(range(n))).dataloaders(bs=bs, num_workers=num_workers, dl_type=dl_type, after_item=[ToTensor, *L(item_tfms)],
+        block = DataBlock((ImageBlock, CategoryBlock), get_x=partial(draw, size=size), get_y=get_label,
+                          splitter=IndexSplitter(range(n_valid)), batch_tfms=batch_tfms, item_tfms=item_tfms)
+        return block.datasets(list(range(n))).dataloaders(bs=bs, num_workers=num_workers, dl_type=dl_type,
+                                                          after_item=[ToTensor, *L(item_tfms)],
                                                           after_batch=[IntToFloatTensor, *L(batch_tfms)], **kwargs)
     def convnet(loaders=images, seed=0, cbs=None, **kwargs):
         "A convnet with BatchNorm and Dropout in body and head, the body frozen; SGD has no square roots to blow rounding up"
         set_seed(seed)
         body = nn.Sequential(ConvLayer(3, 4), nn.Dropout(0.3), ConvLayer(4, 8, stride=2))
         head = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.BatchNorm1d(8), nn.Dropout(0.3), nn.Linear(8, 3))
-        learn = quiet(Learner(loaders(), nn.Sequential(body, head), loss_func=CrossEntropyLossFlat(), metrics=accuracy, splitter=two_groups, cbs=cbs, **kwargs))
+        learn = quiet(Learner(loaders(), nn.Sequential(body, head), loss_func=CrossEntropyLossFlat(), metrics=accuracy,
+                              splitter=two_groups, cbs=cbs, **kwargs))
         learn.freeze()
         return learn
     def rngs(): return [torch.get_rng_state(), torch.tensor([random.random()]), torch.tensor([np.random.rand()])]
@@ -70,11 +73,13 @@ def test_equal_to_the_frozen_body_in_evaluation_mode():
     test_eq(difference(convnet, lambda l: l.fit(2, 1e-2, cbs=GradientAccumulation(20))), 0)
     test_eq(difference(lambda: convnet(cbs=bf16()), train), 0)
     test_eq(difference(convnet, lambda l: (l.fit_one_cycle(2, 1e-2), l.fit_sgdr(2, 1, 1e-2))), 0)
-    test_eq(difference(convnet, lambda l: (l.fit(1, 1e-2), l.lr_find(num_it=20, show_plot=False), l.fit(1, 1e-2), l.validate(), l.get_preds(ds_idx=0), l.fit(1, 1e-2))), 0)
+    test_eq(difference(convnet, lambda l: (l.fit(1, 1e-2), l.lr_find(num_it=20, show_plot=False), l.fit(1, 1e-2),
+                                           l.validate(), l.get_preds(ds_idx=0), l.fit(1, 1e-2))), 0)
 
     # %% nbs/checks/precompute.ipynb #d04faaad
     wgts = np.arange(30)+1.
-    for dl_type,kwargs in ((WeightedDL, dict(dl_kwargs=({'wgts': wgts}, {}))), (PartialDL, dict(dl_kwargs=({'partial_n': 20}, {})))):
+    for dl_type,kwargs in ((WeightedDL, dict(dl_kwargs=({'wgts': wgts}, {}))),
+                           (PartialDL, dict(dl_kwargs=({'partial_n': 20}, {})))):
         test_eq(difference(lambda: convnet(partial(images, dl_type=dl_type, **kwargs)), train), 0)
 
     # %% nbs/checks/precompute.ipynb #fc90b738
@@ -82,11 +87,14 @@ def test_equal_to_the_frozen_body_in_evaluation_mode():
         "The model once more in each event that follows a forward pass"
         def after_pred(self): self.learn.pred = self.pred + self.model(*self.xb)
         def after_loss(self):
-            if self.training: self.learn.loss_grad = self.loss_grad + self.loss_func(self.model(*self.xb), *self.yb) + 0*self.xb[0].mean()*TensorBase(torch.ones(()))
+            if self.training:
+                self.learn.loss_grad = self.loss_grad + self.loss_func(self.model(*self.xb),
+                                                                       *self.yb) + 0*self.xb[0].mean()*TensorBase(torch.ones(()))
         def before_step(self): self.loss_func(self.model(*self.xb), *self.yb).backward()
         def after_batch(self): assert type(self.xb[0]) is Tensor
     test_eq(difference(convnet, lambda l: l.fit(2, 1e-2, cbs=Again())), 0)
-    for opt_func in (ranger, partial(OptimWrapper, opt=Summing)): test_eq(difference(partial(convnet, opt_func=opt_func), train), 0)
+    for opt_func in (ranger, partial(OptimWrapper, opt=Summing)):
+        test_eq(difference(partial(convnet, opt_func=opt_func), train), 0)
 
     # %% nbs/checks/precompute.ipynb #bed1e3d8
     def frozen(learn, n=-1):
@@ -107,8 +115,10 @@ def test_equal_to_the_frozen_body_in_evaluation_mode():
     # %% nbs/checks/precompute.ipynb #22b6bd00
     def in_four():
         set_seed(0)
-        model = nn.Sequential(ConvLayer(3, 4), ConvLayer(4, 4), ConvLayer(4, 8, stride=2), nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 3)))
-        return frozen(Learner(images(), model, loss_func=CrossEntropyLossFlat(), splitter=lambda m: [params(o) for o in m]), 2)
+        model = nn.Sequential(ConvLayer(3, 4), ConvLayer(4, 4), ConvLayer(4, 8, stride=2),
+                              nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 3)))
+        return frozen(Learner(images(), model, loss_func=CrossEntropyLossFlat(), splitter=lambda m: [params(o) for o in m]),
+                      2)
     test_eq(difference(in_four, train, n=2), 0)
 
     def by_hand():
@@ -127,9 +137,11 @@ def test_equal_to_the_frozen_body_in_evaluation_mode():
         head = head() if head else nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, n_out))
         return frozen(Learner(dls, nn.Sequential(body, head), loss_func=loss, splitter=two_groups))
     def mask(i): return PILMask.create(((np.arange(256).reshape(16,16)+i) % 2).astype(np.uint8))
-    for make in (lambda: other_targets(MultiCategoryBlock(vocab=['a','b']), lambda i: ['a','b'][:i%3], BCEWithLogitsLossFlat(), 2),
+    for make in (lambda: other_targets(MultiCategoryBlock(vocab=['a','b']), lambda i: ['a','b'][:i%3],
+                                       BCEWithLogitsLossFlat(), 2),
                  lambda: other_targets(RegressionBlock(2), lambda i: [i/10., -i/10.], MSELossFlat(), 2),
-                 lambda: other_targets(MaskBlock(codes=['x','y']), mask, CrossEntropyLossFlat(axis=1), 2, lambda: nn.Conv2d(8, 2, 1))):
+                 lambda: other_targets(MaskBlock(codes=['x','y']), mask, CrossEntropyLossFlat(axis=1), 2,
+                                       lambda: nn.Conv2d(8, 2, 1))):
         test_eq(difference(make, train), 0)
 
     # %% nbs/checks/precompute.ipynb #4c647760
@@ -144,7 +156,8 @@ def test_equal_to_the_frozen_body_in_evaluation_mode():
         set_seed(0)
         rows = [(torch.randint(2, 30, (length,)), torch.tensor(i%2)) for i in range(40)]
         dls = DataLoaders.from_dsets(rows[:30], rows[30:], bs=6, num_workers=0)
-        net = get_text_classifier(AWD_LSTM, 30, 2, seq_len=9, config={**awd_lstm_clas_config, 'emb_sz': 8, 'n_hid': 12, 'n_layers': 2}, pad_idx=1)
+        net = get_text_classifier(AWD_LSTM, 30, 2, seq_len=9,
+                                  config={**awd_lstm_clas_config, 'emb_sz': 8, 'n_hid': 12, 'n_layers': 2}, pad_idx=1)
         return frozen(Learner(dls, net, loss_func=CrossEntropyLossFlat(), splitter=awd_lstm_clas_split, cbs=rnn_cbs()))
     assert difference(texts, train) < 1e-5
 
@@ -152,7 +165,8 @@ def test_equal_to_the_frozen_body_in_evaluation_mode():
     def ranks_precomputed(rank):
         def make():
             learn = learner('vision')
-            learn.dls = DataBlock((ImageBlock, CategoryBlock), get_x=get_image, get_y=get_label, splitter=IndexSplitter(range(24))).dataloaders(list(range(72)), bs=8, num_workers=0)
+            learn.dls = DataBlock((ImageBlock, CategoryBlock), get_x=get_image, get_y=get_label,
+                                  splitter=IndexSplitter(range(24))).dataloaders(list(range(72)), bs=8, num_workers=0)
             learn.freeze()
             return learn
         class BodyInEval(Callback):
@@ -165,7 +179,8 @@ def test_equal_to_the_frozen_body_in_evaluation_mode():
             learn = make()
             body = learn.model[0]
             set_seed(1)
-            with learn.distrib_ctx(sync_bn=False), learn.precomputed() if not live else learn.added_cbs(BodyInEval()): learn.fit(2, 1e-2)
+            with learn.distrib_ctx(sync_bn=False), learn.precomputed() if not live else learn.added_cbs(BodyInEval()):
+                learn.fit(2, 1e-2)
             results.append([p.detach() for p in learn.model.parameters()])
         return results
     (live_a,a),(live_b,b) = on_ranks(ranks_precomputed)
@@ -179,15 +194,18 @@ def test_views_with_augmentation():
         return PILImage.create((rng.integers(0, 120, (size,size,3)) + 60*(i%3)).astype(np.uint8))
     def images(n=45, n_valid=15, size=16, bs=8, num_workers=0, batch_tfms=None, item_tfms=None, dl_type=None, **kwargs):
         "Loaders of images in three classes, shuffled, not augmented unless asked for"
-        block = DataBlock((ImageBlock, CategoryBlock), get_x=partial(draw, size=size), get_y=get_label, splitter=IndexSplitter(range(n_valid)), batch_tfms=batch_tfms, item_tfms=item_tfms)
-        return block.datasets(list(range(n))).dataloaders(bs=bs, num_workers=num_workers, dl_type=dl_type, after_item=[ToTensor, *L(item_tfms)],
+        block = DataBlock((ImageBlock, CategoryBlock), get_x=partial(draw, size=size), get_y=get_label,
+                          splitter=IndexSplitter(range(n_valid)), batch_tfms=batch_tfms, item_tfms=item_tfms)
+        return block.datasets(list(range(n))).dataloaders(bs=bs, num_workers=num_workers, dl_type=dl_type,
+                                                          after_item=[ToTensor, *L(item_tfms)],
                                                           after_batch=[IntToFloatTensor, *L(batch_tfms)], **kwargs)
     def convnet(loaders=images, seed=0, cbs=None, **kwargs):
         "A convnet with BatchNorm and Dropout in body and head, the body frozen; SGD has no square roots to blow rounding up"
         set_seed(seed)
         body = nn.Sequential(ConvLayer(3, 4), nn.Dropout(0.3), ConvLayer(4, 8, stride=2))
         head = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.BatchNorm1d(8), nn.Dropout(0.3), nn.Linear(8, 3))
-        learn = quiet(Learner(loaders(), nn.Sequential(body, head), loss_func=CrossEntropyLossFlat(), metrics=accuracy, splitter=two_groups, cbs=cbs, **kwargs))
+        learn = quiet(Learner(loaders(), nn.Sequential(body, head), loss_func=CrossEntropyLossFlat(), metrics=accuracy,
+                              splitter=two_groups, cbs=cbs, **kwargs))
         learn.freeze()
         return learn
     def rngs(): return [torch.get_rng_state(), torch.tensor([random.random()]), torch.tensor([np.random.rand()])]
@@ -226,7 +244,8 @@ def test_views_with_augmentation():
         learn.fit(2, 1e-3, cbs=(seen := Seen()))
         assert seen.epochs[0].equal(seen.epochs[1])
         acts = learn.dls.train.rows.tensors[0]
-    live = torch.cat([learn.model[1][:2](learn.model[0].eval()(IntToFloatTensor()(ToTensor()(draw(i)))[None].float())) for i in learn.dls.train.items])
+    live = torch.cat([learn.model[1][:2](learn.model[0].eval()(IntToFloatTensor()(ToTensor()(draw(i)))[None].float()))
+                      for i in learn.dls.train.items])
     assert torch.allclose(acts, TensorBase(live).as_subclass(Tensor), atol=1e-5)
 
     # %% nbs/checks/precompute.ipynb #c53d64f7
@@ -244,7 +263,8 @@ def test_views_with_augmentation():
     with learn.precomputed(): centred = learn.dls.train.rows.tensors[0]
     assert not first_view.equal(centred)
     test_eq(learn.dls.train_ds.split_idx, 0)
-    live = torch.cat([learn.model[1][:2](learn.model[0].eval()(IntToFloatTensor()(ToTensor()(RandomCrop(16)(draw(i, 24), split_idx=1)))[None].float())) for i in learn.dls.train.items])
+    live = torch.cat([learn.model[1][:2](learn.model[0].eval()(IntToFloatTensor()(ToTensor()(RandomCrop(16)(draw(i, 24),
+        split_idx=1)))[None].float())) for i in learn.dls.train.items])
     assert torch.allclose(centred, TensorBase(live).as_subclass(Tensor), atol=1e-5)
 
 def test_on_leaving():
@@ -254,21 +274,26 @@ def test_on_leaving():
         return PILImage.create((rng.integers(0, 120, (size,size,3)) + 60*(i%3)).astype(np.uint8))
     def images(n=45, n_valid=15, size=16, bs=8, num_workers=0, batch_tfms=None, item_tfms=None, dl_type=None, **kwargs):
         "Loaders of images in three classes, shuffled, not augmented unless asked for"
-        block = DataBlock((ImageBlock, CategoryBlock), get_x=partial(draw, size=size), get_y=get_label, splitter=IndexSplitter(range(n_valid)), batch_tfms=batch_tfms, item_tfms=item_tfms)
-        return block.datasets(list(range(n))).dataloaders(bs=bs, num_workers=num_workers, dl_type=dl_type, after_item=[ToTensor, *L(item_tfms)],
+        block = DataBlock((ImageBlock, CategoryBlock), get_x=partial(draw, size=size), get_y=get_label,
+                          splitter=IndexSplitter(range(n_valid)), batch_tfms=batch_tfms, item_tfms=item_tfms)
+        return block.datasets(list(range(n))).dataloaders(bs=bs, num_workers=num_workers, dl_type=dl_type,
+                                                          after_item=[ToTensor, *L(item_tfms)],
                                                           after_batch=[IntToFloatTensor, *L(batch_tfms)], **kwargs)
     def convnet(loaders=images, seed=0, cbs=None, **kwargs):
         "A convnet with BatchNorm and Dropout in body and head, the body frozen; SGD has no square roots to blow rounding up"
         set_seed(seed)
         body = nn.Sequential(ConvLayer(3, 4), nn.Dropout(0.3), ConvLayer(4, 8, stride=2))
         head = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.BatchNorm1d(8), nn.Dropout(0.3), nn.Linear(8, 3))
-        learn = quiet(Learner(loaders(), nn.Sequential(body, head), loss_func=CrossEntropyLossFlat(), metrics=accuracy, splitter=two_groups, cbs=cbs, **kwargs))
+        learn = quiet(Learner(loaders(), nn.Sequential(body, head), loss_func=CrossEntropyLossFlat(), metrics=accuracy,
+                              splitter=two_groups, cbs=cbs, **kwargs))
         learn.freeze()
         return learn
 
     # %% nbs/checks/precompute.ipynb #6f055523
     def facts(learn): return [learn.model, learn.dls, learn.opt, learn.recorder, *learn.cbs, *learn.dls.loaders]
-    def clean(learn): return not any('forward' in vars(m) for m in learn.model.modules()) and not any(isinstance(cb, (FixedBody,MarkActivations)) for cb in learn.cbs) and (learn.opt is None or 'all_params' not in vars(learn.opt))
+    def clean(learn):
+        return not any('forward' in vars(m) for m in learn.model.modules()) and not any(isinstance(cb,
+            (FixedBody,MarkActivations)) for cb in learn.cbs) and (learn.opt is None or 'all_params' not in vars(learn.opt))
     def unchanged(before, after): return len(before)==len(after) and all(a is b for a,b in zip(before, after))
 
     learn = convnet()
@@ -281,8 +306,10 @@ def test_on_leaving():
         learn.dls.show_batch(max_n=1)
         learn.show_results(max_n=1)
     head = [p.detach().clone() for p in learn.model[1].parameters()]
-    assert unchanged(objects, facts(learn)) and clean(learn) and switches==[p.requires_grad for p in learn.model.parameters()]
-    for a,b in zip(inside + train_preds, learn.get_preds(with_loss=True) + learn.get_preds(ds_idx=0)): test_close(a, b, 1e-5)
+    assert unchanged(objects, facts(learn)) and clean(learn) and switches==[p.requires_grad
+        for p in learn.model.parameters()]
+    for a,b in zip(inside + train_preds, learn.get_preds(with_loss=True) + learn.get_preds(ds_idx=0)):
+        test_close(a, b, 1e-5)
     test_close(scores, learn.validate(), 1e-5)
     test_close(one[2], learn.predict(0)[2], 1e-5)
     assert all('grad_avg' in learn.opt.state[p] for p in learn.opt.param_lists[1]) and not any('grad_avg' in learn.opt.state[p] for p in learn.opt.param_lists[0])
@@ -296,7 +323,8 @@ def test_on_leaving():
         objects,start = facts(learn),[p.detach().clone() for p in learn.model[1].parameters()]
         with ExceptionExpected(ex=(KeyboardInterrupt if what is interrupt else RuntimeError)):
             with learn.precomputed(): learn.fit(2, 1e-2, cbs=Mishap(what, 4))
-        assert unchanged(objects[:4], facts(learn)[:4]) and clean(learn) and not same(start, list(learn.model[1].parameters()))
+        assert unchanged(objects[:4], facts(learn)[:4]) and clean(learn) and not same(start,
+            list(learn.model[1].parameters()))
         learn.remove_cbs(Mishap)
         learn.fit(1, 1e-2)
 
@@ -323,15 +351,18 @@ def test_misuse():
         return PILImage.create((rng.integers(0, 120, (size,size,3)) + 60*(i%3)).astype(np.uint8))
     def images(n=45, n_valid=15, size=16, bs=8, num_workers=0, batch_tfms=None, item_tfms=None, dl_type=None, **kwargs):
         "Loaders of images in three classes, shuffled, not augmented unless asked for"
-        block = DataBlock((ImageBlock, CategoryBlock), get_x=partial(draw, size=size), get_y=get_label, splitter=IndexSplitter(range(n_valid)), batch_tfms=batch_tfms, item_tfms=item_tfms)
-        return block.datasets(list(range(n))).dataloaders(bs=bs, num_workers=num_workers, dl_type=dl_type, after_item=[ToTensor, *L(item_tfms)],
+        block = DataBlock((ImageBlock, CategoryBlock), get_x=partial(draw, size=size), get_y=get_label,
+                          splitter=IndexSplitter(range(n_valid)), batch_tfms=batch_tfms, item_tfms=item_tfms)
+        return block.datasets(list(range(n))).dataloaders(bs=bs, num_workers=num_workers, dl_type=dl_type,
+                                                          after_item=[ToTensor, *L(item_tfms)],
                                                           after_batch=[IntToFloatTensor, *L(batch_tfms)], **kwargs)
     def convnet(loaders=images, seed=0, cbs=None, **kwargs):
         "A convnet with BatchNorm and Dropout in body and head, the body frozen; SGD has no square roots to blow rounding up"
         set_seed(seed)
         body = nn.Sequential(ConvLayer(3, 4), nn.Dropout(0.3), ConvLayer(4, 8, stride=2))
         head = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.BatchNorm1d(8), nn.Dropout(0.3), nn.Linear(8, 3))
-        learn = quiet(Learner(loaders(), nn.Sequential(body, head), loss_func=CrossEntropyLossFlat(), metrics=accuracy, splitter=two_groups, cbs=cbs, **kwargs))
+        learn = quiet(Learner(loaders(), nn.Sequential(body, head), loss_func=CrossEntropyLossFlat(), metrics=accuracy,
+                              splitter=two_groups, cbs=cbs, **kwargs))
         learn.freeze()
         return learn
 
@@ -345,11 +376,14 @@ def test_misuse():
         set_seed(0)
         rows = [(torch.randint(2, 30, (length,)), torch.tensor(i%2)) for i in range(40)]
         dls = DataLoaders.from_dsets(rows[:30], rows[30:], bs=6, num_workers=0)
-        net = get_text_classifier(AWD_LSTM, 30, 2, seq_len=9, config={**awd_lstm_clas_config, 'emb_sz': 8, 'n_hid': 12, 'n_layers': 2}, pad_idx=1)
+        net = get_text_classifier(AWD_LSTM, 30, 2, seq_len=9,
+                                  config={**awd_lstm_clas_config, 'emb_sz': 8, 'n_hid': 12, 'n_layers': 2}, pad_idx=1)
         return frozen(Learner(dls, net, loss_func=CrossEntropyLossFlat(), splitter=awd_lstm_clas_split, cbs=rnn_cbs()))
 
     # %% nbs/checks/precompute.ipynb #6f055523
-    def clean(learn): return not any('forward' in vars(m) for m in learn.model.modules()) and not any(isinstance(cb, (FixedBody,MarkActivations)) for cb in learn.cbs) and (learn.opt is None or 'all_params' not in vars(learn.opt))
+    def clean(learn):
+        return not any('forward' in vars(m) for m in learn.model.modules()) and not any(isinstance(cb,
+            (FixedBody,MarkActivations)) for cb in learn.cbs) and (learn.opt is None or 'all_params' not in vars(learn.opt))
 
     # %% nbs/checks/precompute.ipynb #68d363d5
     def refuses(words_, f, exc=ValueError):
@@ -381,11 +415,13 @@ def test_misuse():
         l.fit(1, 1e-3)
     old,body = learn.dls,deepcopy(learn.model[0].state_dict())
     inside(learn, others)
-    assert same(list(body.values()), list(learn.model[0].state_dict().values()))       # in evaluation mode for live batches too
+    # in evaluation mode for live batches too
+    assert same(list(body.values()), list(learn.model[0].state_dict().values()))
     assert len(learn.dls.train_ds)==20 and learn.dls is not old and clean(learn)
     with tempfile.TemporaryDirectory() as d:
         learn = convnet(path=d)
-        with contextlib.redirect_stdout(io.StringIO()): inside(learn, lambda l: (l.save('a'), l.fit(1, 1e-3), l.load('a'), l.fit(1, 1e-3, cbs=SaveModelCallback())))
+        with contextlib.redirect_stdout(io.StringIO()):
+            inside(learn, lambda l: (l.save('a'), l.fit(1, 1e-3), l.load('a'), l.fit(1, 1e-3, cbs=SaveModelCallback())))
         with learn.precomputed(): learn.export('it.pkl')
         again = load_learner(Path(d)/'it.pkl')
         test_close(again.predict(0)[2], learn.predict(0)[2], 1e-5)
@@ -416,7 +452,8 @@ def test_misuse():
         learn = learner('text')
         learn.freeze()
         return learn
-    refuses('0 (AWD_LSTM) comes first and is not frozen', lambda: inside(frozen_lm(), noop))     # its embedding is tied to the decoder, which trains
+    # its embedding is tied to the decoder, which trains
+    refuses('0 (AWD_LSTM) comes first and is not frozen', lambda: inside(frozen_lm(), noop))
     class NotAChain(nn.Module):
         def __init__(self):
             super().__init__()
@@ -434,7 +471,8 @@ def test_misuse():
         learn.dls = DataLoaders.from_dsets(rows, rows[:6], bs=6, num_workers=0)
         return learn
     refuses('differ in shape', lambda: inside(ragged(), noop))
-    for kwargs,words_,exc in ((dict(n_aug=-1), 'n_aug=-1', ValueError), (dict(n_aug=1.5), 'n_aug=1.5', TypeError), (dict(max_memory='1'), "max_memory='1'", TypeError)):
+    for kwargs,words_,exc in ((dict(n_aug=-1), 'n_aug=-1', ValueError), (dict(n_aug=1.5), 'n_aug=1.5', TypeError),
+                              (dict(max_memory='1'), "max_memory='1'", TypeError)):
         refuses(words_, lambda: inside(convnet(), noop, **kwargs), exc)
     class Endless(IterableDataset):
         def __iter__(self): return iter([(torch.randn(3, 16, 16), torch.tensor(0))]*20)
@@ -451,15 +489,18 @@ def test_the_cache():
         return PILImage.create((rng.integers(0, 120, (size,size,3)) + 60*(i%3)).astype(np.uint8))
     def images(n=45, n_valid=15, size=16, bs=8, num_workers=0, batch_tfms=None, item_tfms=None, dl_type=None, **kwargs):
         "Loaders of images in three classes, shuffled, not augmented unless asked for"
-        block = DataBlock((ImageBlock, CategoryBlock), get_x=partial(draw, size=size), get_y=get_label, splitter=IndexSplitter(range(n_valid)), batch_tfms=batch_tfms, item_tfms=item_tfms)
-        return block.datasets(list(range(n))).dataloaders(bs=bs, num_workers=num_workers, dl_type=dl_type, after_item=[ToTensor, *L(item_tfms)],
+        block = DataBlock((ImageBlock, CategoryBlock), get_x=partial(draw, size=size), get_y=get_label,
+                          splitter=IndexSplitter(range(n_valid)), batch_tfms=batch_tfms, item_tfms=item_tfms)
+        return block.datasets(list(range(n))).dataloaders(bs=bs, num_workers=num_workers, dl_type=dl_type,
+                                                          after_item=[ToTensor, *L(item_tfms)],
                                                           after_batch=[IntToFloatTensor, *L(batch_tfms)], **kwargs)
     def convnet(loaders=images, seed=0, cbs=None, **kwargs):
         "A convnet with BatchNorm and Dropout in body and head, the body frozen; SGD has no square roots to blow rounding up"
         set_seed(seed)
         body = nn.Sequential(ConvLayer(3, 4), nn.Dropout(0.3), ConvLayer(4, 8, stride=2))
         head = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.BatchNorm1d(8), nn.Dropout(0.3), nn.Linear(8, 3))
-        learn = quiet(Learner(loaders(), nn.Sequential(body, head), loss_func=CrossEntropyLossFlat(), metrics=accuracy, splitter=two_groups, cbs=cbs, **kwargs))
+        learn = quiet(Learner(loaders(), nn.Sequential(body, head), loss_func=CrossEntropyLossFlat(), metrics=accuracy,
+                              splitter=two_groups, cbs=cbs, **kwargs))
         learn.freeze()
         return learn
 
@@ -501,12 +542,20 @@ def test_the_cache():
         learn = convnet()
         learn.fit(1, 1e-2, cbs=NormFreeze())
         return learn
-    mattering = dict(weights=weights_changed, buffers=buffers_changed, structure=structure_changed, fewer=lambda: convnet(partial(images, n=44)), split=lambda: convnet(partial(images, n_valid=14)),
-                     size=lambda: convnet(partial(images, size=18)), item_transform=lambda: convnet(partial(images, item_tfms=Resize(12))), other_size=lambda: convnet(partial(images, item_tfms=Resize(14))),
-                     batch_transform=lambda: convnet(partial(images, batch_tfms=Brighter(0.1))), its_setting=lambda: convnet(partial(images, batch_tfms=Brighter(0.2))),
-                     function=lambda: convnet(partial(images, batch_tfms=brighten(0.1))), its_closure=lambda: convnet(partial(images, batch_tfms=brighten(0.2))), precision=lambda: convnet(cbs=bf16()))
-    no_matter = dict(again=convnet, batch_size=lambda: convnet(partial(images, bs=9)), workers=lambda: convnet(partial(images, num_workers=2)), head=head_trained,
-                     augmentation=lambda: convnet(partial(images, batch_tfms=Jitter())), rates=lambda: convnet(lr=1., opt_func=SGD))
+    mattering = dict(weights=weights_changed, buffers=buffers_changed, structure=structure_changed,
+                     fewer=lambda: convnet(partial(images, n=44)), split=lambda: convnet(partial(images, n_valid=14)),
+                     size=lambda: convnet(partial(images, size=18)),
+                     item_transform=lambda: convnet(partial(images, item_tfms=Resize(12))),
+                     other_size=lambda: convnet(partial(images, item_tfms=Resize(14))),
+                     batch_transform=lambda: convnet(partial(images, batch_tfms=Brighter(0.1))),
+                     its_setting=lambda: convnet(partial(images, batch_tfms=Brighter(0.2))),
+                     function=lambda: convnet(partial(images, batch_tfms=brighten(0.1))),
+                     its_closure=lambda: convnet(partial(images, batch_tfms=brighten(0.2))),
+                     precision=lambda: convnet(cbs=bf16()))
+    no_matter = dict(again=convnet, batch_size=lambda: convnet(partial(images, bs=9)),
+                     workers=lambda: convnet(partial(images, num_workers=2)), head=head_trained,
+                     augmentation=lambda: convnet(partial(images, batch_tfms=Jitter())),
+                     rates=lambda: convnet(lr=1., opt_func=SGD))
     with tempfile.TemporaryDirectory() as d:
         seen,computed_anew,acts = filled(convnet(), d)
         assert computed_anew and len(seen)==1
@@ -547,7 +596,8 @@ def test_the_cache():
         seen,_,acts = filled(convnet(), d)
         path = Path(d)/first(seen)
         whole_file = path.read_bytes()
-        for damaged in (whole_file[:-7], whole_file[:50], b'', whole_file[:-9] + bytes([whole_file[-9]^1]) + whole_file[-8:], pickle.dumps(dict(a=1))):
+        for damaged in (whole_file[:-7], whole_file[:50], b'',
+                        whole_file[:-9] + bytes([whole_file[-9]^1]) + whole_file[-8:], pickle.dumps(dict(a=1))):
             path.write_bytes(damaged)
             files,anew,again = filled(convnet(), d)
             assert files==seen and anew and same(again, acts)
@@ -573,15 +623,18 @@ def test_odd_modules():
         return PILImage.create((rng.integers(0, 120, (size,size,3)) + 60*(i%3)).astype(np.uint8))
     def images(n=45, n_valid=15, size=16, bs=8, num_workers=0, batch_tfms=None, item_tfms=None, dl_type=None, **kwargs):
         "Loaders of images in three classes, shuffled, not augmented unless asked for"
-        block = DataBlock((ImageBlock, CategoryBlock), get_x=partial(draw, size=size), get_y=get_label, splitter=IndexSplitter(range(n_valid)), batch_tfms=batch_tfms, item_tfms=item_tfms)
-        return block.datasets(list(range(n))).dataloaders(bs=bs, num_workers=num_workers, dl_type=dl_type, after_item=[ToTensor, *L(item_tfms)],
+        block = DataBlock((ImageBlock, CategoryBlock), get_x=partial(draw, size=size), get_y=get_label,
+                          splitter=IndexSplitter(range(n_valid)), batch_tfms=batch_tfms, item_tfms=item_tfms)
+        return block.datasets(list(range(n))).dataloaders(bs=bs, num_workers=num_workers, dl_type=dl_type,
+                                                          after_item=[ToTensor, *L(item_tfms)],
                                                           after_batch=[IntToFloatTensor, *L(batch_tfms)], **kwargs)
     def convnet(loaders=images, seed=0, cbs=None, **kwargs):
         "A convnet with BatchNorm and Dropout in body and head, the body frozen; SGD has no square roots to blow rounding up"
         set_seed(seed)
         body = nn.Sequential(ConvLayer(3, 4), nn.Dropout(0.3), ConvLayer(4, 8, stride=2))
         head = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.BatchNorm1d(8), nn.Dropout(0.3), nn.Linear(8, 3))
-        learn = quiet(Learner(loaders(), nn.Sequential(body, head), loss_func=CrossEntropyLossFlat(), metrics=accuracy, splitter=two_groups, cbs=cbs, **kwargs))
+        learn = quiet(Learner(loaders(), nn.Sequential(body, head), loss_func=CrossEntropyLossFlat(), metrics=accuracy,
+                              splitter=two_groups, cbs=cbs, **kwargs))
         learn.freeze()
         return learn
     def rngs(): return [torch.get_rng_state(), torch.tensor([random.random()]), torch.tensor([np.random.rand()])]
@@ -614,8 +667,10 @@ def test_odd_modules():
     def shared():
         set_seed(0)
         act,conv = nn.ReLU(),nn.Conv2d(4, 4, 3, padding=1)
-        model = nn.Sequential(nn.Conv2d(3, 4, 3), act, conv, act, conv, act, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Dropout(0.3), nn.Linear(4, 4), act, nn.Linear(4, 3))
-        return frozen(Learner(images(), model, loss_func=CrossEntropyLossFlat(), splitter=lambda m: [params(m[:6]), params(m[6:])]))
+        model = nn.Sequential(nn.Conv2d(3, 4, 3), act, conv, act, conv, act, nn.AdaptiveAvgPool2d(1), nn.Flatten(),
+                              nn.Dropout(0.3), nn.Linear(4, 4), act, nn.Linear(4, 3))
+        return frozen(Learner(images(), model, loss_func=CrossEntropyLossFlat(),
+                              splitter=lambda m: [params(m[:6]), params(m[6:])]))
     test_eq(difference(shared, train, n=6), 0)
     learn = shared()
     with learn.precomputed(): inside_preds = learn.get_preds()[0]
@@ -627,7 +682,8 @@ def test_odd_modules():
         learn.opt = None
         learn.freeze()
         return learn
-    learn = whole_batch()                                # the cut is before it; frozen norms behind the cut do not move either
+    # the cut is before it; frozen norms behind the cut do not move either
+    learn = whole_batch()
     body = deepcopy(learn.model[0].state_dict())
     with learn.precomputed():
         test_eq([type(m).__name__ for m in learn.fixed_body.stages], ['Conv2d'])
@@ -661,15 +717,18 @@ def test_odd_users():
         return PILImage.create((rng.integers(0, 120, (size,size,3)) + 60*(i%3)).astype(np.uint8))
     def images(n=45, n_valid=15, size=16, bs=8, num_workers=0, batch_tfms=None, item_tfms=None, dl_type=None, **kwargs):
         "Loaders of images in three classes, shuffled, not augmented unless asked for"
-        block = DataBlock((ImageBlock, CategoryBlock), get_x=partial(draw, size=size), get_y=get_label, splitter=IndexSplitter(range(n_valid)), batch_tfms=batch_tfms, item_tfms=item_tfms)
-        return block.datasets(list(range(n))).dataloaders(bs=bs, num_workers=num_workers, dl_type=dl_type, after_item=[ToTensor, *L(item_tfms)],
+        block = DataBlock((ImageBlock, CategoryBlock), get_x=partial(draw, size=size), get_y=get_label,
+                          splitter=IndexSplitter(range(n_valid)), batch_tfms=batch_tfms, item_tfms=item_tfms)
+        return block.datasets(list(range(n))).dataloaders(bs=bs, num_workers=num_workers, dl_type=dl_type,
+                                                          after_item=[ToTensor, *L(item_tfms)],
                                                           after_batch=[IntToFloatTensor, *L(batch_tfms)], **kwargs)
     def convnet(loaders=images, seed=0, cbs=None, **kwargs):
         "A convnet with BatchNorm and Dropout in body and head, the body frozen; SGD has no square roots to blow rounding up"
         set_seed(seed)
         body = nn.Sequential(ConvLayer(3, 4), nn.Dropout(0.3), ConvLayer(4, 8, stride=2))
         head = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.BatchNorm1d(8), nn.Dropout(0.3), nn.Linear(8, 3))
-        learn = quiet(Learner(loaders(), nn.Sequential(body, head), loss_func=CrossEntropyLossFlat(), metrics=accuracy, splitter=two_groups, cbs=cbs, **kwargs))
+        learn = quiet(Learner(loaders(), nn.Sequential(body, head), loss_func=CrossEntropyLossFlat(), metrics=accuracy,
+                              splitter=two_groups, cbs=cbs, **kwargs))
         learn.freeze()
         return learn
     def rngs(): return [torch.get_rng_state(), torch.tensor([random.random()]), torch.tensor([np.random.rand()])]
@@ -719,7 +778,9 @@ def test_odd_users():
     learn = shaken()
     with learn.precomputed():
         test_close(learn.tta(n=2, beta=0.)[0], outside_tta, 1e-5)
-        bright = learn.get_preds(dl=learn.dls.valid.new(after_batch=[IntToFloatTensor(), lambda x: x//3 if isinstance(x, TensorImage) else x]))[0]
+        bright = learn.get_preds(dl=learn.dls.valid.new(after_batch=[IntToFloatTensor(),
+                                                                     lambda x: x//3
+                                                                     if isinstance(x, TensorImage) else x]))[0]
         assert not torch.allclose(bright, learn.get_preds()[0], atol=1e-4)
         kept,at_hand = learn.dls.valid,learn.get_preds()[0]
         learn.dls.train.bs = 5
@@ -752,7 +813,9 @@ def test_odd_users():
         learn = convnet(path=d)
         with learn.precomputed(): learn.export('it.pkl')
         again = load_learner(Path(d)/'it.pkl')
-        assert not any(isinstance(vars(m).get('forward'), Bypass) for m in again.model.modules()) and not any(type(cb) in (FixedBody,MarkActivations) for cb in again.cbs)
+        assert not any(isinstance(vars(m).get('forward'), Bypass)
+                       for m in again.model.modules()) and not any(type(cb) in (FixedBody,MarkActivations)
+                                                                   for cb in again.cbs)
         again.dls = images()
         again.freeze()
         with quiet(again).precomputed(): again.fit(1, 1e-3)
@@ -765,8 +828,11 @@ def test_odd_users():
     learn = convnet()
     learn.model.train(); learn.model[0].eval()
     with learn.precomputed(): pass
-    test_eq((learn.model.training, learn.model[0].training, learn.model[0][0].training, learn.model[1].training), (True, False, False, True))
-    for kwargs,words_,exc in ((dict(max_memory=-1), 'max_memory=-1', ValueError), (dict(max_memory=float('nan')), 'max_memory=nan', ValueError), (dict(cache=5), 'cache=5', TypeError), (dict(cache=''), "cache=''", ValueError),
+    test_eq((learn.model.training, learn.model[0].training, learn.model[0][0].training, learn.model[1].training),
+            (True, False, False, True))
+    for kwargs,words_,exc in ((dict(max_memory=-1), 'max_memory=-1', ValueError),
+                              (dict(max_memory=float('nan')), 'max_memory=nan', ValueError),
+                              (dict(cache=5), 'cache=5', TypeError), (dict(cache=''), "cache=''", ValueError),
                               (dict(cache=sys.executable), 'is not a folder', ValueError)):
         refuses(words_, lambda: inside(convnet(), noop, **kwargs), exc)
 
@@ -775,7 +841,8 @@ def test_odd_users():
         def make():
             set_seed(0)
             learn = learner('vision')
-            learn.dls = DataBlock((ImageBlock, CategoryBlock), get_x=get_image, get_y=get_label, splitter=IndexSplitter(range(24))).dataloaders(list(range(72)), bs=8, num_workers=0)
+            learn.dls = DataBlock((ImageBlock, CategoryBlock), get_x=get_image, get_y=get_label,
+                                  splitter=IndexSplitter(range(24))).dataloaders(list(range(72)), bs=8, num_workers=0)
             learn.freeze()
             return learn
         res = []
@@ -792,7 +859,8 @@ def test_odd_users():
     test_eq(difference(convnet, train, max_memory=0), 0)
     learn = convnet()
     with learn.precomputed(max_memory=0):
-        mapped = [line.split()[-1] for line in Path('/proc/self/maps').read_text().splitlines() if 'activations.safetensors' in line]
+        mapped = [line.split()[-1] for line in Path('/proc/self/maps').read_text().splitlines()
+                  if 'activations.safetensors' in line]
         assert mapped
     assert not any(Path(p).exists() for p in mapped)
 
@@ -858,12 +926,16 @@ def test_samplers_of_your_own():
         learn.dls = DataLoaders(torch.utils.data.DataLoader(items, **make(len(items)), **kwargs), learn.dls.valid)
         other(learn)
         return learn
-    def weighted(n): return dict(sampler=torch.utils.data.WeightedRandomSampler(np.arange(n)+1., 30), batch_size=7, drop_last=True)
-    samplers = dict(drawn=lambda n: dict(batch_sampler=Drawn(n)), backwards=lambda n: dict(batch_sampler=Backwards(n)), lists=lambda n: dict(batch_sampler=[[0, 1, 2], [n-1, 4], [4, 4, 7, 8]]),
-                    torchs=lambda n: dict(batch_sampler=torch.utils.data.BatchSampler(range(1, n, 2), 4, True)), weighted=weighted, order=lambda n: dict(sampler=list(range(n))[::-1], batch_size=8))
+    def weighted(n):
+        return dict(sampler=torch.utils.data.WeightedRandomSampler(np.arange(n)+1., 30), batch_size=7, drop_last=True)
+    samplers = dict(drawn=lambda n: dict(batch_sampler=Drawn(n)), backwards=lambda n: dict(batch_sampler=Backwards(n)),
+                    lists=lambda n: dict(batch_sampler=[[0, 1, 2], [n-1, 4], [4, 4, 7, 8]]),
+                    torchs=lambda n: dict(batch_sampler=torch.utils.data.BatchSampler(range(1, n, 2), 4, True)),
+                    weighted=weighted, order=lambda n: dict(sampler=list(range(n))[::-1], batch_size=8))
     for name,make in samplers.items(): assert difference(partial(by_sampler, make), train) < 1e-6, name
     for kwargs in (dict(num_workers=1), dict(num_workers=1, persistent_workers=True, prefetch_factor=1)):
-        for name in ('drawn', 'weighted'): assert difference(partial(by_sampler, samplers[name], **kwargs), train) < 1e-6, (name, kwargs)
+        for name in ('drawn', 'weighted'):
+            assert difference(partial(by_sampler, samplers[name], **kwargs), train) < 1e-6, (name, kwargs)
     assert difference(partial(by_sampler, samplers['drawn']), train, max_memory=0) < 1e-6
 
     # %% nbs/checks/precompute.ipynb #2537c123
@@ -887,8 +959,10 @@ def test_samplers_of_your_own():
     numbered(lambda: with_train(DataLoader([(torch.randn(4, 5), torch.ones(4, 1))]*5, bs=None)))
     refuses('dls[0]: Moved has its own __iter__', lambda: inside(with_train(Moved(pairs, batch_size=8)), noop))
     refuses('dls[0]: Pairs has its own chunkify', lambda: inside(with_train(Pairs(pairs, bs=8)), noop))
-    refuses('dls[0]: DataLoader has its own create_batches', lambda: inside(with_train(DataLoader(pairs, bs=8, create_batches=noop)), noop))
-    refuses('a batch is of type dict', lambda: inside(of_tensors(collate_fn=lambda b: dict(zip('xy', default_collate(b)))), noop))
+    refuses('dls[0]: DataLoader has its own create_batches',
+            lambda: inside(with_train(DataLoader(pairs, bs=8, create_batches=noop)), noop))
+    refuses('a batch is of type dict', lambda: inside(of_tensors(collate_fn=lambda b: dict(zip('xy', default_collate(b)))),
+                                                      noop))
     refuses('a batch is of type Tensor', lambda: inside(of_tensors(collate_fn=lambda b: default_collate(b)[0]), noop))
     named = of_tensors(sampler=['a', 'b'])
     refuses('which are not numbers of', lambda: inside(named, lambda l: l.fit(1, 1e-3)))
@@ -916,15 +990,18 @@ def test_copies_of_the_model():
         return PILImage.create((rng.integers(0, 120, (size,size,3)) + 60*(i%3)).astype(np.uint8))
     def images(n=45, n_valid=15, size=16, bs=8, num_workers=0, batch_tfms=None, item_tfms=None, dl_type=None, **kwargs):
         "Loaders of images in three classes, shuffled, not augmented unless asked for"
-        block = DataBlock((ImageBlock, CategoryBlock), get_x=partial(draw, size=size), get_y=get_label, splitter=IndexSplitter(range(n_valid)), batch_tfms=batch_tfms, item_tfms=item_tfms)
-        return block.datasets(list(range(n))).dataloaders(bs=bs, num_workers=num_workers, dl_type=dl_type, after_item=[ToTensor, *L(item_tfms)],
+        block = DataBlock((ImageBlock, CategoryBlock), get_x=partial(draw, size=size), get_y=get_label,
+                          splitter=IndexSplitter(range(n_valid)), batch_tfms=batch_tfms, item_tfms=item_tfms)
+        return block.datasets(list(range(n))).dataloaders(bs=bs, num_workers=num_workers, dl_type=dl_type,
+                                                          after_item=[ToTensor, *L(item_tfms)],
                                                           after_batch=[IntToFloatTensor, *L(batch_tfms)], **kwargs)
     def convnet(loaders=images, seed=0, cbs=None, **kwargs):
         "A convnet with BatchNorm and Dropout in body and head, the body frozen; SGD has no square roots to blow rounding up"
         set_seed(seed)
         body = nn.Sequential(ConvLayer(3, 4), nn.Dropout(0.3), ConvLayer(4, 8, stride=2))
         head = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.BatchNorm1d(8), nn.Dropout(0.3), nn.Linear(8, 3))
-        learn = quiet(Learner(loaders(), nn.Sequential(body, head), loss_func=CrossEntropyLossFlat(), metrics=accuracy, splitter=two_groups, cbs=cbs, **kwargs))
+        learn = quiet(Learner(loaders(), nn.Sequential(body, head), loss_func=CrossEntropyLossFlat(), metrics=accuracy,
+                              splitter=two_groups, cbs=cbs, **kwargs))
         learn.freeze()
         return learn
 
@@ -941,7 +1018,9 @@ def test_copies_of_the_model():
         return learn
 
     # %% nbs/checks/precompute.ipynb #6f055523
-    def clean(learn): return not any('forward' in vars(m) for m in learn.model.modules()) and not any(isinstance(cb, (FixedBody,MarkActivations)) for cb in learn.cbs) and (learn.opt is None or 'all_params' not in vars(learn.opt))
+    def clean(learn):
+        return not any('forward' in vars(m) for m in learn.model.modules()) and not any(isinstance(cb,
+            (FixedBody,MarkActivations)) for cb in learn.cbs) and (learn.opt is None or 'all_params' not in vars(learn.opt))
 
     # %% nbs/checks/precompute.ipynb #68d363d5
     def refuses(words_, f, exc=ValueError):
@@ -976,10 +1055,15 @@ def test_copies_of_the_model():
             self.a,self.b = deepcopy(model).eval(),deepcopy(model[0]).eval()
             self.c = deepcopy(model[1]).eval()
         def forward(self, x): return self.a(x) + self.c(self.b(x))
-    def functional(model): return lambda x: functional_call(model, {k: v.detach().clone() for k,v in model.state_dict().items() if 'num_batches' not in k}, (x,))
-    teachers = dict(still=(still,), mean=(still, averaged), swa=(lambda m: AveragedModel(m).eval(), lambda c,m: c.update_parameters(m)),
-                    ema=(lambda m: AveragedModel(m, multi_avg_fn=get_ema_multi_avg_fn(0.9), use_buffers=True).eval(), lambda c,m: c.update_parameters(m)),
-                    timms=(by_timm, lambda c,m: c.update(m)), pair=(Pair,), shallow=(copy,), twice=(lambda m: deepcopy(still(m)),), functional=(functional,))
+    def functional(model):
+        return lambda x: functional_call(model, {k: v.detach().clone() for k,v in model.state_dict().items()
+                                                 if 'num_batches' not in k}, (x,))
+    teachers = dict(still=(still,), mean=(still, averaged),
+                    swa=(lambda m: AveragedModel(m).eval(), lambda c,m: c.update_parameters(m)),
+                    ema=(lambda m: AveragedModel(m, multi_avg_fn=get_ema_multi_avg_fn(0.9), use_buffers=True).eval(),
+                         lambda c,m: c.update_parameters(m)),
+                    timms=(by_timm, lambda c,m: c.update(m)), pair=(Pair,), shallow=(copy,),
+                    twice=(lambda m: deepcopy(still(m)),), functional=(functional,))
     def given(make, teacher, fixed=0):
         "What a teacher gives in a live fit and inside"
         res = []
@@ -1018,7 +1102,8 @@ def test_copies_of_the_model():
     inside(of_torch(), lambda l: (l.model[0].append(nn.Tanh()), calls(still, change=lambda m: m[1].train())(l)))
     learn = convnet()
     early = deepcopy(learn.model)
-    for make in (lambda m: early, lambda m: pickle.loads(pickle.dumps(m)), lambda m: nn.Sequential(nn.Flatten(), nn.Linear(8, 1))):
+    for make in (lambda m: early, lambda m: pickle.loads(pickle.dumps(m)),
+                 lambda m: nn.Sequential(nn.Flatten(), nn.Linear(8, 1))):
         refuses_inside('Sequential: is called on a batch of learn.precomputed()', make, make=lambda: learn)
     vit = frozen(timm_learner(square(), 'test_vit', pretrained=False, opt_func=SGD))
     early = deepcopy(vit.model)
@@ -1028,7 +1113,8 @@ def test_copies_of_the_model():
     inside(learn, calls(lambda m: nn.Sequential(nn.Dropout(), nn.Flatten()), event='after_pred'))
     assert not nn.modules.module._global_forward_pre_hooks
     x = torch.randn(2, 3, 16, 16)
-    for make in (still, AveragedModel, by_timm, lambda m: pickle.loads(pickle.dumps(m))):           # images inside, and anything after the block
+    # images inside, and anything after the block
+    for make in (still, AveragedModel, by_timm, lambda m: pickle.loads(pickle.dumps(m))):
         with learn.precomputed():
             made,now = make(learn.model).eval(),make(learn.model).eval()
             within = now(x)

@@ -19,7 +19,9 @@ def test_the_plan_equals_reality():
         def after_pred(self):
             if not self.training: return
             frozen = frozen_params(self.opt)
-            self.rows.append(([{k: float(v) for k,v in h.items() if isinstance(v, (int,float,np.generic))} for h in self.opt.hypers], self.epoch, self.iter, [all(p in frozen for p in ps) for ps in self.opt.param_lists]))
+            self.rows.append(([{k: float(v) for k,v in h.items() if isinstance(v, (int,float,np.generic))}
+                               for h in self.opt.hypers], self.epoch, self.iter,
+                               [all(p in frozen for p in ps) for ps in self.opt.param_lists]))
 
     def same_as_planned(make, fit):
         "Whether the plan of a fit is what then runs"
@@ -34,14 +36,16 @@ def test_the_plan_equals_reality():
         n_groups = len(learn.opt.param_lists)
         test_eq(len(frame), len(seen.rows)*n_groups)
         for k in seen.rows[0][0][0]: test_eq(frame[k].tolist(), [h[k] for hypers,*_ in seen.rows for h in hypers])
-        for at,k in ((1, 'epoch'), (2, 'batch')): test_eq(frame[k].tolist(), [row[at] for row in seen.rows for _ in range(n_groups)])
+        for at,k in ((1, 'epoch'), (2, 'batch')):
+            test_eq(frame[k].tolist(), [row[at] for row in seen.rows for _ in range(n_groups)])
         test_eq(frame.frozen.tolist(), [f for *_,frozen in seen.rows for f in frozen])
         return plan,learn
 
     # %% nbs/checks/preview.ipynb #0530c2f7
     def deep(**kwargs):
         learn = learner('vision', **kwargs)
-        learn.model = nn.Sequential(ConvLayer(3, 4), ConvLayer(4, 8, stride=2), nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 3)))
+        learn.model = nn.Sequential(ConvLayer(3, 4), ConvLayer(4, 8, stride=2),
+                                    nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 3)))
         learn.splitter = lambda m: [params(o) for o in m]
         return learn
     def recipe(l):
@@ -51,31 +55,48 @@ def test_the_plan_equals_reality():
         l.fit_sgdr(2, 1, slice(1e-4, 1e-2))
         l.freeze_to(-2)
         l.fit(1, 1e-3, wd=0.1)
-    fits = dict(fit=lambda l: l.fit(2, 1e-2), slices=lambda l: l.fit(2, slice(1e-4, 1e-2)), one_cycle=lambda l: l.fit_one_cycle(3, slice(1e-3, 1e-1)), flat_cos=lambda l: l.fit_flat_cos(3, 1e-2), fine_tune=lambda l: l.fine_tune(2, 1e-2),
-                sgdr=lambda l: l.fit_sgdr(2, 1, 1e-2, moms=(0.95, 0.85)), sgdr_parts=lambda l: l.fit_sgdr(4, 0.5, 1e-2, cycle_mult=1), triangular=lambda l: l.fit_triangular(2, 2, slice(1e-4, 1e-2), mode='triangular2'), exp_range=lambda l: l.fit_triangular(2, 1, 1e-2, mode='exp_range', gamma=0.9),
-                stlr=lambda l: l.fit_stlr(3, 1e-2), gradual=lambda l: l.fine_tune_discriminative(3, 1e-2), all_at_once=lambda l: l.fine_tune_discriminative(3, 1e-2, 2, unfreeze='all', schedule='sgdr'),
-                opening=lambda l: l.fit_one_cycle(4, 1e-2, cbs=GradualUnfreezing()), start=lambda l: l.fit_one_cycle(3, 1e-2, start_epoch=1), start_ours=lambda l: l.fit_sgdr(2, 1, 1e-2, start_epoch=1),
-                short=lambda l: l.fit_one_cycle(2, 1e-2, cbs=ShortEpochCallback(0.5)), norms=lambda l: (l.freeze(), l.fit(1, 1e-2, cbs=NormFreeze())), recipe=recipe, moms=lambda l: l.fit(3, cbs=Scheduled(lr=CosineRestarts(2, 1e-2), wd=Triangular(1, 0.1, 0.01))))
+    fits = dict(fit=lambda l: l.fit(2, 1e-2), slices=lambda l: l.fit(2, slice(1e-4, 1e-2)),
+                one_cycle=lambda l: l.fit_one_cycle(3, slice(1e-3, 1e-1)), flat_cos=lambda l: l.fit_flat_cos(3, 1e-2),
+                fine_tune=lambda l: l.fine_tune(2, 1e-2),
+                sgdr=lambda l: l.fit_sgdr(2, 1, 1e-2, moms=(0.95, 0.85)),
+                sgdr_parts=lambda l: l.fit_sgdr(4, 0.5, 1e-2, cycle_mult=1),
+                triangular=lambda l: l.fit_triangular(2, 2, slice(1e-4, 1e-2), mode='triangular2'),
+                exp_range=lambda l: l.fit_triangular(2, 1, 1e-2, mode='exp_range', gamma=0.9),
+                stlr=lambda l: l.fit_stlr(3, 1e-2), gradual=lambda l: l.fine_tune_discriminative(3, 1e-2),
+                all_at_once=lambda l: l.fine_tune_discriminative(3, 1e-2, 2, unfreeze='all', schedule='sgdr'),
+                opening=lambda l: l.fit_one_cycle(4, 1e-2, cbs=GradualUnfreezing()),
+                start=lambda l: l.fit_one_cycle(3, 1e-2, start_epoch=1),
+                start_ours=lambda l: l.fit_sgdr(2, 1, 1e-2, start_epoch=1),
+                short=lambda l: l.fit_one_cycle(2, 1e-2, cbs=ShortEpochCallback(0.5)),
+                norms=lambda l: (l.freeze(), l.fit(1, 1e-2, cbs=NormFreeze())), recipe=recipe,
+                moms=lambda l: l.fit(3, cbs=Scheduled(lr=CosineRestarts(2, 1e-2), wd=Triangular(1, 0.1, 0.01))))
     for name,fit in fits.items(): same_as_planned(deep, fit)
 
     # %% nbs/checks/preview.ipynb #a3b3b07f
     for kind in kinds:
         for fit in (fits['one_cycle'], fits['sgdr']): same_as_planned(partial(learner, kind), fit)
-    for opt_func in (partial(OptimWrapper, opt=torch.optim.AdamW), ranger): same_as_planned(partial(deep, opt_func=opt_func), fits['one_cycle'])
+    for opt_func in (partial(OptimWrapper, opt=torch.optim.AdamW), ranger):
+        same_as_planned(partial(deep, opt_func=opt_func), fits['one_cycle'])
     for cbs in ([GradientAccumulation(20)], [bf16()]): same_as_planned(partial(learner, 'vision', cbs=cbs), fits['sgdr'])
 
     # %% nbs/checks/preview.ipynb #fea87dc5
     class Unknown(Callback): pass
     snaps = Snapshots(every=2)
-    plan,learn = same_as_planned(deep, lambda l: l.fit_sgdr(4, 1, 1e-2, cycle_mult=1, cbs=[snaps, UntilOverfit(9), EarlyStoppingCallback(patience=9), Unknown]))
+    plan,learn = same_as_planned(deep, lambda l: l.fit_sgdr(4, 1, 1e-2, cycle_mult=1,
+                                                            cbs=[snaps, UntilOverfit(9),
+                                                                 EarlyStoppingCallback(patience=9), Unknown]))
     fit = plan.fits[0]
     test_eq(fit.ends, learn.recorder.cycles['ends'])
     test_eq(fit.marks['snapshot'], learn.recorder.cycles['marks']['snapshot'])
     test_eq((fit.on_losses, fit.unknown), (['UntilOverfit', 'EarlyStoppingCallback'], ['Unknown']))
-    test_eq(plan.summary().loc[(0, 0), ['iterations', 'cycle_ends', 'snapshots', 'depends_on_losses']].tolist(), [24, '1, 2, 3, 4', 2, 'UntilOverfit, EarlyStoppingCallback'])
+    test_eq(plan.summary().loc[(0, 0), ['iterations', 'cycle_ends', 'snapshots', 'depends_on_losses']].tolist(),
+            [24, '1, 2, 3, 4', 2, 'UntilOverfit, EarlyStoppingCallback'])
     plan = same_as_planned(deep, fits['gradual'])[0]
     test_eq(plan.summary()['groups'].tolist(), ['1 of 3', '2 of 3', '3 of 3'])
-    test_eq(plan.fits[0].trainable[[0, -1]].tolist(), [sum(p.numel() for p in deep().model[2].parameters()) + sum(p.numel() for n,p in deep().model[:2].named_parameters() if '.1.' in n), sum(p.numel() for p in deep().model.parameters())])
+    test_eq(plan.fits[0].trainable[[0, -1]].tolist(),
+            [sum(p.numel() for p in deep().model[2].parameters())
+             + sum(p.numel() for n,p in deep().model[:2].named_parameters() if '.1.' in n),
+             sum(p.numel() for p in deep().model.parameters())])
 
 def test_what_a_schedule_overrides():
     # %% nbs/checks/preview.ipynb #7b37aa58
@@ -86,7 +107,9 @@ def test_what_a_schedule_overrides():
         def after_pred(self):
             if not self.training: return
             frozen = frozen_params(self.opt)
-            self.rows.append(([{k: float(v) for k,v in h.items() if isinstance(v, (int,float,np.generic))} for h in self.opt.hypers], self.epoch, self.iter, [all(p in frozen for p in ps) for ps in self.opt.param_lists]))
+            self.rows.append(([{k: float(v) for k,v in h.items() if isinstance(v, (int,float,np.generic))}
+                               for h in self.opt.hypers], self.epoch, self.iter,
+                               [all(p in frozen for p in ps) for ps in self.opt.param_lists]))
 
     def same_as_planned(make, fit):
         "Whether the plan of a fit is what then runs"
@@ -101,14 +124,16 @@ def test_what_a_schedule_overrides():
         n_groups = len(learn.opt.param_lists)
         test_eq(len(frame), len(seen.rows)*n_groups)
         for k in seen.rows[0][0][0]: test_eq(frame[k].tolist(), [h[k] for hypers,*_ in seen.rows for h in hypers])
-        for at,k in ((1, 'epoch'), (2, 'batch')): test_eq(frame[k].tolist(), [row[at] for row in seen.rows for _ in range(n_groups)])
+        for at,k in ((1, 'epoch'), (2, 'batch')):
+            test_eq(frame[k].tolist(), [row[at] for row in seen.rows for _ in range(n_groups)])
         test_eq(frame.frozen.tolist(), [f for *_,frozen in seen.rows for f in frozen])
         return plan,learn
 
     # %% nbs/checks/preview.ipynb #0530c2f7
     def deep(**kwargs):
         learn = learner('vision', **kwargs)
-        learn.model = nn.Sequential(ConvLayer(3, 4), ConvLayer(4, 8, stride=2), nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 3)))
+        learn.model = nn.Sequential(ConvLayer(3, 4), ConvLayer(4, 8, stride=2),
+                                    nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 3)))
         learn.splitter = lambda m: [params(o) for o in m]
         return learn
     def recipe(l):
@@ -118,11 +143,21 @@ def test_what_a_schedule_overrides():
         l.fit_sgdr(2, 1, slice(1e-4, 1e-2))
         l.freeze_to(-2)
         l.fit(1, 1e-3, wd=0.1)
-    fits = dict(fit=lambda l: l.fit(2, 1e-2), slices=lambda l: l.fit(2, slice(1e-4, 1e-2)), one_cycle=lambda l: l.fit_one_cycle(3, slice(1e-3, 1e-1)), flat_cos=lambda l: l.fit_flat_cos(3, 1e-2), fine_tune=lambda l: l.fine_tune(2, 1e-2),
-                sgdr=lambda l: l.fit_sgdr(2, 1, 1e-2, moms=(0.95, 0.85)), sgdr_parts=lambda l: l.fit_sgdr(4, 0.5, 1e-2, cycle_mult=1), triangular=lambda l: l.fit_triangular(2, 2, slice(1e-4, 1e-2), mode='triangular2'), exp_range=lambda l: l.fit_triangular(2, 1, 1e-2, mode='exp_range', gamma=0.9),
-                stlr=lambda l: l.fit_stlr(3, 1e-2), gradual=lambda l: l.fine_tune_discriminative(3, 1e-2), all_at_once=lambda l: l.fine_tune_discriminative(3, 1e-2, 2, unfreeze='all', schedule='sgdr'),
-                opening=lambda l: l.fit_one_cycle(4, 1e-2, cbs=GradualUnfreezing()), start=lambda l: l.fit_one_cycle(3, 1e-2, start_epoch=1), start_ours=lambda l: l.fit_sgdr(2, 1, 1e-2, start_epoch=1),
-                short=lambda l: l.fit_one_cycle(2, 1e-2, cbs=ShortEpochCallback(0.5)), norms=lambda l: (l.freeze(), l.fit(1, 1e-2, cbs=NormFreeze())), recipe=recipe, moms=lambda l: l.fit(3, cbs=Scheduled(lr=CosineRestarts(2, 1e-2), wd=Triangular(1, 0.1, 0.01))))
+    fits = dict(fit=lambda l: l.fit(2, 1e-2), slices=lambda l: l.fit(2, slice(1e-4, 1e-2)),
+                one_cycle=lambda l: l.fit_one_cycle(3, slice(1e-3, 1e-1)), flat_cos=lambda l: l.fit_flat_cos(3, 1e-2),
+                fine_tune=lambda l: l.fine_tune(2, 1e-2),
+                sgdr=lambda l: l.fit_sgdr(2, 1, 1e-2, moms=(0.95, 0.85)),
+                sgdr_parts=lambda l: l.fit_sgdr(4, 0.5, 1e-2, cycle_mult=1),
+                triangular=lambda l: l.fit_triangular(2, 2, slice(1e-4, 1e-2), mode='triangular2'),
+                exp_range=lambda l: l.fit_triangular(2, 1, 1e-2, mode='exp_range', gamma=0.9),
+                stlr=lambda l: l.fit_stlr(3, 1e-2), gradual=lambda l: l.fine_tune_discriminative(3, 1e-2),
+                all_at_once=lambda l: l.fine_tune_discriminative(3, 1e-2, 2, unfreeze='all', schedule='sgdr'),
+                opening=lambda l: l.fit_one_cycle(4, 1e-2, cbs=GradualUnfreezing()),
+                start=lambda l: l.fit_one_cycle(3, 1e-2, start_epoch=1),
+                start_ours=lambda l: l.fit_sgdr(2, 1, 1e-2, start_epoch=1),
+                short=lambda l: l.fit_one_cycle(2, 1e-2, cbs=ShortEpochCallback(0.5)),
+                norms=lambda l: (l.freeze(), l.fit(1, 1e-2, cbs=NormFreeze())), recipe=recipe,
+                moms=lambda l: l.fit(3, cbs=Scheduled(lr=CosineRestarts(2, 1e-2), wd=Triangular(1, 0.1, 0.01))))
     for name,fit in fits.items(): same_as_planned(deep, fit)
 
     # %% nbs/checks/preview.ipynb #296a39b5
@@ -155,16 +190,19 @@ def test_what_a_schedule_overrides():
             with learn.dry_run() as plan: fit(learn)
             return plan
         return says(quietly(plan_it))
-    for fit in (fits['fit'], lambda l: l.fit(3, 1e-2, cbs=Scheduled(wd=Triangular(1, 0.1, 0.01))), lambda l: l.fit(3, 1e-2, cbs=ParamScheduler(dict(mom=SchedCos(0.9, 0.8))))):
+    for fit in (fits['fit'], lambda l: l.fit(3, 1e-2, cbs=Scheduled(wd=Triangular(1, 0.1, 0.01))),
+                lambda l: l.fit(3, 1e-2, cbs=ParamScheduler(dict(mom=SchedCos(0.9, 0.8))))):
         waiting,overridden,title,doubts_ = plan_of(fit, cbs=plateau())
         test_eq((waiting, overridden), ([name], []))
         assert f'if {name} does not change it' in title and 'cannot' not in title + doubts_
-    test_eq(plan_of(fits['sgdr'], cbs=[plateau(), EarlyStoppingCallback(patience=9)])[:2], (['EarlyStoppingCallback'], [name]))
+    test_eq(plan_of(fits['sgdr'], cbs=[plateau(), EarlyStoppingCallback(patience=9)])[:2],
+            (['EarlyStoppingCallback'], [name]))
     test_eq(plan_of(fits['sgdr'], cbs=plateau(Ends))[:2], (['Ends'], []))
     test_eq(plan_of(fits['sgdr'], cbs=LowersMomentum())[:2], ([], ['LowersMomentum']))
     test_eq(plan_of(fits['sgdr'], cbs=Last())[:2], (['Last'], []))
     test_eq(plan_of(fits['fit'], cbs=LowersMomentum())[:2], (['LowersMomentum'], []))
-    test_eq(plan_of(lambda l: l.fit(3, 1e-2, cbs=Scheduled(lr=CosineRestarts(1, 1e-2))), cbs=LowersMomentum())[:2], (['LowersMomentum'], []))
+    test_eq(plan_of(lambda l: l.fit(3, 1e-2, cbs=Scheduled(lr=CosineRestarts(1, 1e-2))), cbs=LowersMomentum())[:2],
+            (['LowersMomentum'], []))
 
 def test_no_trace_little_cost():
     # %% nbs/checks/preview.ipynb #0530c2f7
@@ -190,7 +228,8 @@ def test_no_trace_little_cost():
         with learn.dry_run():
             recipe(learn)
             if len(learn.opt.param_lists) > 1: learn.fine_tune_discriminative(2, 1e-2, precompute=True)
-            learn.fit_sgdr(2, 1, 1e-2, cbs=[SaveModelCallback(), CSVLogger(), Snapshots('never_written'), Resume('never_written')])
+            learn.fit_sgdr(2, 1, 1e-2, cbs=[SaveModelCallback(), CSVLogger(), Snapshots('never_written'),
+                                            Resume('never_written')])
     def raises(learn):
         with learn.dry_run():
             learn.freeze()
@@ -213,7 +252,8 @@ def test_no_trace_little_cost():
         def __getitem__(self, i): raise AssertionError('no item was to be asked for')
     def long_learner():
         dls = DataLoaders.from_dsets(NoItems(), NoItems(), bs=2, num_workers=0)
-        return quiet(Learner(dls, nn.Sequential(*(nn.Linear(2, 2) for _ in range(5))), loss_func=MSELossFlat(), splitter=lambda m: [params(o) for o in m]))
+        return quiet(Learner(dls, nn.Sequential(*(nn.Linear(2, 2) for _ in range(5))), loss_func=MSELossFlat(),
+                             splitter=lambda m: [params(o) for o in m]))
     learn,before = long_learner(),resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     with learn.dry_run() as plan: learn.fit_sgdr(4, 100/15, slice(1e-4, 1e-2), moms=(0.95, 0.85))
     test_eq(len(plan), 100_000)

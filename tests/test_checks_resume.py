@@ -27,19 +27,26 @@ def test_every_kind_of_learner_and_of_fit():
             in_fit = not self.learn.lock.locked()
             if event_name == 'before_fit' and in_fit: self.fits += 1
             batch = self.learn.iter if event_name in ('before_batch','after_pred','after_loss','after_step','after_batch') and self.learn.training else None
-            if in_fit and event_name == self.what and (self.fits, getattr(self.learn, 'epoch', 0), batch) == self.place: raise Killed
+            if in_fit and event_name == self.what and (self.fits, getattr(self.learn, 'epoch', 0), batch) == self.place:
+                raise Killed
         def state_dict(self): return {}              # otherwise the next run would be killed at the same place
         def load_state_dict(self, saved): pass
 
     def new_folder(): return Path(tempfile.mkdtemp())
-    def adam(learn): return [v for p in learn.model.parameters() for v in learn.opt.state.get(p, {}).values() if isinstance(v, Tensor)]
+    def adam(learn):
+        return [v for p in learn.model.parameters() for v in learn.opt.state.get(p, {}).values() if isinstance(v, Tensor)]
     def end(learn):
         "Everything that a fit leaves: weights, buffers, losses, history, optimizer, random generators, callbacks"
         r,opt = learn.recorder,learn.opt
-        random_numbers = [random.random(), float(np.random.rand()), float(torch.rand(1)), [dl.rng.random() for dl in learn.dls.loaders if hasattr(dl, 'rng')]]
-        return dict(model=fingerprint(learn.model), losses=[float(o) for o in r.losses], lrs=r.lrs, iters=r.iters, values=[[float(x) for x in v] for v in r.values], hps=getattr(r, 'hps', None),
-                    groups=getattr(r, 'group_hps', None), hypers=[dict(h) for h in opt.hypers], adam=fingerprint(adam(learn)), frozen=(opt.frozen_idx, [p.requires_grad for p in learn.model.parameters()]),
-                    cycle_losses=getattr(r, 'cycle_losses', None), best_cycle=getattr(r, 'best_cycle', None), marks=getattr(r, 'marks', None), rng=random_numbers)
+        random_numbers = [random.random(), float(np.random.rand()), float(torch.rand(1)),
+                          [dl.rng.random() for dl in learn.dls.loaders if hasattr(dl, 'rng')]]
+        return dict(model=fingerprint(learn.model), losses=[float(o) for o in r.losses], lrs=r.lrs, iters=r.iters,
+                    values=[[float(x) for x in v] for v in r.values], hps=getattr(r, 'hps', None),
+                    groups=getattr(r, 'group_hps', None), hypers=[dict(h) for h in opt.hypers],
+                    adam=fingerprint(adam(learn)),
+                    frozen=(opt.frozen_idx, [p.requires_grad for p in learn.model.parameters()]),
+                    cycle_losses=getattr(r, 'cycle_losses', None), best_cycle=getattr(r, 'best_cycle', None),
+                    marks=getattr(r, 'marks', None), rng=random_numbers)
 
     def run(make, fits, folder, *kill, resumed=True):
         "Make a learner, and fit it; what it ends as, None if it was killed"
@@ -77,11 +84,15 @@ def test_every_kind_of_learner_and_of_fit():
         return True
 
     in_batch = lambda epoch, fit=0: (fit, epoch, 'after_pred', 2)
-    places = [in_batch(0), in_batch(1), (0, 1, 'before_validate'), (0, 2, 'after_epoch', None, 500), (0, 2, 'after_epoch'), (0, 2, 'after_fit', None, 500), ]
+    places = [in_batch(0), in_batch(1), (0, 1, 'before_validate'), (0, 2, 'after_epoch', None, 500), (0, 2, 'after_epoch'),
+              (0, 2, 'after_fit', None, 500), ]
 
     # %% nbs/checks/resume.ipynb #4e3cc160
-    fits = dict(fit=lambda l,cbs: l.fit(3, 1e-2, cbs=cbs), one_cycle=lambda l,cbs: l.fit_one_cycle(3, 1e-2, cbs=cbs), flat_cos=lambda l,cbs: l.fit_flat_cos(3, 1e-2, cbs=cbs),
-                sgdr=lambda l,cbs: l.fit_sgdr(2, 1, 1e-2, moms=(0.95, 0.85), cbs=cbs), triangular=lambda l,cbs: l.fit_triangular(3, 1, 1e-2, cbs=cbs), stlr=lambda l,cbs: l.fit_stlr(3, 1e-2, cbs=cbs),
+    fits = dict(fit=lambda l,cbs: l.fit(3, 1e-2, cbs=cbs), one_cycle=lambda l,cbs: l.fit_one_cycle(3, 1e-2, cbs=cbs),
+                flat_cos=lambda l,cbs: l.fit_flat_cos(3, 1e-2, cbs=cbs),
+                sgdr=lambda l,cbs: l.fit_sgdr(2, 1, 1e-2, moms=(0.95, 0.85), cbs=cbs),
+                triangular=lambda l,cbs: l.fit_triangular(3, 1, 1e-2, cbs=cbs),
+                stlr=lambda l,cbs: l.fit_stlr(3, 1e-2, cbs=cbs),
                 gradual=lambda l,cbs: l.fine_tune_discriminative(2, 1e-2, cbs=cbs))
     for kind in kinds: survives(partial(learner, kind), fits['one_cycle'], places)
 
@@ -101,19 +112,26 @@ def test_several_fits():
             in_fit = not self.learn.lock.locked()
             if event_name == 'before_fit' and in_fit: self.fits += 1
             batch = self.learn.iter if event_name in ('before_batch','after_pred','after_loss','after_step','after_batch') and self.learn.training else None
-            if in_fit and event_name == self.what and (self.fits, getattr(self.learn, 'epoch', 0), batch) == self.place: raise Killed
+            if in_fit and event_name == self.what and (self.fits, getattr(self.learn, 'epoch', 0), batch) == self.place:
+                raise Killed
         def state_dict(self): return {}              # otherwise the next run would be killed at the same place
         def load_state_dict(self, saved): pass
 
     def new_folder(): return Path(tempfile.mkdtemp())
-    def adam(learn): return [v for p in learn.model.parameters() for v in learn.opt.state.get(p, {}).values() if isinstance(v, Tensor)]
+    def adam(learn):
+        return [v for p in learn.model.parameters() for v in learn.opt.state.get(p, {}).values() if isinstance(v, Tensor)]
     def end(learn):
         "Everything that a fit leaves: weights, buffers, losses, history, optimizer, random generators, callbacks"
         r,opt = learn.recorder,learn.opt
-        random_numbers = [random.random(), float(np.random.rand()), float(torch.rand(1)), [dl.rng.random() for dl in learn.dls.loaders if hasattr(dl, 'rng')]]
-        return dict(model=fingerprint(learn.model), losses=[float(o) for o in r.losses], lrs=r.lrs, iters=r.iters, values=[[float(x) for x in v] for v in r.values], hps=getattr(r, 'hps', None),
-                    groups=getattr(r, 'group_hps', None), hypers=[dict(h) for h in opt.hypers], adam=fingerprint(adam(learn)), frozen=(opt.frozen_idx, [p.requires_grad for p in learn.model.parameters()]),
-                    cycle_losses=getattr(r, 'cycle_losses', None), best_cycle=getattr(r, 'best_cycle', None), marks=getattr(r, 'marks', None), rng=random_numbers)
+        random_numbers = [random.random(), float(np.random.rand()), float(torch.rand(1)),
+                          [dl.rng.random() for dl in learn.dls.loaders if hasattr(dl, 'rng')]]
+        return dict(model=fingerprint(learn.model), losses=[float(o) for o in r.losses], lrs=r.lrs, iters=r.iters,
+                    values=[[float(x) for x in v] for v in r.values], hps=getattr(r, 'hps', None),
+                    groups=getattr(r, 'group_hps', None), hypers=[dict(h) for h in opt.hypers],
+                    adam=fingerprint(adam(learn)),
+                    frozen=(opt.frozen_idx, [p.requires_grad for p in learn.model.parameters()]),
+                    cycle_losses=getattr(r, 'cycle_losses', None), best_cycle=getattr(r, 'best_cycle', None),
+                    marks=getattr(r, 'marks', None), rng=random_numbers)
 
     def run(make, fits, folder, *kill, resumed=True):
         "Make a learner, and fit it; what it ends as, None if it was killed"
@@ -153,8 +171,10 @@ def test_several_fits():
     in_batch = lambda epoch, fit=0: (fit, epoch, 'after_pred', 2)
 
     # %% nbs/checks/resume.ipynb #98f98d8c
-    two = [in_batch(0), in_batch(0, 1), (0, 1, 'before_validate'), (0, 1, 'after_epoch')]      # a finished fit is not run again, so the second is the first that trains
-    survives(partial(learner, 'vision'), lambda l,cbs: l.fine_tune(2, 1e-2, cbs=cbs), [in_batch(0), in_batch(0, 1), in_batch(1, 1), (1, 1, 'after_epoch')])
+    # a finished fit is not run again, so the second is the first that trains
+    two = [in_batch(0), in_batch(0, 1), (0, 1, 'before_validate'), (0, 1, 'after_epoch')]
+    survives(partial(learner, 'vision'), lambda l,cbs: l.fine_tune(2, 1e-2, cbs=cbs),
+             [in_batch(0), in_batch(0, 1), in_batch(1, 1), (1, 1, 'after_epoch')])
 
     def script(learn, cbs):
         learn.freeze()
@@ -184,19 +204,26 @@ def test_callbacks_optimizers_loaders():
             in_fit = not self.learn.lock.locked()
             if event_name == 'before_fit' and in_fit: self.fits += 1
             batch = self.learn.iter if event_name in ('before_batch','after_pred','after_loss','after_step','after_batch') and self.learn.training else None
-            if in_fit and event_name == self.what and (self.fits, getattr(self.learn, 'epoch', 0), batch) == self.place: raise Killed
+            if in_fit and event_name == self.what and (self.fits, getattr(self.learn, 'epoch', 0), batch) == self.place:
+                raise Killed
         def state_dict(self): return {}              # otherwise the next run would be killed at the same place
         def load_state_dict(self, saved): pass
 
     def new_folder(): return Path(tempfile.mkdtemp())
-    def adam(learn): return [v for p in learn.model.parameters() for v in learn.opt.state.get(p, {}).values() if isinstance(v, Tensor)]
+    def adam(learn):
+        return [v for p in learn.model.parameters() for v in learn.opt.state.get(p, {}).values() if isinstance(v, Tensor)]
     def end(learn):
         "Everything that a fit leaves: weights, buffers, losses, history, optimizer, random generators, callbacks"
         r,opt = learn.recorder,learn.opt
-        random_numbers = [random.random(), float(np.random.rand()), float(torch.rand(1)), [dl.rng.random() for dl in learn.dls.loaders if hasattr(dl, 'rng')]]
-        return dict(model=fingerprint(learn.model), losses=[float(o) for o in r.losses], lrs=r.lrs, iters=r.iters, values=[[float(x) for x in v] for v in r.values], hps=getattr(r, 'hps', None),
-                    groups=getattr(r, 'group_hps', None), hypers=[dict(h) for h in opt.hypers], adam=fingerprint(adam(learn)), frozen=(opt.frozen_idx, [p.requires_grad for p in learn.model.parameters()]),
-                    cycle_losses=getattr(r, 'cycle_losses', None), best_cycle=getattr(r, 'best_cycle', None), marks=getattr(r, 'marks', None), rng=random_numbers)
+        random_numbers = [random.random(), float(np.random.rand()), float(torch.rand(1)),
+                          [dl.rng.random() for dl in learn.dls.loaders if hasattr(dl, 'rng')]]
+        return dict(model=fingerprint(learn.model), losses=[float(o) for o in r.losses], lrs=r.lrs, iters=r.iters,
+                    values=[[float(x) for x in v] for v in r.values], hps=getattr(r, 'hps', None),
+                    groups=getattr(r, 'group_hps', None), hypers=[dict(h) for h in opt.hypers],
+                    adam=fingerprint(adam(learn)),
+                    frozen=(opt.frozen_idx, [p.requires_grad for p in learn.model.parameters()]),
+                    cycle_losses=getattr(r, 'cycle_losses', None), best_cycle=getattr(r, 'best_cycle', None),
+                    marks=getattr(r, 'marks', None), rng=random_numbers)
 
     def run(make, fits, folder, *kill, resumed=True):
         "Make a learner, and fit it; what it ends as, None if it was killed"
@@ -234,11 +261,15 @@ def test_callbacks_optimizers_loaders():
         return True
 
     in_batch = lambda epoch, fit=0: (fit, epoch, 'after_pred', 2)
-    places = [in_batch(0), in_batch(1), (0, 1, 'before_validate'), (0, 2, 'after_epoch', None, 500), (0, 2, 'after_epoch'), (0, 2, 'after_fit', None, 500), ]
+    places = [in_batch(0), in_batch(1), (0, 1, 'before_validate'), (0, 2, 'after_epoch', None, 500), (0, 2, 'after_epoch'),
+              (0, 2, 'after_fit', None, 500), ]
 
     # %% nbs/checks/resume.ipynb #4e3cc160
-    fits = dict(fit=lambda l,cbs: l.fit(3, 1e-2, cbs=cbs), one_cycle=lambda l,cbs: l.fit_one_cycle(3, 1e-2, cbs=cbs), flat_cos=lambda l,cbs: l.fit_flat_cos(3, 1e-2, cbs=cbs),
-                sgdr=lambda l,cbs: l.fit_sgdr(2, 1, 1e-2, moms=(0.95, 0.85), cbs=cbs), triangular=lambda l,cbs: l.fit_triangular(3, 1, 1e-2, cbs=cbs), stlr=lambda l,cbs: l.fit_stlr(3, 1e-2, cbs=cbs),
+    fits = dict(fit=lambda l,cbs: l.fit(3, 1e-2, cbs=cbs), one_cycle=lambda l,cbs: l.fit_one_cycle(3, 1e-2, cbs=cbs),
+                flat_cos=lambda l,cbs: l.fit_flat_cos(3, 1e-2, cbs=cbs),
+                sgdr=lambda l,cbs: l.fit_sgdr(2, 1, 1e-2, moms=(0.95, 0.85), cbs=cbs),
+                triangular=lambda l,cbs: l.fit_triangular(3, 1, 1e-2, cbs=cbs),
+                stlr=lambda l,cbs: l.fit_stlr(3, 1e-2, cbs=cbs),
                 gradual=lambda l,cbs: l.fine_tune_discriminative(2, 1e-2, cbs=cbs))
     for kind in kinds: survives(partial(learner, kind), fits['one_cycle'], places)
 
@@ -263,7 +294,9 @@ def test_callbacks_optimizers_loaders():
             for a,b in zip(self.mean.parameters(), self.model.parameters()): b.data.copy_(a.data)
         def state_dict(self): return weights_of(self.mean)
         def load_state_dict(self, sd): storage.put_weights(self.mean, sd)
-    for makes in ([lambda: GradientAccumulation(40)], [bf16], [MixUp], [Counts], [Average], [partial(ReduceLROnPlateau, patience=1, min_delta=10.)], [partial(EarlyStoppingCallback, patience=2, min_delta=10.)],
+    for makes in ([lambda: GradientAccumulation(40)], [bf16], [MixUp], [Counts], [Average],
+                  [partial(ReduceLROnPlateau, patience=1, min_delta=10.)],
+                  [partial(EarlyStoppingCallback, patience=2, min_delta=10.)],
                   [partial(UntilOverfit, 3)], [Snapshots], [GradientClip]):
         survives(*with_cbs(*makes), [in_batch(1), (0, 2, 'before_validate')])
 
@@ -288,14 +321,19 @@ def test_callbacks_optimizers_loaders():
             return x,(x.sum() > 2).long()
     def on_noise(own=False, torchs=False):
         sets = [Noisy(n, np.random.default_rng(n) if own else None) for n in (32, 16)]
-        dls = DataLoaders(*(torch.utils.data.DataLoader(s, batch_size=8, shuffle=s.n > 16) for s in sets)) if torchs else DataLoaders.from_dsets(*sets, bs=8, num_workers=0)
-        return quiet(Learner(dls, nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2)), loss_func=CrossEntropyLossFlat(), metrics=accuracy))
-    for kwargs in (dict(), dict(own=True), dict(torchs=True)): survives(partial(on_noise, **kwargs), fits['one_cycle'], [in_batch(1), in_batch(2)])
+        dls = DataLoaders(*(torch.utils.data.DataLoader(s, batch_size=8, shuffle=s.n > 16)
+                            for s in sets)) if torchs else DataLoaders.from_dsets(*sets, bs=8, num_workers=0)
+        return quiet(Learner(dls, nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2)),
+                             loss_func=CrossEntropyLossFlat(), metrics=accuracy))
+    for kwargs in (dict(), dict(own=True), dict(torchs=True)):
+        survives(partial(on_noise, **kwargs), fits['one_cycle'], [in_batch(1), in_batch(2)])
 
     def from_table():
         texts = pd.DataFrame(dict(text=['good fine nice a the', 'bad poor weak the a']*12, label=[0, 1]*12))
         dls = TextDataLoaders.from_df(texts, text_col='text', label_col='label', seed=0, bs=4)
-        return quiet(text_classifier_learner(dls, AWD_LSTM, config={**awd_lstm_clas_config, 'emb_sz': 8, 'n_hid': 12, 'n_layers': 2}, pretrained=False))
+        return quiet(text_classifier_learner(dls, AWD_LSTM,
+                                             config={**awd_lstm_clas_config, 'emb_sz': 8, 'n_hid': 12, 'n_layers': 2},
+                                             pretrained=False))
     survives(from_table, fits['one_cycle'], [in_batch(1)])
 
     def with_bar():
@@ -309,7 +347,8 @@ def test_callbacks_optimizers_loaders():
     with warnings.catch_warnings(record=True) as caught, contextlib.redirect_stdout(io.StringIO()):
         warnings.simplefilter('always')
         learner('tensors').fit(1, cbs=[Resume(new_folder()), Names()])
-    assert any('Names (names, day) cannot be stored' in str(w.message) for w in caught) and not any('shadowing' in str(w.message) for w in caught)
+    assert any('Names (names, day) cannot be stored' in str(w.message)
+               for w in caught) and not any('shadowing' in str(w.message) for w in caught)
 
     # %% nbs/checks/resume.ipynb #24099bfe
     def files(folder, kills, append=False):
@@ -317,14 +356,19 @@ def test_callbacks_optimizers_loaders():
         if append and not (folder/'history.csv').exists(): (folder/'history.csv').write_text('an earlier log\n')
         def make():
             return learner('vision', path=folder)
-        def fit(learn, cbs): learn.fit_sgdr(4, 1, 3e-2, cycle_mult=1, cbs=[SaveModelCallback(fname='best'), CSVLogger(append=append), Snapshots(folder/'snaps', keep=2), *cbs])
+        def fit(learn, cbs):
+            learn.fit_sgdr(4, 1, 3e-2, cycle_mult=1,
+                           cbs=[SaveModelCallback(fname='best'), CSVLogger(append=append),
+                                Snapshots(folder/'snaps', keep=2), *cbs])
         for kill in kills: assert run(make, fit, folder, *kill) is None
         run(make, fit, folder)
         log = re.sub(r'\d\d:\d\d', '', (folder/'history.csv').read_text())
-        return log,fingerprint(torch.load(folder/'models/best.pth', weights_only=False)),[(p.name, fingerprint(load_state(p)[0])) for p in sorted((folder/'snaps').iterdir())]
+        return log,fingerprint(torch.load(folder/'models/best.pth', weights_only=False)),[(p.name,
+            fingerprint(load_state(p)[0])) for p in sorted((folder/'snaps').iterdir())]
     oracle = files(new_folder(), [])
     killed = new_folder()
-    test_eq(files(killed, [in_batch(0), in_batch(2), (0, 2, 'before_validate'), (0, 3, 'after_epoch', None, 500), (0, 3, 'after_epoch'), (0, 3, 'after_fit', None, 500)]), oracle)
+    test_eq(files(killed, [in_batch(0), in_batch(2), (0, 2, 'before_validate'), (0, 3, 'after_epoch', None, 500),
+                           (0, 3, 'after_epoch'), (0, 3, 'after_fit', None, 500)]), oracle)
     test_eq(files(killed, []), oracle)                        # finished already
     appended = files(new_folder(), [in_batch(0), in_batch(2)], append=True)[0]
     test_eq(appended, 'an earlier log\n' + oracle[0])
@@ -336,14 +380,16 @@ def test_callbacks_optimizers_loaders():
     # %% nbs/checks/resume.ipynb #aa937d98
     folder = new_folder()
     def at_end(learn):
-        with contextlib.redirect_stdout(io.StringIO()): learn.fit(2, 1e-2, cbs=[SaveModelCallback(at_end=True, fname='final'), Average(), Resume(folder/'r')])
+        with contextlib.redirect_stdout(io.StringIO()):
+            learn.fit(2, 1e-2, cbs=[SaveModelCallback(at_end=True, fname='final'), Average(), Resume(folder/'r')])
         return fingerprint(learn.model),fingerprint(torch.load(folder/'models/final.pth', weights_only=False))
     first_time = at_end(learner('vision', path=folder))
     test_eq(at_end(learner('vision', path=folder, seed=1)), first_time)
     folder = new_folder()
     def with_best():
         learn = learner('vision', path=folder)
-        with contextlib.redirect_stdout(io.StringIO()): learn.fit(2, 1e-2, cbs=[SaveModelCallback(fname='best'), Resume(folder/'r')])
+        with contextlib.redirect_stdout(io.StringIO()):
+            learn.fit(2, 1e-2, cbs=[SaveModelCallback(fname='best'), Resume(folder/'r')])
         return fingerprint(learn.model)
     first_time = with_best()
     (folder/'models/best.pth').unlink()                       # the result is in the checkpoint, too
@@ -354,8 +400,10 @@ def test_callbacks_optimizers_loaders():
         def __init__(self): self.mean = nn.Linear(2, 2)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter('always')
-        with contextlib.redirect_stdout(io.StringIO()): learner('tensors').fit(2, cbs=[Resume(new_folder()), Secretive(), Counts()])
-    test_eq([str(w.message).split(': ')[1] for w in caught if 'Resume' in str(w.message)], ['Secretive (mean) cannot be stored, so a resumed fit may differ; give it state_dict and load_state_dict'])
+        with contextlib.redirect_stdout(io.StringIO()):
+            learner('tensors').fit(2, cbs=[Resume(new_folder()), Secretive(), Counts()])
+    test_eq([str(w.message).split(': ')[1] for w in caught if 'Resume' in str(w.message)],
+            ['Secretive (mean) cannot be stored, so a resumed fit may differ; give it state_dict and load_state_dict'])
 
     # %% nbs/checks/resume.ipynb #a022e4fe
     class Collects(Callback):
@@ -365,10 +413,12 @@ def test_callbacks_optimizers_loaders():
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter('always')
         with contextlib.redirect_stdout(io.StringIO()): learner('tensors').fit(3, cbs=[Resume(new_folder()), Collects()])
-    test_eq([str(w.message).split(': ')[1] for w in caught if 'Resume' in str(w.message)], ['Collects (found) cannot be stored, so a resumed fit may differ; give it state_dict and load_state_dict'])
+    test_eq([str(w.message).split(': ')[1] for w in caught if 'Resume' in str(w.message)],
+            ['Collects (found) cannot be stored, so a resumed fit may differ; give it state_dict and load_state_dict'])
     folder = new_folder()
     def with_snapshots(*cbs):
-        with contextlib.redirect_stdout(io.StringIO()): learner('tensors').fit_sgdr(3, 1, cycle_mult=1, cbs=[Snapshots(), *cbs, Resume(folder)])
+        with contextlib.redirect_stdout(io.StringIO()):
+            learner('tensors').fit_sgdr(3, 1, cycle_mult=1, cbs=[Snapshots(), *cbs, Resume(folder)])
     try: with_snapshots(Kill(0, 2, 'after_batch', 1))
     except Killed: pass
     with warnings.catch_warnings(record=True) as caught:
@@ -395,19 +445,26 @@ def test_ctrl_c_and_another_start():
             in_fit = not self.learn.lock.locked()
             if event_name == 'before_fit' and in_fit: self.fits += 1
             batch = self.learn.iter if event_name in ('before_batch','after_pred','after_loss','after_step','after_batch') and self.learn.training else None
-            if in_fit and event_name == self.what and (self.fits, getattr(self.learn, 'epoch', 0), batch) == self.place: raise Killed
+            if in_fit and event_name == self.what and (self.fits, getattr(self.learn, 'epoch', 0), batch) == self.place:
+                raise Killed
         def state_dict(self): return {}              # otherwise the next run would be killed at the same place
         def load_state_dict(self, saved): pass
 
     def new_folder(): return Path(tempfile.mkdtemp())
-    def adam(learn): return [v for p in learn.model.parameters() for v in learn.opt.state.get(p, {}).values() if isinstance(v, Tensor)]
+    def adam(learn):
+        return [v for p in learn.model.parameters() for v in learn.opt.state.get(p, {}).values() if isinstance(v, Tensor)]
     def end(learn):
         "Everything that a fit leaves: weights, buffers, losses, history, optimizer, random generators, callbacks"
         r,opt = learn.recorder,learn.opt
-        random_numbers = [random.random(), float(np.random.rand()), float(torch.rand(1)), [dl.rng.random() for dl in learn.dls.loaders if hasattr(dl, 'rng')]]
-        return dict(model=fingerprint(learn.model), losses=[float(o) for o in r.losses], lrs=r.lrs, iters=r.iters, values=[[float(x) for x in v] for v in r.values], hps=getattr(r, 'hps', None),
-                    groups=getattr(r, 'group_hps', None), hypers=[dict(h) for h in opt.hypers], adam=fingerprint(adam(learn)), frozen=(opt.frozen_idx, [p.requires_grad for p in learn.model.parameters()]),
-                    cycle_losses=getattr(r, 'cycle_losses', None), best_cycle=getattr(r, 'best_cycle', None), marks=getattr(r, 'marks', None), rng=random_numbers)
+        random_numbers = [random.random(), float(np.random.rand()), float(torch.rand(1)),
+                          [dl.rng.random() for dl in learn.dls.loaders if hasattr(dl, 'rng')]]
+        return dict(model=fingerprint(learn.model), losses=[float(o) for o in r.losses], lrs=r.lrs, iters=r.iters,
+                    values=[[float(x) for x in v] for v in r.values], hps=getattr(r, 'hps', None),
+                    groups=getattr(r, 'group_hps', None), hypers=[dict(h) for h in opt.hypers],
+                    adam=fingerprint(adam(learn)),
+                    frozen=(opt.frozen_idx, [p.requires_grad for p in learn.model.parameters()]),
+                    cycle_losses=getattr(r, 'cycle_losses', None), best_cycle=getattr(r, 'best_cycle', None),
+                    marks=getattr(r, 'marks', None), rng=random_numbers)
 
     def run(make, fits, folder, *kill, resumed=True):
         "Make a learner, and fit it; what it ends as, None if it was killed"
@@ -445,11 +502,15 @@ def test_ctrl_c_and_another_start():
         return True
 
     in_batch = lambda epoch, fit=0: (fit, epoch, 'after_pred', 2)
-    places = [in_batch(0), in_batch(1), (0, 1, 'before_validate'), (0, 2, 'after_epoch', None, 500), (0, 2, 'after_epoch'), (0, 2, 'after_fit', None, 500), ]
+    places = [in_batch(0), in_batch(1), (0, 1, 'before_validate'), (0, 2, 'after_epoch', None, 500), (0, 2, 'after_epoch'),
+              (0, 2, 'after_fit', None, 500), ]
 
     # %% nbs/checks/resume.ipynb #4e3cc160
-    fits = dict(fit=lambda l,cbs: l.fit(3, 1e-2, cbs=cbs), one_cycle=lambda l,cbs: l.fit_one_cycle(3, 1e-2, cbs=cbs), flat_cos=lambda l,cbs: l.fit_flat_cos(3, 1e-2, cbs=cbs),
-                sgdr=lambda l,cbs: l.fit_sgdr(2, 1, 1e-2, moms=(0.95, 0.85), cbs=cbs), triangular=lambda l,cbs: l.fit_triangular(3, 1, 1e-2, cbs=cbs), stlr=lambda l,cbs: l.fit_stlr(3, 1e-2, cbs=cbs),
+    fits = dict(fit=lambda l,cbs: l.fit(3, 1e-2, cbs=cbs), one_cycle=lambda l,cbs: l.fit_one_cycle(3, 1e-2, cbs=cbs),
+                flat_cos=lambda l,cbs: l.fit_flat_cos(3, 1e-2, cbs=cbs),
+                sgdr=lambda l,cbs: l.fit_sgdr(2, 1, 1e-2, moms=(0.95, 0.85), cbs=cbs),
+                triangular=lambda l,cbs: l.fit_triangular(3, 1, 1e-2, cbs=cbs),
+                stlr=lambda l,cbs: l.fit_stlr(3, 1e-2, cbs=cbs),
                 gradual=lambda l,cbs: l.fine_tune_discriminative(2, 1e-2, cbs=cbs))
     for kind in kinds: survives(partial(learner, kind), fits['one_cycle'], places)
 
@@ -471,8 +532,10 @@ def test_ctrl_c_and_another_start():
             for kill in (in_batch(0), in_batch(2)):
                 try: learn.fit_one_cycle(3, 1e-2, cbs=[r, Kill(*kill)])
                 except Killed: pass
-                other = [sys.executable, '-W', 'ignore', '-c', f'from fastai_lrx.core.storage import try_lock; print(try_lock({str(r.folder/".lock")!r}) is None)']
-                test_eq(subprocess.run(other, capture_output=True, text=True).stdout.strip(), 'False')       # others may go on now
+                other = [sys.executable, '-W', 'ignore', '-c',
+                         f'from fastai_lrx.core.storage import try_lock; print(try_lock({str(r.folder/".lock")!r}) is None)']
+                # others may go on now
+                test_eq(subprocess.run(other, capture_output=True, text=True).stdout.strip(), 'False')
             learn.fit_one_cycle(3, 1e-2, cbs=[r, Kill()])
         return end(learn)
     oracle = run(partial(learner, 'vision'), fits['one_cycle'], new_folder(), resumed=False)
@@ -505,19 +568,26 @@ def test_full_disk_damaged_file_other_fit_other_process():
             in_fit = not self.learn.lock.locked()
             if event_name == 'before_fit' and in_fit: self.fits += 1
             batch = self.learn.iter if event_name in ('before_batch','after_pred','after_loss','after_step','after_batch') and self.learn.training else None
-            if in_fit and event_name == self.what and (self.fits, getattr(self.learn, 'epoch', 0), batch) == self.place: raise Killed
+            if in_fit and event_name == self.what and (self.fits, getattr(self.learn, 'epoch', 0), batch) == self.place:
+                raise Killed
         def state_dict(self): return {}              # otherwise the next run would be killed at the same place
         def load_state_dict(self, saved): pass
 
     def new_folder(): return Path(tempfile.mkdtemp())
-    def adam(learn): return [v for p in learn.model.parameters() for v in learn.opt.state.get(p, {}).values() if isinstance(v, Tensor)]
+    def adam(learn):
+        return [v for p in learn.model.parameters() for v in learn.opt.state.get(p, {}).values() if isinstance(v, Tensor)]
     def end(learn):
         "Everything that a fit leaves: weights, buffers, losses, history, optimizer, random generators, callbacks"
         r,opt = learn.recorder,learn.opt
-        random_numbers = [random.random(), float(np.random.rand()), float(torch.rand(1)), [dl.rng.random() for dl in learn.dls.loaders if hasattr(dl, 'rng')]]
-        return dict(model=fingerprint(learn.model), losses=[float(o) for o in r.losses], lrs=r.lrs, iters=r.iters, values=[[float(x) for x in v] for v in r.values], hps=getattr(r, 'hps', None),
-                    groups=getattr(r, 'group_hps', None), hypers=[dict(h) for h in opt.hypers], adam=fingerprint(adam(learn)), frozen=(opt.frozen_idx, [p.requires_grad for p in learn.model.parameters()]),
-                    cycle_losses=getattr(r, 'cycle_losses', None), best_cycle=getattr(r, 'best_cycle', None), marks=getattr(r, 'marks', None), rng=random_numbers)
+        random_numbers = [random.random(), float(np.random.rand()), float(torch.rand(1)),
+                          [dl.rng.random() for dl in learn.dls.loaders if hasattr(dl, 'rng')]]
+        return dict(model=fingerprint(learn.model), losses=[float(o) for o in r.losses], lrs=r.lrs, iters=r.iters,
+                    values=[[float(x) for x in v] for v in r.values], hps=getattr(r, 'hps', None),
+                    groups=getattr(r, 'group_hps', None), hypers=[dict(h) for h in opt.hypers],
+                    adam=fingerprint(adam(learn)),
+                    frozen=(opt.frozen_idx, [p.requires_grad for p in learn.model.parameters()]),
+                    cycle_losses=getattr(r, 'cycle_losses', None), best_cycle=getattr(r, 'best_cycle', None),
+                    marks=getattr(r, 'marks', None), rng=random_numbers)
 
     def run(make, fits, folder, *kill, resumed=True):
         "Make a learner, and fit it; what it ends as, None if it was killed"
@@ -555,11 +625,15 @@ def test_full_disk_damaged_file_other_fit_other_process():
         return True
 
     in_batch = lambda epoch, fit=0: (fit, epoch, 'after_pred', 2)
-    places = [in_batch(0), in_batch(1), (0, 1, 'before_validate'), (0, 2, 'after_epoch', None, 500), (0, 2, 'after_epoch'), (0, 2, 'after_fit', None, 500), ]
+    places = [in_batch(0), in_batch(1), (0, 1, 'before_validate'), (0, 2, 'after_epoch', None, 500), (0, 2, 'after_epoch'),
+              (0, 2, 'after_fit', None, 500), ]
 
     # %% nbs/checks/resume.ipynb #4e3cc160
-    fits = dict(fit=lambda l,cbs: l.fit(3, 1e-2, cbs=cbs), one_cycle=lambda l,cbs: l.fit_one_cycle(3, 1e-2, cbs=cbs), flat_cos=lambda l,cbs: l.fit_flat_cos(3, 1e-2, cbs=cbs),
-                sgdr=lambda l,cbs: l.fit_sgdr(2, 1, 1e-2, moms=(0.95, 0.85), cbs=cbs), triangular=lambda l,cbs: l.fit_triangular(3, 1, 1e-2, cbs=cbs), stlr=lambda l,cbs: l.fit_stlr(3, 1e-2, cbs=cbs),
+    fits = dict(fit=lambda l,cbs: l.fit(3, 1e-2, cbs=cbs), one_cycle=lambda l,cbs: l.fit_one_cycle(3, 1e-2, cbs=cbs),
+                flat_cos=lambda l,cbs: l.fit_flat_cos(3, 1e-2, cbs=cbs),
+                sgdr=lambda l,cbs: l.fit_sgdr(2, 1, 1e-2, moms=(0.95, 0.85), cbs=cbs),
+                triangular=lambda l,cbs: l.fit_triangular(3, 1, 1e-2, cbs=cbs),
+                stlr=lambda l,cbs: l.fit_stlr(3, 1e-2, cbs=cbs),
                 gradual=lambda l,cbs: l.fine_tune_discriminative(2, 1e-2, cbs=cbs))
     for kind in kinds: survives(partial(learner, kind), fits['one_cycle'], places)
 
@@ -636,26 +710,43 @@ def test_full_disk_damaged_file_other_fit_other_process():
         learn = make()
         learn.loss_func = LabelSmoothingCrossEntropyFlat()
         return learn
-    for changed,other,what in ((make, lambda l,cbs: l.fit_one_cycle(4, 1e-2, cbs=cbs), 'epochs 3, and now it is 4'), (make, lambda l,cbs: l.fit_one_cycle(3, 2e-2, cbs=cbs), 'schedule'), (make, lambda l,cbs: l.fit_one_cycle(3, 1e-2, pct_start=0.5, cbs=cbs), 'schedule'),
-                               (make, lambda l,cbs: l.fit_one_cycle(3, 1e-2, wd=0.3, cbs=cbs), 'hypers'), (make, lambda l,cbs: l.fit_sgdr(2, 1, 1e-2, cbs=cbs), 'schedule'), (make, lambda l,cbs: l.fit_one_cycle(3, 1e-2, cbs=[*cbs, MixUp()]), 'callbacks'),
-                               (partial(learner, 'vision', opt_func=SGD), fit, 'hypers'), (partial(learner, 'tabular'), fit, 'model'), (wider, fit, 'model'), (fewer, fit, 'batches of 6'), (other_data, fit, 'data'), (other_loss, fit, 'and now it is LabelSmoothingCrossEntropyFlat'), (weighted_loss, fit, 'loss CrossEntropyLossFlat'), (more_dropout, fit, 'model'),
+    for changed,other,what in ((make, lambda l,cbs: l.fit_one_cycle(4, 1e-2, cbs=cbs), 'epochs 3, and now it is 4'),
+                               (make, lambda l,cbs: l.fit_one_cycle(3, 2e-2, cbs=cbs), 'schedule'),
+                               (make, lambda l,cbs: l.fit_one_cycle(3, 1e-2, pct_start=0.5, cbs=cbs), 'schedule'),
+                               (make, lambda l,cbs: l.fit_one_cycle(3, 1e-2, wd=0.3, cbs=cbs), 'hypers'),
+                               (make, lambda l,cbs: l.fit_sgdr(2, 1, 1e-2, cbs=cbs), 'schedule'),
+                               (make, lambda l,cbs: l.fit_one_cycle(3, 1e-2, cbs=[*cbs, MixUp()]), 'callbacks'),
+                               (partial(learner, 'vision', opt_func=SGD), fit, 'hypers'),
+                               (partial(learner, 'tabular'), fit, 'model'), (wider, fit, 'model'),
+                               (fewer, fit, 'batches of 6'), (other_data, fit, 'data'),
+                               (other_loss, fit, 'and now it is LabelSmoothingCrossEntropyFlat'),
+                               (weighted_loss, fit, 'loss CrossEntropyLossFlat'), (more_dropout, fit, 'model'),
                                (make, lambda l,cbs: l.fit_one_cycle(3, 1e-2, cbs=[*cbs, Kill()]), 'callbacks')):
         learn = changed()
         before = fingerprint(learn.model)
-        with contextlib.redirect_stdout(io.StringIO()): test_fail(lambda: other(learn, [Resume(folder/'r'), Kill()]), contains='was begun by another fit, with')
-        with contextlib.redirect_stdout(io.StringIO()): test_fail(lambda: other(learn, [Resume(folder/'r'), Kill()]), contains=what)
+        with contextlib.redirect_stdout(io.StringIO()):
+            test_fail(lambda: other(learn, [Resume(folder/'r'), Kill()]), contains='was begun by another fit, with')
+        with contextlib.redirect_stdout(io.StringIO()):
+            test_fail(lambda: other(learn, [Resume(folder/'r'), Kill()]), contains=what)
         test_eq(fingerprint(learn.model), before)
         assert '_with_events' not in vars(learn)
         learn.fit(1)                                          # nothing of it is left
-    with contextlib.redirect_stdout(io.StringIO()): make().fit_one_cycle(1, 1e-2, cbs=Resume(folder/'r', restart=True, keep_last=1))
+    with contextlib.redirect_stdout(io.StringIO()):
+        make().fit_one_cycle(1, 1e-2, cbs=Resume(folder/'r', restart=True, keep_last=1))
     test_eq(checkpoints(folder), ['fit000_epoch00001_end.safetensors'])
 
     # %% nbs/checks/resume.ipynb #7e602557
     folder = new_folder()
     with contextlib.redirect_stdout(io.StringIO()): make().fit(5, cbs=Resume(folder/'r', every=2, keep_last=9))
-    test_eq(checkpoints(folder), [f'fit000_epoch0000{n}.safetensors' for n in (0, 2, 4, 5)] + ['fit000_epoch00005_end.safetensors'])
-    for kwargs,words in ((dict(name=3), 'name=3'), (dict(name=''), "name=''"), (dict(name='x', every=0), 'every=0'), (dict(name='x', keep_last=0), 'keep_last=0')): test_fail(lambda: Resume(**kwargs), contains=words)
-    held = subprocess.Popen([sys.executable, '-W', 'ignore', '-c', f'from fastai_lrx.core.storage import try_lock; import time; lock = try_lock({str(folder/"r"/".lock")!r}); print("locked", flush=True); time.sleep(60)'], stdout=subprocess.PIPE, text=True)
+    test_eq(checkpoints(folder), [f'fit000_epoch0000{n}.safetensors' for n in (0, 2, 4, 5)]
+            + ['fit000_epoch00005_end.safetensors'])
+    for kwargs,words in ((dict(name=3), 'name=3'), (dict(name=''), "name=''"), (dict(name='x', every=0), 'every=0'),
+                         (dict(name='x', keep_last=0), 'keep_last=0')):
+        test_fail(lambda: Resume(**kwargs), contains=words)
+    held = subprocess.Popen([sys.executable, '-W', 'ignore', '-c',
+                             f'from fastai_lrx.core.storage import try_lock; import time; lock = '
+                             f'try_lock({str(folder/"r"/".lock")!r}); print("locked", flush=True); time.sleep(60)'],
+                             stdout=subprocess.PIPE, text=True)
     held.stdout.readline()
     learn = make()
     test_fail(lambda: learn.fit(5, cbs=Resume(folder/'r')), contains='another process is training under this name')
@@ -683,7 +774,8 @@ def test_full_disk_damaged_file_other_fit_other_process():
     """)
     folder = new_folder()
     def in_a_process(*args):
-        res = subprocess.run([sys.executable, '-W', 'ignore', '-c', script, str(folder/args[0]), next(p for p in sys.path if p.endswith('tests')), *args[1:]], capture_output=True, text=True)
+        res = subprocess.run([sys.executable, '-W', 'ignore', '-c', script, str(folder/args[0]),
+                              next(p for p in sys.path if p.endswith('tests')), *args[1:]], capture_output=True, text=True)
         return res.returncode,res.stdout.splitlines()[-1:]
     test_eq(in_a_process('r', 'kill')[0], -9)
     test_eq(checkpoints(folder), ['fit000_epoch00000.safetensors', 'fit000_epoch00001.safetensors'])
@@ -721,7 +813,8 @@ def test_two_ranks():
             try:
                 with learn.distrib_ctx(sync_bn=False, in_notebook=False): fit(learn, [Resume(folder/name), Stop(at)])
             except KeyboardInterrupt: pass
-            return [p.detach().clone() for p in learn.model.parameters()] + [torch.tensor([float(o) for o in learn.recorder.losses])]
+            return [p.detach().clone() for p in learn.model.parameters()] + [torch.tensor([float(o)
+                for o in learn.recorder.losses])]
         plain = go('plain')
         go('cut', (2, 1))
         dist.barrier()
@@ -729,7 +822,8 @@ def test_two_ranks():
         dist.barrier()
         again,gradual = go('cut'),lambda l,cbs: l.fine_tune_discriminative(2, 1e-2, cbs=cbs)
         opened = go('gradual plain', fit=gradual)
-        go('gradual', (2, 2), gradual)                          # all groups are open there, and at the beginning only the head
+        # all groups are open there, and at the beginning only the head
+        go('gradual', (2, 2), gradual)
         return plain,again,opened,go('gradual', fit=gradual),sorted(p.name for p in (folder/'cut').glob('fit*'))
     for plain,again,opened,opened_again,names in on_ranks(resume_on_ranks):
         assert same(plain, again) and same(opened, opened_again)
@@ -748,19 +842,26 @@ def test_caches_are_no_weights():
             in_fit = not self.learn.lock.locked()
             if event_name == 'before_fit' and in_fit: self.fits += 1
             batch = self.learn.iter if event_name in ('before_batch','after_pred','after_loss','after_step','after_batch') and self.learn.training else None
-            if in_fit and event_name == self.what and (self.fits, getattr(self.learn, 'epoch', 0), batch) == self.place: raise Killed
+            if in_fit and event_name == self.what and (self.fits, getattr(self.learn, 'epoch', 0), batch) == self.place:
+                raise Killed
         def state_dict(self): return {}              # otherwise the next run would be killed at the same place
         def load_state_dict(self, saved): pass
 
     def new_folder(): return Path(tempfile.mkdtemp())
-    def adam(learn): return [v for p in learn.model.parameters() for v in learn.opt.state.get(p, {}).values() if isinstance(v, Tensor)]
+    def adam(learn):
+        return [v for p in learn.model.parameters() for v in learn.opt.state.get(p, {}).values() if isinstance(v, Tensor)]
     def end(learn):
         "Everything that a fit leaves: weights, buffers, losses, history, optimizer, random generators, callbacks"
         r,opt = learn.recorder,learn.opt
-        random_numbers = [random.random(), float(np.random.rand()), float(torch.rand(1)), [dl.rng.random() for dl in learn.dls.loaders if hasattr(dl, 'rng')]]
-        return dict(model=fingerprint(learn.model), losses=[float(o) for o in r.losses], lrs=r.lrs, iters=r.iters, values=[[float(x) for x in v] for v in r.values], hps=getattr(r, 'hps', None),
-                    groups=getattr(r, 'group_hps', None), hypers=[dict(h) for h in opt.hypers], adam=fingerprint(adam(learn)), frozen=(opt.frozen_idx, [p.requires_grad for p in learn.model.parameters()]),
-                    cycle_losses=getattr(r, 'cycle_losses', None), best_cycle=getattr(r, 'best_cycle', None), marks=getattr(r, 'marks', None), rng=random_numbers)
+        random_numbers = [random.random(), float(np.random.rand()), float(torch.rand(1)),
+                          [dl.rng.random() for dl in learn.dls.loaders if hasattr(dl, 'rng')]]
+        return dict(model=fingerprint(learn.model), losses=[float(o) for o in r.losses], lrs=r.lrs, iters=r.iters,
+                    values=[[float(x) for x in v] for v in r.values], hps=getattr(r, 'hps', None),
+                    groups=getattr(r, 'group_hps', None), hypers=[dict(h) for h in opt.hypers],
+                    adam=fingerprint(adam(learn)),
+                    frozen=(opt.frozen_idx, [p.requires_grad for p in learn.model.parameters()]),
+                    cycle_losses=getattr(r, 'cycle_losses', None), best_cycle=getattr(r, 'best_cycle', None),
+                    marks=getattr(r, 'marks', None), rng=random_numbers)
 
     def run(make, fits, folder, *kill, resumed=True):
         "Make a learner, and fit it; what it ends as, None if it was killed"
@@ -819,7 +920,8 @@ def test_caches_are_no_weights():
             if self.training:
                 self.mean = self.mean*0.9 + x.mean().detach()*0.1
                 if len(self.bank) < 24: self.bank = torch.cat([self.bank, x[:3].detach()])
-            return self.lin(x*self.table + self.mean + self.first*0.1 + self.bank.mean(0))*self.grown[:len(x),None]*self.mask[0]
+            return self.lin(x*self.table + self.mean + self.first*0.1
+                            + self.bank.mean(0))*self.grown[:len(x),None]*self.mask[0]
     def with_caches(model=Rotary):
         learn = learner('tensors')
         return quiet(Learner(learn.dls, model(), loss_func=learn.loss_func))
@@ -854,11 +956,13 @@ def test_caches_are_no_weights():
             self.lin = nn.Linear(5, 1)
             self.register_buffer('first', None)
         def forward(self, x):
-            if not hasattr(self, 'table') or len(self.table) < len(x): self.register_buffer('table', torch.ones(len(x), 5), persistent=False)
+            if not hasattr(self, 'table') or len(self.table) < len(x):
+                self.register_buffer('table', torch.ones(len(x), 5), persistent=False)
             if self.first is None: self.first = x[:1].detach().clone()
             return self.lin(x*self.table[:len(x)] + self.first)
     learn,snaps,disk = with_caches(Table),Snapshots(),Snapshots(new_folder()/'s')
-    with contextlib.redirect_stdout(io.StringIO()): learn.fit_sgdr(2, 1, 1e-2, cycle_mult=1, cbs=[snaps, disk, UntilOverfit(2)])
+    with contextlib.redirect_stdout(io.StringIO()):
+        learn.fit_sgdr(2, 1, 1e-2, cycle_mult=1, cbs=[snaps, disk, UntilOverfit(2)])
     test_eq(set(snaps.snapshots[0].load()), set(learn.model.state_dict()))
     other = with_caches(Table)                             # has run no batch yet
     test_eq(SnapshotEnsemble.load(disk.folder, other).validate(), SnapshotEnsemble(learn, snaps).validate())
@@ -867,8 +971,10 @@ def test_caches_are_no_weights():
     learn.validate(dl=longer)                              # the table is longer now
     SnapshotEnsemble(learn, snaps).validate()
     empty = nn.BatchNorm1d(2, affine=False)
-    test_fail(lambda: storage.put_weights(nn.Identity(), weights_of(empty)), contains='running_mean is [2], in the model missing')
-    test_fail(lambda: storage.put_weights(nn.BatchNorm1d(3, affine=False), weights_of(empty)), contains='running_mean is [2], in the model [3]')
+    test_fail(lambda: storage.put_weights(nn.Identity(), weights_of(empty)),
+              contains='running_mean is [2], in the model missing')
+    test_fail(lambda: storage.put_weights(nn.BatchNorm1d(3, affine=False), weights_of(empty)),
+              contains='running_mean is [2], in the model [3]')
 
 def test_loaders_of_your_own():
     # %% nbs/checks/resume.ipynb #e366d287
@@ -883,19 +989,26 @@ def test_loaders_of_your_own():
             in_fit = not self.learn.lock.locked()
             if event_name == 'before_fit' and in_fit: self.fits += 1
             batch = self.learn.iter if event_name in ('before_batch','after_pred','after_loss','after_step','after_batch') and self.learn.training else None
-            if in_fit and event_name == self.what and (self.fits, getattr(self.learn, 'epoch', 0), batch) == self.place: raise Killed
+            if in_fit and event_name == self.what and (self.fits, getattr(self.learn, 'epoch', 0), batch) == self.place:
+                raise Killed
         def state_dict(self): return {}              # otherwise the next run would be killed at the same place
         def load_state_dict(self, saved): pass
 
     def new_folder(): return Path(tempfile.mkdtemp())
-    def adam(learn): return [v for p in learn.model.parameters() for v in learn.opt.state.get(p, {}).values() if isinstance(v, Tensor)]
+    def adam(learn):
+        return [v for p in learn.model.parameters() for v in learn.opt.state.get(p, {}).values() if isinstance(v, Tensor)]
     def end(learn):
         "Everything that a fit leaves: weights, buffers, losses, history, optimizer, random generators, callbacks"
         r,opt = learn.recorder,learn.opt
-        random_numbers = [random.random(), float(np.random.rand()), float(torch.rand(1)), [dl.rng.random() for dl in learn.dls.loaders if hasattr(dl, 'rng')]]
-        return dict(model=fingerprint(learn.model), losses=[float(o) for o in r.losses], lrs=r.lrs, iters=r.iters, values=[[float(x) for x in v] for v in r.values], hps=getattr(r, 'hps', None),
-                    groups=getattr(r, 'group_hps', None), hypers=[dict(h) for h in opt.hypers], adam=fingerprint(adam(learn)), frozen=(opt.frozen_idx, [p.requires_grad for p in learn.model.parameters()]),
-                    cycle_losses=getattr(r, 'cycle_losses', None), best_cycle=getattr(r, 'best_cycle', None), marks=getattr(r, 'marks', None), rng=random_numbers)
+        random_numbers = [random.random(), float(np.random.rand()), float(torch.rand(1)),
+                          [dl.rng.random() for dl in learn.dls.loaders if hasattr(dl, 'rng')]]
+        return dict(model=fingerprint(learn.model), losses=[float(o) for o in r.losses], lrs=r.lrs, iters=r.iters,
+                    values=[[float(x) for x in v] for v in r.values], hps=getattr(r, 'hps', None),
+                    groups=getattr(r, 'group_hps', None), hypers=[dict(h) for h in opt.hypers],
+                    adam=fingerprint(adam(learn)),
+                    frozen=(opt.frozen_idx, [p.requires_grad for p in learn.model.parameters()]),
+                    cycle_losses=getattr(r, 'cycle_losses', None), best_cycle=getattr(r, 'best_cycle', None),
+                    marks=getattr(r, 'marks', None), rng=random_numbers)
 
     def run(make, fits, folder, *kill, resumed=True):
         "Make a learner, and fit it; what it ends as, None if it was killed"
@@ -951,7 +1064,8 @@ def test_loaders_of_your_own():
         data = torch.utils.data.TensorDataset(torch.randn(48, 5) + second, torch.ones(48, 1))
         order = torch.utils.data.RandomSampler(data, generator=torch.Generator().manual_seed(3))
         batches = torch.utils.data.BatchSampler(order, 8, drop_last=False)
-        learn.dls = DataLoaders(Zip(learn.dls.train, torch.utils.data.DataLoader(data, batch_sampler=batches)), Tables(torch.arange(80.).view(16, 5)/80, torch.ones(16, 1)), device='cpu')
+        learn.dls = DataLoaders(Zip(learn.dls.train, torch.utils.data.DataLoader(data, batch_sampler=batches)),
+                                Tables(torch.arange(80.).view(16, 5)/80, torch.ones(16, 1)), device='cpu')
         return learn
     survives(zipped, lambda l,cbs: l.fit_one_cycle(3, 1e-2, cbs=cbs), [in_batch(1), in_batch(2)])
     folder = new_folder()
@@ -963,7 +1077,8 @@ def test_loaders_of_your_own():
     ens = SnapshotEnsemble(learn, snaps)
     for dl in (learn.dls.valid, learn.dls.train): test_eq(len(ens.get_preds(dl=dl)[0]), len(learn.get_preds(dl=dl)[0]))
     test_eq(ens.validate(), ens.validate(dl=learn.dls.valid))
-    for dl in ('abc', learn.dls.train.loaders[1].dataset, 3, (o for o in ())): test_fail(lambda: ens.get_preds(dl=dl), contains='pass a loader')
+    for dl in ('abc', learn.dls.train.loaders[1].dataset, 3, (o for o in ())):
+        test_fail(lambda: ens.get_preds(dl=dl), contains='pass a loader')
 
 def test_what_callbacks_know_of_others():
     # %% nbs/checks/resume.ipynb #e366d287
@@ -979,10 +1094,12 @@ def test_what_callbacks_know_of_others():
         with warnings.catch_warnings(record=True) as caught, contextlib.redirect_stdout(io.StringIO()):
             warnings.simplefilter('always')
             learner('tensors').fit(1, cbs=[Resume(new_folder()), *cbs])
-        return [re.search(r': (.*) cannot be stored', str(w.message))[1] for w in caught if 'cannot be stored' in str(w.message)]
+        return [re.search(r': (.*) cannot be stored', str(w.message))[1] for w in caught
+                if 'cannot be stored' in str(w.message)]
     other = learner('tensors')
     test_eq(warned(Trains(other=other)), ['Trains (other)'])
-    test_eq(warned(Trains(both=[other], fit=other.fit, later=partial(learner.__class__, other), step=partial(other.fit, 1))), ['Trains (both, fit, later, step)'])
+    test_eq(warned(Trains(both=[other], fit=other.fit, later=partial(learner.__class__, other),
+                          step=partial(other.fit, 1))), ['Trains (both, fit, later, step)'])
     test_eq(warned(Knows()), [])
 
 def test_loggers_come_and_go_folds_do_not():
@@ -998,7 +1115,8 @@ def test_loggers_come_and_go_folds_do_not():
             in_fit = not self.learn.lock.locked()
             if event_name == 'before_fit' and in_fit: self.fits += 1
             batch = self.learn.iter if event_name in ('before_batch','after_pred','after_loss','after_step','after_batch') and self.learn.training else None
-            if in_fit and event_name == self.what and (self.fits, getattr(self.learn, 'epoch', 0), batch) == self.place: raise Killed
+            if in_fit and event_name == self.what and (self.fits, getattr(self.learn, 'epoch', 0), batch) == self.place:
+                raise Killed
         def state_dict(self): return {}              # otherwise the next run would be killed at the same place
         def load_state_dict(self, saved): pass
 
@@ -1030,8 +1148,10 @@ def test_loggers_come_and_go_folds_do_not():
     learn = go(CSVLogger(fname='other.csv'), CSVLogger())
     assert same(weights(learn), weights(plain))
     test_eq(len((folder/'other.csv').read_text().splitlines()), 1+2)
-    test_eq(difference(dict(hypers=[dict(lr=1, wd=2), dict(lr=1, wd=2)]), dict(hypers=[dict(lr=1, wd=2), dict(lr=1, wd=3)])), 'hypers: wd 2, and now it is 3')
-    test_eq(difference(dict(callbacks=['A()', 'B()', 'B()']), dict(callbacks=['B()', 'A()', 'C()'])), 'callbacks B(), and now it is C()')
+    test_eq(difference(dict(hypers=[dict(lr=1, wd=2), dict(lr=1, wd=2)]),
+                       dict(hypers=[dict(lr=1, wd=2), dict(lr=1, wd=3)])), 'hypers: wd 2, and now it is 3')
+    test_eq(difference(dict(callbacks=['A()', 'B()', 'B()']), dict(callbacks=['B()', 'A()', 'C()'])),
+            'callbacks B(), and now it is C()')
 
     # %% nbs/checks/resume.ipynb #b7caa670
     class Fold:
@@ -1052,9 +1172,13 @@ def test_loggers_come_and_go_folds_do_not():
         with contextlib.redirect_stdout(io.StringIO()): learn.fit(1, 1e-2, cbs=Resume(folder/'r'))
     ids = np.arange(64)
     subset = partial(torch.utils.data.Subset, Fold())
-    of_each_kind = dict(arrays=[Fold(ids=ids[:32]), Fold(ids=ids[32:])], masks=[Fold(mask=ids < 32), Fold(mask=ids >= 32)], subsets=[subset(ids[:32]), subset(ids[32:])], numbers=[Numbered(0), Numbered(1)],
-                        tables=[Fold(df=pd.DataFrame(dict(a=ids[i:i+32]))) for i in (0, 32)], records=[Fold(rows=[dict(name=f'{i}', x=[i])]*32) for i in (0, 1)],
-                        objects=[Fold(rows=[Row(f'{i}')]*32) for i in (0, 1)], joined=[torch.utils.data.ConcatDataset([Fold(ids=ids[:16]), Numbered(i)]) for i in (0, 1)], ranges=[subset(range(32)), subset(range(32, 64))])
+    of_each_kind = dict(arrays=[Fold(ids=ids[:32]), Fold(ids=ids[32:])], masks=[Fold(mask=ids < 32), Fold(mask=ids >= 32)],
+                        subsets=[subset(ids[:32]), subset(ids[32:])], numbers=[Numbered(0), Numbered(1)],
+                        tables=[Fold(df=pd.DataFrame(dict(a=ids[i:i+32]))) for i in (0, 32)],
+                        records=[Fold(rows=[dict(name=f'{i}', x=[i])]*32) for i in (0, 1)],
+                        objects=[Fold(rows=[Row(f'{i}')]*32) for i in (0, 1)],
+                        joined=[torch.utils.data.ConcatDataset([Fold(ids=ids[:16]), Numbered(i)]) for i in (0, 1)],
+                        ranges=[subset(range(32)), subset(range(32, 64))])
     for name,(a,b) in of_each_kind.items():
         folder = new_folder()
         with warnings.catch_warnings():

@@ -17,14 +17,17 @@ def test_every_feature_on_three():
         def images():
             set_seed(0)
             learn = learner('vision')
-            block = DataBlock((ImageBlock, CategoryBlock), get_x=get_image, get_y=get_label, splitter=IndexSplitter(range(23)), item_tfms=RandomCrop(12), batch_tfms=[*aug_transforms(size=12, max_warp=0), Jitter()])
+            block = DataBlock((ImageBlock, CategoryBlock), get_x=get_image, get_y=get_label,
+                              splitter=IndexSplitter(range(23)), item_tfms=RandomCrop(12),
+                              batch_tfms=[*aug_transforms(size=12, max_warp=0), Jitter()])
             learn.dls = block.dataloaders(list(range(70)), bs=8, num_workers=0)
             return learn
         def torchs():
             set_seed(0)
             learn,x = learner('tensors'),torch.randn(70, 5)
             items = list(zip(x, (x.sum(1, keepdim=True) > 0).float()))
-            learn.dls = DataLoaders(torch.utils.data.DataLoader(items[:47], batch_size=8, shuffle=True), torch.utils.data.DataLoader(items[47:], batch_size=8))
+            learn.dls = DataLoaders(torch.utils.data.DataLoader(items[:47], batch_size=8, shuffle=True),
+                                    torch.utils.data.DataLoader(items[47:], batch_size=8))
             return learn
         for kind,learn in (('images', images()), ('tensors of torch', torchs())):
             set_seed(rank)
@@ -38,7 +41,9 @@ def test_every_feature_on_three():
                 return len(plan)
             def precomputed():
                 learn.freeze()
-                with learn.precomputed(): learn.fit_sgdr(2, 1, 1e-2); found = learn.lr_find(num_it=10, show_plot=False).lr; preds = learn.get_preds()[0].shape
+                with learn.precomputed():
+                    learn.fit_sgdr(2, 1, 1e-2); found = learn.lr_find(num_it=10,
+                                                                      show_plot=False).lr; preds = learn.get_preds()[0].shape
                 return found,preds
             def trained(do):
                 do()
@@ -47,19 +52,27 @@ def test_every_feature_on_three():
             with learn.distrib_ctx(sync_bn=False), contextlib.redirect_stdout(io.StringIO()):
                 learn.fit(1, 1e-2)
                 note('planned', planned, looks=True)
-                note('lr_find', lambda: (res := learn.lr_find(show_plot=False, num_it=20, repeats=2, suggest_funcs=('lr', 'valley'))) and (res, res.trust, res.curve.losses), looks=True)
-                if kind == 'images': note('groups', lambda: list(learn.lr_find_groups(num_it=20, show_plot=False)), looks=True)
+                note('lr_find', lambda: (res := learn.lr_find(show_plot=False, num_it=20, repeats=2,
+                                                              suggest_funcs=('lr', 'valley')))
+                                                              and (res, res.trust, res.curve.losses), looks=True)
+                if kind == 'images':
+                    note('groups', lambda: list(learn.lr_find_groups(num_it=20, show_plot=False)), looks=True)
                 note('sgdr', lambda: trained(lambda: learn.fit_sgdr(2, 1, 1e-2)))
                 note('staged', lambda: trained(lambda: learn.fine_tune_discriminative(1, 1e-2)))
                 note('triangular', lambda: trained(lambda: learn.fit_triangular(1, 1, 1e-2)))
                 note('stlr', lambda: trained(lambda: learn.fit_stlr(1, 1e-2)))
-                note('until', lambda: (learn.fit_sgdr(4, 1, 5., cycle_mult=1, cbs=UntilOverfit()), learn.recorder.best_cycle)[1])
+                note('until', lambda: (learn.fit_sgdr(4, 1, 5., cycle_mult=1, cbs=UntilOverfit()),
+                                       learn.recorder.best_cycle)[1])
                 note('snapshots', lambda: trained(lambda: learn.fit_sgdr(3, 1, 1e-2, cycle_mult=1, cbs=snaps)))
                 ensemble = SnapshotEnsemble(learn, snaps)
-                note('ensemble', lambda: (list(ensemble.validate()), [o.shape for o in ensemble.get_preds()], len(ensemble)), looks=True)
+                note('ensemble', lambda: (list(ensemble.validate()), [o.shape for o in ensemble.get_preds()],
+                                          len(ensemble)), looks=True)
                 note('resume', lambda: trained(lambda: learn.fit_sgdr(1, 1, 1e-2, cbs=Resume(folder/f'resume {kind}'))))
                 note('precomputed', precomputed)
-                note('compare', lambda: [dict(r.final) for r in learn.compare({'fixed': lambda l: l.fit(1, 1e-2), 'SGDR': lambda l: l.fit_sgdr(1, 1, 1e-2)}, seeds=2).runs], looks=True)
+                note('compare', lambda: [dict(r.final)
+                                         for r in learn.compare({'fixed': lambda l: l.fit(1, 1e-2),
+                                                                 'SGDR': lambda l: l.fit_sgdr(1, 1, 1e-2)}, seeds=2).runs],
+                                                                 looks=True)
                 if kind == 'images':
                     note('range', lambda: tuple(learn.lr_range_test(1e-3, 1., num_it=20, show_plot=False)), looks=True)
                     note('accumulated', lambda: trained(lambda: learn.fit_sgdr(1, 1, 1e-2, cbs=GradientAccumulation(16))))
@@ -75,7 +88,8 @@ def test_every_feature_on_three():
     # %% nbs/checks/several_processes.ipynb #7565f2f0
     for kind in ('images', 'tensors of torch'):
         test_eq([first[kind,name][0] for name in ('planned', 'sgdr', 'staged', 'stlr', 'snapshots')], [10, 6, 4, 2, 6])
-        test_eq([len(first[kind,'ensemble'][0][1][0]), first[kind,'precomputed'][0][1][0], first[kind,'ensemble'][0][1][0][0]], [2, 23, 23])
+        test_eq([len(first[kind,'ensemble'][0][1][0]), first[kind,'precomputed'][0][1][0],
+                 first[kind,'ensemble'][0][1][0][0]], [2, 23, 23])
         test_eq(len([f for f in files if f.startswith(f'snapshots of {kind}')]), 2)
         test_eq(len([f for f in files if f.startswith(f'resume {kind}')]), 3*2)
 
@@ -88,7 +102,8 @@ def test_each_computes_its_share():
         folder,res,written,replace = Path(folder[0]),[],[],os.replace
         def counted(a, b): written.append(b); replace(a, b)
         os.replace = counted
-        def tensors(learn): return [t.clone() for dl in learn.dls.loaders for t in (dl.rows if hasattr(dl, 'rows') else dl.dataset).tensors]
+        def tensors(learn):
+            return [t.clone() for dl in learn.dls.loaders for t in (dl.rows if hasattr(dl, 'rows') else dl.dataset).tensors]
         for kind in ('vision', 'tensors'):
             set_seed(0)
             learn,seen = learner(kind),[]
@@ -101,7 +116,8 @@ def test_each_computes_its_share():
                 with learn.precomputed(): split,n_split = tensors(learn),sum(seen)
                 for _ in range(2):
                     seen.clear()
-                    with learn.precomputed(cache=folder/kind): kept,n_kept,mapped = tensors(learn),sum(seen),[p.name for p in (folder/kind).iterdir()]
+                    with learn.precomputed(cache=folder/kind):
+                        kept,n_kept,mapped = tensors(learn),sum(seen),[p.name for p in (folder/kind).iterdir()]
                     assert same(kept, alone)
                 with learn.precomputed(max_memory=0, n_aug=2): views = tensors(learn); learn.fit(2, 1e-2)
                 if rank == 1: next(learn.model[0].parameters()).data.add_(1)
@@ -116,7 +132,8 @@ def test_each_computes_its_share():
     test_eq([n for _,n in ranks], [2, 0, 0])                    # a file for each learner
     for results in zip(*(res for res,_ in ranks)):
         for n_alone,n_split,n_kept,n_files,views,refused in results:
-            test_eq((n_alone-n_kept, n_split-n_kept, n_files, len(views[0])), (72, 24, 1, 96))           # 48 items and 24, beside the few that are looked at first
+            # 48 items and 24, beside the few that are looked at first
+            test_eq((n_alone-n_kept, n_split-n_kept, n_files, len(views[0])), (72, 24, 1, 96))
             assert views==results[0][4] and 'differ between processes' in refused
 
 def test_one_of_them_fails():
@@ -164,7 +181,8 @@ def test_synchronised_norm_layers():
         with learn.distrib_ctx():
             with learn.precomputed():
                 kinds = [type(m).__name__ for m in learn.fixed_body.stages]
-                for m in learn.fixed_body.stages: m.register_forward_pre_hook(lambda m, x: calls.append(type(x[0]).__name__))
+                for m in learn.fixed_body.stages:
+                    m.register_forward_pre_hook(lambda m, x: calls.append(type(x[0]).__name__))
                 for _ in range(2): learn.fit(1, 1e-2)
             again = learn.distributed_trainer.sync_bn
         return kinds,set(calls),again,[p.tolist() for p in learn.model.parameters()]
@@ -188,7 +206,8 @@ def test_what_stock_fastai_does_slow():
             before = [p.detach().clone() for p in learn.model.parameters()]
             learn.lr_find(num_it=20, show_plot=False)
             res.append(same(before, [p.detach() for p in learn.model.parameters()]))
-            with learn.no_logging(): learn.fit(20//len(learn.dls.train)+1, cbs=LRFinder(num_it=20))         # what stock's lr_find does
+            # what stock's lr_find does
+            with learn.no_logging(): learn.fit(20//len(learn.dls.train)+1, cbs=LRFinder(num_it=20))
             res.append(same(before, [p.detach() for p in learn.model.parameters()]))
         return res
     test_eq(on_ranks(stock), [[True, True], [True, False]])
@@ -202,7 +221,8 @@ def test_under_accelerate_s_launcher_killed_and_run_again():
         folder,res,written,replace = Path(folder[0]),[],[],os.replace
         def counted(a, b): written.append(b); replace(a, b)
         os.replace = counted
-        def tensors(learn): return [t.clone() for dl in learn.dls.loaders for t in (dl.rows if hasattr(dl, 'rows') else dl.dataset).tensors]
+        def tensors(learn):
+            return [t.clone() for dl in learn.dls.loaders for t in (dl.rows if hasattr(dl, 'rows') else dl.dataset).tensors]
         for kind in ('vision', 'tensors'):
             set_seed(0)
             learn,seen = learner(kind),[]
@@ -215,7 +235,8 @@ def test_under_accelerate_s_launcher_killed_and_run_again():
                 with learn.precomputed(): split,n_split = tensors(learn),sum(seen)
                 for _ in range(2):
                     seen.clear()
-                    with learn.precomputed(cache=folder/kind): kept,n_kept,mapped = tensors(learn),sum(seen),[p.name for p in (folder/kind).iterdir()]
+                    with learn.precomputed(cache=folder/kind):
+                        kept,n_kept,mapped = tensors(learn),sum(seen),[p.name for p in (folder/kind).iterdir()]
                     assert same(kept, alone)
                 with learn.precomputed(max_memory=0, n_aug=2): views = tensors(learn); learn.fit(2, 1e-2)
                 if rank == 1: next(learn.model[0].parameters()).data.add_(1)
@@ -230,7 +251,8 @@ def test_under_accelerate_s_launcher_killed_and_run_again():
     test_eq([n for _,n in ranks], [2, 0, 0])                    # a file for each learner
     for results in zip(*(res for res,_ in ranks)):
         for n_alone,n_split,n_kept,n_files,views,refused in results:
-            test_eq((n_alone-n_kept, n_split-n_kept, n_files, len(views[0])), (72, 24, 1, 96))           # 48 items and 24, beside the few that are looked at first
+            # 48 items and 24, beside the few that are looked at first
+            test_eq((n_alone-n_kept, n_split-n_kept, n_files, len(views[0])), (72, 24, 1, 96))
             assert views==results[0][4] and 'differ between processes' in refused
 
     # %% nbs/checks/several_processes.ipynb #d6515ba6
@@ -276,5 +298,6 @@ os._exit(0)                                  # torch 2.4 may wait for ever, or a
                 code,said = launch(script, folder, at)
                 assert bool(code)==bool(at), said
             results += [json.loads((folder/f'{rank}.json').read_text()) for rank in range(2)]
-            test_eq(sorted(p.name for p in (folder/'snapshots').iterdir()), ['snapshot_0000.safetensors', 'snapshot_0001.safetensors'])
+            test_eq(sorted(p.name for p in (folder/'snapshots').iterdir()),
+                    ['snapshot_0000.safetensors', 'snapshot_0001.safetensors'])
         for other in results[1:]: test_eq(other, results[0])

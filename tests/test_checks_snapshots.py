@@ -26,7 +26,9 @@ def test_snapshots_are_the_weights_at_the_end_of_a_cycle():
     def same_weights(a, b): return fingerprint(a) == fingerprint(b)
 
     # %% nbs/checks/snapshots.ipynb #53d6496f
-    fits = dict(sgdr=lambda l,cbs: l.fit_sgdr(2, 1, 1e-2, cbs=cbs), triangular=lambda l,cbs: l.fit_triangular(2, 1, 1e-2, cbs=cbs), stlr=lambda l,cbs: l.fit_stlr(2, 1e-2, cbs=cbs),
+    fits = dict(sgdr=lambda l,cbs: l.fit_sgdr(2, 1, 1e-2, cbs=cbs),
+                triangular=lambda l,cbs: l.fit_triangular(2, 1, 1e-2, cbs=cbs),
+                stlr=lambda l,cbs: l.fit_stlr(2, 1e-2, cbs=cbs),
                 any_fit=lambda l,cbs: l.fit(3, cbs=[Scheduled(lr=CosineRestarts(2, 1e-2)), *cbs]))
     ends = dict(sgdr=[0, 2], triangular=[0, 1], stlr=[1], any_fit=[0, 2])
     for kind in kinds:
@@ -35,7 +37,8 @@ def test_snapshots_are_the_weights_at_the_end_of_a_cycle():
             learn,snaps,disk,oracle = learner(kind),Snapshots(),Snapshots(new_folder()),Oracle()
             fit(learn, [snaps, disk, oracle])
             test_eq([s.epoch for s in snaps.snapshots], ends[name])
-            for a,b in zip(snaps.snapshots, disk.snapshots): assert same_weights(a.load(), oracle.epochs[a.epoch]) and same_weights(a.load(), b.load()), (kind, name)
+            for a,b in zip(snaps.snapshots, disk.snapshots):
+                assert same_weights(a.load(), oracle.epochs[a.epoch]) and same_weights(a.load(), b.load()), (kind, name)
             for s in snaps.snapshots: test_eq(list(s.measured.values()), list(learn.recorder.values[s.epoch]))
             assert all(s.weights is None and s.path.exists() for s in disk.snapshots)
 
@@ -89,17 +92,21 @@ def test_which_ones_are_kept():
     test_eq(len(snaps.snapshots), 1)
     test_fail(lambda: learn.fit(1), contains='Snapshots waits for the ends of cycles')
     learn.fit_sgdr(2, 1, cycle_mult=1)
-    test_eq([(s.cycle, s.path.name) for s in snaps.snapshots], [(0, 'snapshot_0000.safetensors'), (0, 'snapshot_0001.safetensors'), (1, 'snapshot_0002.safetensors')])
+    test_eq([(s.cycle, s.path.name) for s in snaps.snapshots],
+            [(0, 'snapshot_0000.safetensors'), (0, 'snapshot_0001.safetensors'), (1, 'snapshot_0002.safetensors')])
     learn.remove_cb(snaps)
     before = weights(learn)
     test_fail(lambda: learn.fit_sgdr(1, 1, cbs=Snapshots(snaps.folder)), contains='has 3 snapshots of another run')
     assert same(weights(learn)[:-1], before[:-1])
-    for kwargs,words in ((dict(folder=3), 'folder=3'), (dict(folder=''), "folder=''"), (dict(every=0), 'every=0'), (dict(keep=0), 'keep=0'), (dict(keep=1.5), 'keep=1.5'), (dict(best=True), 'best=True'), (dict(best='accuracy', keep=2), "best='accuracy'")):
+    for kwargs,words in ((dict(folder=3), 'folder=3'), (dict(folder=''), "folder=''"), (dict(every=0), 'every=0'),
+                         (dict(keep=0), 'keep=0'), (dict(keep=1.5), 'keep=1.5'), (dict(best=True), 'best=True'),
+                         (dict(best='accuracy', keep=2), "best='accuracy'")):
         test_fail(lambda: Snapshots(**kwargs), contains=words)
 
     # %% nbs/checks/snapshots.ipynb #b07e12db
     learn,snaps,stop = learner('vision'),Snapshots(),UntilOverfit(4)
-    with contextlib.redirect_stdout(io.StringIO()): learn.fit_sgdr(3, 1, 1e-2, cycle_mult=1, cbs=[snaps, stop, ShortEpochCallback(0.5, short_valid=False)])
+    with contextlib.redirect_stdout(io.StringIO()):
+        learn.fit_sgdr(3, 1, 1e-2, cycle_mult=1, cbs=[snaps, stop, ShortEpochCallback(0.5, short_valid=False)])
     test_eq([list(s.measured) for s in snaps.snapshots], [['valid_loss', 'accuracy']]*3)
     test_eq([s.measured['valid_loss'] for s in snaps.snapshots], [v[0] for v in learn.recorder.values])
     test_eq(learn.recorder.cycle_losses, [v[0] for v in learn.recorder.values])
@@ -182,7 +189,8 @@ def test_full_disk_killed_writer_damaged_file():
     storage.save_file = save_file
     learner('tensors').fit_sgdr(3, 1, 1e-2, cycle_mult=1, cbs=Snapshots(sys.argv[1]))
     """)
-    res = subprocess.run([sys.executable, '-W', 'ignore', '-c', script, str(folder), next(p for p in sys.path if p.endswith('tests'))], capture_output=True, text=True)
+    res = subprocess.run([sys.executable, '-W', 'ignore', '-c', script, str(folder),
+                          next(p for p in sys.path if p.endswith('tests'))], capture_output=True, text=True)
     test_eq(res.returncode, -9)
     learn = learner('tensors')
     ens = SnapshotEnsemble.load(folder, learn)
@@ -223,7 +231,8 @@ def test_the_ensemble_is_the_mean_of_its_members():
         learn.fit_sgdr(n, 1, 3e-2, cycle_mult=1, cbs=snaps)
         return learn,snaps
 
-    def close(a, b, eps=1e-5): assert torch.allclose(torch.as_tensor(a).float(), torch.as_tensor(b).float(), atol=eps, rtol=1e-4), (a, b)
+    def close(a, b, eps=1e-5):
+        assert torch.allclose(torch.as_tensor(a).float(), torch.as_tensor(b).float(), atol=eps, rtol=1e-4), (a, b)
 
     def mean_of(learn, snaps, act, **kwargs):
         "Predictions of the members with the activation `act`, averaged, and targets"
@@ -231,7 +240,8 @@ def test_the_ensemble_is_the_mean_of_its_members():
         return torch.stack([r[0] for r in res]).mean(0),res[0][1]
 
     softmax = partial(F.softmax, dim=1)
-    for loss_func,act in ((CrossEntropyLossFlat(), softmax), (LabelSmoothingCrossEntropyFlat(), softmax), (FocalLossFlat(), softmax), (nn.CrossEntropyLoss(), softmax), (F.cross_entropy, softmax)):
+    for loss_func,act in ((CrossEntropyLossFlat(), softmax), (LabelSmoothingCrossEntropyFlat(), softmax),
+                          (FocalLossFlat(), softmax), (nn.CrossEntropyLoss(), softmax), (F.cross_entropy, softmax)):
         learn,snaps = trained('vision', loss_func=loss_func)
         ens = SnapshotEnsemble(learn, snaps)
         preds,targs = mean_of(learn, snaps, act)
@@ -253,21 +263,26 @@ def test_the_ensemble_is_the_mean_of_its_members():
     test_eq(ens.get_preds(ds_idx=0)[1], learn.get_preds(ds_idx=0)[1])
 
     # %% nbs/checks/snapshots.ipynb #f3a4cd19
-    for kind,loss_func,act in (('tensors', None, torch.sigmoid), ('tensors', nn.BCEWithLogitsLoss(), torch.sigmoid), ('tabular', None, noop), ('text', None, partial(F.softmax, dim=-1))):
+    for kind,loss_func,act in (('tensors', None, torch.sigmoid), ('tensors', nn.BCEWithLogitsLoss(), torch.sigmoid),
+                               ('tabular', None, noop), ('text', None, partial(F.softmax, dim=-1))):
         learn,snaps = trained(kind, loss_func=loss_func)
         kwargs = dict(dl=learn.dls.valid, reorder=kind != 'text')      # stock cannot reorder a language model's rows
         preds,targs = mean_of(learn, snaps, act, **kwargs)
         ens = SnapshotEnsemble(learn, snaps)
         close(ens.get_preds(act=act, **kwargs)[0], preds)
         assert np.isfinite(ens.validate()[0])
-        if kind == 'tabular': close(ens.predict(pd.Series(dict(color='r', size=1., weight=2.)))[2], torch.stack([alone(learn, s, lambda l: l.predict(pd.Series(dict(color='r', size=1., weight=2.)))[2]) for s in snaps.snapshots]).mean(0))
+        if kind == 'tabular':
+            close(ens.predict(pd.Series(dict(color='r', size=1., weight=2.)))[2],
+                  torch.stack([alone(learn, s, lambda l: l.predict(pd.Series(dict(color='r', size=1., weight=2.)))[2])
+                               for s in snaps.snapshots]).mean(0))
         if kind == 'text': close(ens.validate()[0], F.nll_loss(preds.log().flatten(0, 1), targs.flatten()), 1e-4)
 
     # %% nbs/checks/snapshots.ipynb #565ed768
     for scale in (1, 1000):
         set_seed(0)
         items = list(zip(torch.randn(600, 8), torch.randint(0, 1000, (600,))))
-        learn,snaps = quiet(Learner(DataLoaders.from_dsets(items[:88], items[88:], bs=512, num_workers=0), nn.Linear(8, 1000), loss_func=CrossEntropyLossFlat(), metrics=accuracy)),Snapshots()
+        learn,snaps = quiet(Learner(DataLoaders.from_dsets(items[:88], items[88:], bs=512, num_workers=0),
+                                    nn.Linear(8, 1000), loss_func=CrossEntropyLossFlat(), metrics=accuracy)),Snapshots()
         learn.model.weight.data *= scale
         learn.dls.train.bs = 44
         learn.fit_sgdr(2, 1, 1e-2*scale, cycle_mult=1, cbs=snaps)
@@ -278,16 +293,22 @@ def test_the_ensemble_is_the_mean_of_its_members():
 
     # %% nbs/checks/snapshots.ipynb #2494e55a
     learn,snaps = trained('vision')
-    for n in (1, 2, 3): close(SnapshotEnsemble(learn, snaps).curve().loc[n].tolist(), SnapshotEnsemble(learn, snaps, last=n).validate(), 1e-6)
+    for n in (1, 2, 3):
+        close(SnapshotEnsemble(learn, snaps).curve().loc[n].tolist(),
+              SnapshotEnsemble(learn, snaps, last=n).validate(), 1e-6)
     assert torch.equal(SnapshotEnsemble(learn, snaps, last=1).get_preds()[0], learn.get_preds()[0])
-    test_fail(lambda: SnapshotEnsemble(learn, snaps).get_preds(act=lambda o: o.argmax(1)), contains='no output of the model gives the mean')
+    test_fail(lambda: SnapshotEnsemble(learn, snaps).get_preds(act=lambda o: o.argmax(1)),
+              contains='no output of the model gives the mean')
     a,b = (alone(learn, snaps.snapshots[i], lambda l: l.get_preds(with_decoded=True)[2]) for i in (0, 2))
     close(SnapshotEnsemble(learn, snaps).diversity().loc['cycle 0', 'cycle 2'], (a != b).float().mean())
     plain,plain_snaps = trained('vision', loss_func=nn.CrossEntropyLoss())
     table = SnapshotEnsemble(plain, plain_snaps).diversity()
-    close(table.loc['cycle 0', 'cycle 2'], (alone(plain, plain_snaps.snapshots[0], lambda l: l.get_preds()[0]).argmax(1) != alone(plain, plain_snaps.snapshots[2], lambda l: l.get_preds()[0]).argmax(1)).float().mean())
+    close(table.loc['cycle 0', 'cycle 2'], (alone(plain, plain_snaps.snapshots[0],
+                                                  lambda l: l.get_preds()[0]).argmax(1) != alone(plain,
+        plain_snaps.snapshots[2], lambda l: l.get_preds()[0]).argmax(1)).float().mean())
     own,own_snaps = trained('vision', loss_func=lambda p,y,reduction='mean': F.cross_entropy(p, y, reduction=reduction))
-    for kwargs in (dict(), dict(act=softmax)): close(SnapshotEnsemble(own, own_snaps, act=softmax).get_preds(**kwargs)[0], mean_of(own, own_snaps, softmax)[0])
+    for kwargs in (dict(), dict(act=softmax)):
+        close(SnapshotEnsemble(own, own_snaps, act=softmax).get_preds(**kwargs)[0], mean_of(own, own_snaps, softmax)[0])
     kept = Snapshots(new_folder(), keep=2)
     plain.fit_sgdr(2, 1, cycle_mult=1, cbs=kept)
     old = SnapshotEnsemble(plain, kept)
@@ -296,7 +317,11 @@ def test_the_ensemble_is_the_mean_of_its_members():
     test_eq(list(SnapshotEnsemble(plain, plain_snaps.snapshots*2).diversity())[-1], 'snapshot 5')
     test_fail(lambda: SnapshotEnsemble(learn, snaps, act='softmax').validate(), contains="act='softmax': pass a function")
     test_fail(lambda: SnapshotEnsemble.load(learn, learn), contains='pass the name of a folder')
-    for args,words in (((learn, None), 'snaps: is of type NoneType'), ((learn, snaps.snapshots[0]), 'snaps: is of type Snapshot'), ((learn, 'folder'), 'snaps: is of type str'), ((learn, []), 'has no snapshot'), ((learn, Snapshots()), 'has no snapshot'), ((learn, ['x']), 'pass a Snapshots callback or a list'), ((learn, snaps, 4), 'last=4'), ((learn, snaps, 0), 'last=0'), ((3, snaps), 'learn=3')):
+    for args,words in (((learn, None), 'snaps: is of type NoneType'),
+                       ((learn, snaps.snapshots[0]), 'snaps: is of type Snapshot'),
+                       ((learn, 'folder'), 'snaps: is of type str'), ((learn, []), 'has no snapshot'),
+                       ((learn, Snapshots()), 'has no snapshot'), ((learn, ['x']), 'pass a Snapshots callback or a list'),
+                       ((learn, snaps, 4), 'last=4'), ((learn, snaps, 0), 'last=0'), ((3, snaps), 'learn=3')):
         test_fail(lambda: SnapshotEnsemble(*args), contains=words)
     learn.model = nn.Linear(2, 2)
     test_fail(lambda: SnapshotEnsemble(learn, snaps), contains='do not fit the model')
@@ -311,16 +336,19 @@ def test_the_ensemble_is_the_mean_of_its_members():
     state.restore()
     close(SnapshotEnsemble(learn, snaps).tta(n=3)[0], torch.stack(res).mean(0))
     item = learn.dls.valid_ds.items[3]
-    close(SnapshotEnsemble(learn, snaps).predict(item)[2], torch.stack([alone(learn, s, lambda l: l.predict(item)[2]) for s in snaps.snapshots]).mean(0))
+    close(SnapshotEnsemble(learn, snaps).predict(item)[2],
+          torch.stack([alone(learn, s, lambda l: l.predict(item)[2]) for s in snaps.snapshots]).mean(0))
     SnapshotEnsemble(learn, snaps).show_results(max_n=2)
     plt.close('all')
 
     # %% nbs/checks/snapshots.ipynb #a97b0b6a
     rng = random.Random(0)
-    df = pd.DataFrame([(' '.join(rng.choices('good fine nice bad poor weak the a'.split(), k=12)), i%2) for i in range(60)], columns=['text', 'label'])
+    df = pd.DataFrame([(' '.join(rng.choices('good fine nice bad poor weak the a'.split(), k=12)), i%2) for i in range(60)],
+                      columns=['text', 'label'])
     dls = quiet_dls = TextDataLoaders.from_df(df, seed=0, bs=8, text_col='text', label_col='label')
     config = {**awd_lstm_clas_config, 'emb_sz': 8, 'n_hid': 12, 'n_layers': 2}
-    learn,snaps = quiet(text_classifier_learner(dls, AWD_LSTM, config=config, pretrained=False, metrics=accuracy)),Snapshots()
+    learn,snaps = quiet(text_classifier_learner(dls, AWD_LSTM, config=config, pretrained=False,
+                                                metrics=accuracy)),Snapshots()
     learn.fit_sgdr(2, 1, 1e-2, cycle_mult=1, cbs=snaps)
     close(SnapshotEnsemble(learn, snaps).get_preds()[0], mean_of(learn, snaps, softmax)[0])
 
@@ -348,7 +376,8 @@ def test_an_ensemble_leaves_no_trace():
         learn.fit_sgdr(n, 1, 3e-2, cycle_mult=1, cbs=snaps)
         return learn,snaps
 
-    def close(a, b, eps=1e-5): assert torch.allclose(torch.as_tensor(a).float(), torch.as_tensor(b).float(), atol=eps, rtol=1e-4), (a, b)
+    def close(a, b, eps=1e-5):
+        assert torch.allclose(torch.as_tensor(a).float(), torch.as_tensor(b).float(), atol=eps, rtol=1e-4), (a, b)
 
     # %% nbs/checks/snapshots.ipynb #6c26996d
     def asked(do, kind='vision'):
@@ -370,8 +399,10 @@ def test_an_ensemble_leaves_no_trace():
             self.n += 1
             if self.n == 5: self.what(self.learn)
     oracle = asked(None)
-    for do in (lambda e: e.get_preds(), lambda e: e.validate(), lambda e: e.validate(0), lambda e: e.tta(n=2), lambda e: e.curve(), lambda e: e.plot(), lambda e: e.diversity(), lambda e: e.predict(3),
-               lambda e: e.validate(cbs=Strike(interrupt)), lambda e: e.get_preds(cbs=Strike(error))): assert same(asked(do), oracle)
+    for do in (lambda e: e.get_preds(), lambda e: e.validate(), lambda e: e.validate(0), lambda e: e.tta(n=2),
+               lambda e: e.curve(), lambda e: e.plot(), lambda e: e.diversity(), lambda e: e.predict(3),
+               lambda e: e.validate(cbs=Strike(interrupt)), lambda e: e.get_preds(cbs=Strike(error))):
+        assert same(asked(do), oracle)
 
     # %% nbs/checks/snapshots.ipynb #277b131b
     learn,snaps = learner('vision'),Snapshots()
@@ -390,7 +421,8 @@ def test_two_ranks():
         folder = [tempfile.mkdtemp() if rank == 0 else None]
         dist.broadcast_object_list(folder)
         learn,memory,disk = learner('vision', num_workers=0),Snapshots(),Snapshots(Path(folder[0])/'snaps', keep=2)
-        with learn.distrib_ctx(sync_bn=False, in_notebook=False): learn.fit_sgdr(3, 1, 1e-2, cycle_mult=1, cbs=[memory, disk, UntilOverfit(patience=3)])
+        with learn.distrib_ctx(sync_bn=False, in_notebook=False):
+            learn.fit_sgdr(3, 1, 1e-2, cycle_mult=1, cbs=[memory, disk, UntilOverfit(patience=3)])
         a,b = (SnapshotEnsemble(learn, s, last=2).get_preds()[0] for s in (memory, disk))
         files = sorted(p.name for p in disk.folder.iterdir())
         return a,b,files,[s.path is not None for s in disk.snapshots],learn.recorder.best_cycle,learn.recorder.cycle_losses,[p.detach() for p in learn.model.parameters()]
@@ -417,13 +449,16 @@ def test_until_it_overfits():
         learn,snaps = learner(kind),Snapshots()
         stop = UntilOverfit(patience)
         cbs = [Dictate(*losses), snaps, stop, *cbs]
-        with contextlib.redirect_stdout(said := io.StringIO()): fit(learn, cbs) if fit else learn.fit_sgdr(n_cycles, 1, 1e-2, cbs=cbs, **kwargs)
+        with contextlib.redirect_stdout(said := io.StringIO()):
+            fit(learn, cbs) if fit else learn.fit_sgdr(n_cycles, 1, 1e-2, cbs=cbs, **kwargs)
         now = weights_of(learn.model)
-        return len(learn.recorder.values),[s.cycle for s in snaps.snapshots if same_weights(s.load(), now)],learn.recorder.best_cycle,said.getvalue()
+        return len(learn.recorder.values),[s.cycle for s in snaps.snapshots
+                                           if same_weights(s.load(), now)],learn.recorder.best_cycle,said.getvalue()
 
     flat = partial(overfit, cycle_mult=1)
     test_eq(flat([3, 2, 1, 2, 0, 0], 6)[:3], (4, [2], 2))
-    test_eq(flat([3, 2, 1, 2, 0, 0], 6, 2)[:3], (6, [4], 4))                 # a second chance, then better; the last is not better than the best
+    # a second chance, then better; the last is not better than the best
+    test_eq(flat([3, 2, 1, 2, 0, 0], 6, 2)[:3], (6, [4], 4))
     test_eq(flat([3, 2, 1, 2, 3, 0], 6, 2)[:3], (5, [2], 2))
     test_eq(flat([3, 2, 1, 2, 0, 1, -1], 7, 2)[:3], (7, [6], 6))             # two in a row, not two in all
     class SeesAll(Callback):
@@ -436,7 +471,8 @@ def test_until_it_overfits():
     test_eq(flat([1, 2, 3], 3, 5)[:3], (3, [0], 0))                          # all cycles run, the first is the best
     test_eq(flat([np.nan, np.nan], 2, 2)[:3], (2, [1], None))                # no loss at all: the weights stay
     test_eq(flat([2, np.nan, 1], 3)[:3], (2, [0], 0))
-    test_eq(overfit([9, 5, 4, 9, 9, 9, 6], 3)[:3], (7, [1], 1))              # cycles of 1, 2, 4 epochs: only their ends count
+    # cycles of 1, 2, 4 epochs: only their ends count
+    test_eq(overfit([9, 5, 4, 9, 9, 9, 6], 3)[:3], (7, [1], 1))
     assert 'cycle 3 (epoch 3) ended with a validation loss of 2, so the fit ends; the model has the weights of the best, cycle 2 (epoch 2) with 1' in flat([3, 2, 1, 2], 4)[3]
 
     # %% nbs/checks/snapshots.ipynb #00fedcf9
@@ -445,7 +481,8 @@ def test_until_it_overfits():
     test_eq(overfit([3, 2, 4, 1], 4, fit=triangular)[:3], (3, [1], 1))
     any_fit = lambda l,cbs: l.fit(3, cbs=[Scheduled(lr=CosineRestarts(3, 1e-2, cycle_mult=1)), *cbs])
     test_eq(overfit([1, 2, 3], 3, fit=any_fit)[:3], (2, [0], 0))
-    for cbs in ([GradientAccumulation(20)], [bf16()]): test_eq(overfit([3, 2, 4], 3, cbs=cbs, cycle_mult=1)[:3], (3, [1], 1))
+    for cbs in ([GradientAccumulation(20)], [bf16()]):
+        test_eq(overfit([3, 2, 4], 3, cbs=cbs, cycle_mult=1)[:3], (3, [1], 1))
     stages = lambda l,cbs: l.fine_tune_discriminative(7, 1e-2, schedule='sgdr', cbs=cbs)
     assert overfit([3, 2, 9, 4, 9, 9, 9, 5], 4, fit=stages, kind='vision')[2] is not None
 
@@ -453,12 +490,17 @@ def test_until_it_overfits():
     learn = learner('vision')
     learn.path = Path(tempfile.mkdtemp())
     saver = SaveModelCallback(fname='best')
-    with contextlib.redirect_stdout(io.StringIO()): learn.fit_sgdr(3, 1, 1e-2, cycle_mult=1, cbs=[saver, EarlyStoppingCallback(patience=2), UntilOverfit(patience=5)])
+    with contextlib.redirect_stdout(io.StringIO()):
+        learn.fit_sgdr(3, 1, 1e-2, cycle_mult=1, cbs=[saver, EarlyStoppingCallback(patience=2), UntilOverfit(patience=5)])
     test_eq(learn.recorder.best_cycle, np.argmin(learn.recorder.cycle_losses))
 
-    learn,snaps = learner('vision'),Snapshots()                   # the last cycle counts, also if another callback ends the fit with it
-    with contextlib.redirect_stdout(io.StringIO()): learn.fit_sgdr(4, 1, 1e-2, cycle_mult=1, cbs=[Dictate(3, 2, 1, 0), snaps, UntilOverfit(5), EarlyStoppingCallback('accuracy', patience=1, min_delta=9.)])
-    test_eq((len(learn.recorder.values), learn.recorder.cycle_losses, learn.recorder.best_cycle, len(snaps.snapshots)), (2, [3, 2], 1, 2))
+    # the last cycle counts, also if another callback ends the fit with it
+    learn,snaps = learner('vision'),Snapshots()
+    with contextlib.redirect_stdout(io.StringIO()):
+        learn.fit_sgdr(4, 1, 1e-2, cycle_mult=1, cbs=[Dictate(3, 2, 1, 0), snaps, UntilOverfit(5),
+                                                      EarlyStoppingCallback('accuracy', patience=1, min_delta=9.)])
+    test_eq((len(learn.recorder.values), learn.recorder.cycle_losses, learn.recorder.best_cycle, len(snaps.snapshots)),
+            (2, [3, 2], 1, 2))
     learn.path = Path(tempfile.mkdtemp())
     learn.add_cb(UntilOverfit())
     now = weights_of(learn.model)
@@ -467,7 +509,8 @@ def test_until_it_overfits():
     test_fail(lambda: learn.fit(1), contains='UntilOverfit waits for the ends of cycles')
     learn.remove_cb(UntilOverfit)
     nothing = torch.utils.data.DataLoader([], 4)
-    for bad in (lambda l: setattr(l, 'dls', DataLoaders(l.dls.train, nothing)), lambda l: setattr(l.recorder, 'valid_metrics', False), lambda l: l.remove_cb(Recorder)):
+    for bad in (lambda l: setattr(l, 'dls', DataLoaders(l.dls.train, nothing)),
+                lambda l: setattr(l.recorder, 'valid_metrics', False), lambda l: l.remove_cb(Recorder)):
         other = learner('vision')
         bad(other)
         test_fail(lambda: other.fit_sgdr(1, 1, cbs=UntilOverfit()), contains='this fit will have none')
@@ -476,7 +519,8 @@ def test_until_it_overfits():
 
 def test_looking_writes_nothing():
     # %% nbs/checks/snapshots.ipynb #f32798df
-    def close(a, b, eps=1e-5): assert torch.allclose(torch.as_tensor(a).float(), torch.as_tensor(b).float(), atol=eps, rtol=1e-4), (a, b)
+    def close(a, b, eps=1e-5):
+        assert torch.allclose(torch.as_tensor(a).float(), torch.as_tensor(b).float(), atol=eps, rtol=1e-4), (a, b)
 
     # %% nbs/checks/snapshots.ipynb #7c0f1f4d
     class Counts(Callback):
@@ -495,7 +539,8 @@ def test_looking_writes_nothing():
     learn = learner('vision', path=folder)
     learn.fit_sgdr(2, 1, 1e-2, cycle_mult=1, cbs=snaps)
     expected = learn.validate()
-    cbs = [SaveModelCallback(), SaveModelCallback(fname='each', every_epoch=True), CSVLogger(), EarlyStoppingCallback(), ShortEpochCallback(), Wandb(), Draws(), Resume(folder/'r'), Counts(), Writes()]
+    cbs = [SaveModelCallback(), SaveModelCallback(fname='each', every_epoch=True), CSVLogger(), EarlyStoppingCallback(),
+           ShortEpochCallback(), Wandb(), Draws(), Resume(folder/'r'), Counts(), Writes()]
     (folder/'models').mkdir()
     learn.save('model')
     (folder/'history.csv').write_text('an earlier log')
@@ -510,7 +555,8 @@ def test_looking_writes_nothing():
     test_eq([cb for cb in learn.cbs if cb in cbs], cbs)
     assert all(cb.learn is learn for cb in cbs) and learn.save_model in cbs
     alone = SnapshotEnsemble(learn, snaps, last=1)
-    close(alone.validate(), expected)                                # all of the validation set, though an epoch is short here
+    # all of the validation set, though an epoch is short here
+    close(alone.validate(), expected)
     seen = [cb.n for cb in cbs if isinstance(cb, Counts)]
     class InTheFit(Callback):
         "Looks in the middle of a fit"

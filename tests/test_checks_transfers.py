@@ -36,9 +36,12 @@ def test_each_batch_more():
         with tempfile.TemporaryDirectory() as d:
             l.path = Path(d)                          # where it saves the weights
             l.fit(1, cbs=LRFinder(num_it=len(l.dls.train), stop_div=False))
-    def our_sweep(l): l.lr_find(num_it=len(l.dls.train), stop_div=False, show_plot=False, extend=False, suggest_funcs='valley')
+    def our_sweep(l):
+        l.lr_find(num_it=len(l.dls.train), stop_div=False, show_plot=False, extend=False, suggest_funcs='valley')
     stock = reads_per_batch(make, lambda l: l.fit(1, 1e-3))
-    ours = dict(sgdr=lambda l: l.fit_sgdr(1, 1, 1e-3), snapshots=lambda l: l.fit_sgdr(1, 1, 1e-3, cbs=[Snapshots(), UntilOverfit()]), norm_freeze=lambda l: l.fit(1, 1e-3, cbs=NormFreeze()),
+    ours = dict(sgdr=lambda l: l.fit_sgdr(1, 1, 1e-3),
+                snapshots=lambda l: l.fit_sgdr(1, 1, 1e-3, cbs=[Snapshots(), UntilOverfit()]),
+                norm_freeze=lambda l: l.fit(1, 1e-3, cbs=NormFreeze()),
                 unfreezing=lambda l: l.fit(1, 1e-3, cbs=GradualUnfreezing()), precomputed=cached, resume=resumed)
     counts = {name: reads_per_batch(make, fit) for name,fit in ours.items()} | dict(stock=stock)
     sweeps = dict(stock=reads_per_batch(make, stock_sweep), ours=reads_per_batch(make, our_sweep))
@@ -107,7 +110,8 @@ def test_checkpoints_that_a_thread_writes():
         with as_on_a_gpu(slowly):
             learn = on_card('vision')
             test_fail(lambda: learn.fit(3, 1e-2, cbs=[Resume(d), Mishap(error, 8)]), contains='out of memory')
-            test_eq(sorted(f.stem[7:] for f in Path(d).glob('fit*')), ['epoch00000', 'epoch00001'])        # it was waited for
+            # it was waited for
+            test_eq(sorted(f.stem[7:] for f in Path(d).glob('fit*')), ['epoch00000', 'epoch00001'])
         again = on_card('vision')
         quietly(again.fit, 3, 1e-2, cbs=[Resume(d), Mishap(noop, 8)])
         plain = on_card('vision')

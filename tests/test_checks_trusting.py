@@ -31,8 +31,10 @@ def test_a_quadratic_bowl():
             exact = bowl(h, start, 1000)
             raw = exact.lrs[exact.losses.argmin()]
             assert 2/h <= raw <= 2.2/h or exact.losses.min()==0, (h, raw)     # the first batch after the last gain
-            travelled = np.cumsum(exact.lrs)*h                                # while rates are small, x = exp(-sum of h*lr) ...
-            for share in (0.5, 0.8, 0.95):                                    # ... so the loss has fallen by `share` where that sum is -log(1-share)/2
+            # while rates are small, x = exp(-sum of h*lr) ...
+            travelled = np.cumsum(exact.lrs)*h
+            # ... so the loss has fallen by `share` where that sum is -log(1-share)/2
+            for share in (0.5, 0.8, 0.95):
                 known = exact.lrs[np.argmax(travelled >= -np.log(1-share)/2)]
                 test_close(np.log10(by_drop(exact, share)/known), 0, eps=0.1)
             assert halfway(exact) < 2/h   # stable: a step makes things better, not worse
@@ -55,7 +57,8 @@ def test_a_quadratic_bowl():
 def test_any_curve():
     # %% nbs/checks/trusting.ipynb #bddbc34b
     @settings(max_examples=200, deadline=None, derandomize=True)
-    @given(losses=st.lists(st.integers(-8000, 8000), min_size=10, max_size=120), shift=st.sampled_from([-1024., 4096.]), factor=st.sampled_from([0.25, 64.]))
+    @given(losses=st.lists(st.integers(-8000, 8000), min_size=10, max_size=120), shift=st.sampled_from([-1024., 4096.]),
+           factor=st.sampled_from([0.25, 64.]))
     def any_curve(losses, shift, factor):
         lrs,losses = np.geomspace(1e-6, 1, len(losses)), np.array(losses)/8
         curve = SweepCurve(lrs, losses)
@@ -86,7 +89,8 @@ def test_any_curve():
     rng = np.random.default_rng(0)
     for n in (100, 300):
         lrs = np.geomspace(1e-7, 10, n)
-        whys = [diagnose(SweepCurve(lrs, offset + scale*rng.normal(size=n))) for _ in range(200) for offset,scale in [(0, 1), (2.3, 0.1), (-50, 1e-3)]]
+        whys = [diagnose(SweepCurve(lrs, offset + scale*rng.normal(size=n))) for _ in range(200)
+                for offset,scale in [(0, 1), (2.3, 0.1), (-50, 1e-3)]]
         assert 'ok' not in whys and whys.count('flat') > 450, {w: whys.count(w) for w in set(whys)}
         assert all(diagnose(SweepCurve(lrs, 2.3 - 1/(1+(1e-2/lrs)**2) + 0.05*rng.normal(size=n)))=='ok' for _ in range(100))
 
@@ -128,13 +132,18 @@ def test_lr_find_as_a_whole():
         learn.fit(1, 1e-3)
         before,rng_state = [p.detach().clone() for p in learn.model.parameters()],torch.get_rng_state()
         res = learn.lr_find(show_plot=False, num_it=40, repeats=3, probe=20)
-        assert same(before, [p.detach() for p in learn.model.parameters()]) and torch.equal(rng_state, torch.get_rng_state())
+        assert same(before, [p.detach() for p in learn.model.parameters()]) and torch.equal(rng_state,
+            torch.get_rng_state())
         test_eq(learn.lr_find(show_plot=False, num_it=40, repeats=3, probe=20), res)
         test_eq(len(res.sweeps), 3)
-        test_eq([float(o) for o in learn.recorder.losses], list(res.sweeps[0][0].smooth_losses))   # the recorder shows the first sweep, as stock's
+        # the recorder shows the first sweep, as stock's
+        test_eq([float(o) for o in learn.recorder.losses], list(res.sweeps[0][0].smooth_losses))
         assert len({tuple(curves[0].losses) for curves in res.sweeps})==3, 'repetitions see other batches'
         for k,(low,high) in res.spread.items():
-            if k!='lr': test_eq((low, float(getattr(res, k)), high), tuple(f([float(o) for o in res.answers[k]]) for f in (min, np.median, max)))   # lr was probed
+            # lr was probed
+            if k!='lr':
+                test_eq((low, float(getattr(res, k)), high),
+                        tuple(f([float(o) for o in res.answers[k]]) for f in (min, np.median, max)))
         test_eq(pickle.loads(pickle.dumps(res)).spread, res.spread)
         assert 'highest' in res._repr_html_()
 
@@ -151,7 +160,8 @@ def test_lr_find_as_a_whole():
     # %% nbs/checks/trusting.ipynb #351a798b
     once = learn.lr_find(show_plot=False)
     for losses,factor in (([3, 2, 1], 2), ([1, 2, 3], 1/2), ([2, 1, np.inf], 1)):
-        with replaced('fastai_lrx.find.finder.probe_rates', lambda *args: losses): test_eq(learn.lr_find(show_plot=False, probe=20).lr, once.lr*factor)
+        with replaced('fastai_lrx.find.finder.probe_rates', lambda *args: losses):
+            test_eq(learn.lr_find(show_plot=False, probe=20).lr, once.lr*factor)
 
 def test_range_test():
     # %% nbs/checks/trusting.ipynb #8dd62075
@@ -182,12 +192,14 @@ def test_range_test():
         with warnings.catch_warnings():
             warnings.simplefilter('ignore')
             b = learn.lr_range_test(num_it=40, show_plot=False)
-            c = learn.lr_range_test(1e-4, 1., num_it=40, metric=quality(kind), valid_batches=1, sweep='exp', show_plot=False)
+            c = learn.lr_range_test(1e-4, 1., num_it=40, metric=quality(kind), valid_batches=1, sweep='exp',
+                                    show_plot=False)
         assert same(before, weights(learn)[:-1]) and torch.equal(rng_state, torch.get_rng_state())
         for o in (b, c): assert np.isnan(o.lr_max) or 0 < o.lr_min <= o.lr_max/3*1.0001
         _,ax = plt.subplots()
         assert c.plot(ax) is ax and type(pickle.loads(pickle.dumps(b)).plot()).__name__=='Picture'
-        if np.isnan(b.lr_max): test_fail(lambda: learn.fit_triangular(1, 1, b.lr_max, b.lr_min), contains='nan')   # nothing is trained at no rate
+        # nothing is trained at no rate
+        if np.isnan(b.lr_max): test_fail(lambda: learn.fit_triangular(1, 1, b.lr_max, b.lr_min), contains='nan')
         else: learn.fit_triangular(1, 1, b.lr_max, b.lr_min)
 
     # %% nbs/checks/trusting.ipynb #9947a514
@@ -204,7 +216,9 @@ def test_range_test():
         learn.lr_range_test(num_it=30, metric=f1, show_plot=False)
         for metric,up in ((accuracy, True), (error_rate, False)):
             for kwargs in ({}, dict(sweep='exp', end_lr=100., stop_div=False)):
-                for seed in range(3): test_eq(learner('vision', seed=seed).lr_range_test(metric=metric, num_it=60, valid_batches=3, show_plot=False, **kwargs).rises, up)
+                for seed in range(3):
+                    test_eq(learner('vision', seed=seed).lr_range_test(metric=metric, num_it=60, valid_batches=3,
+                                                                       show_plot=False, **kwargs).rises, up)
         learn.lr_find_groups(num_it=30, show_plot=False)
     test_eq((list(learn.recorder.values), [float(o) for o in learn.recorder.losses], list(learn.recorder.lrs)), history)
     assert not hasattr(f1, 'preds') or not len(f1.preds)
@@ -260,16 +274,19 @@ def test_losses_that_say_nothing_callbacks_that_cancel():
     test_eq((res.trust, np.isnan(res.lr), len(res.sweeps[0])), ('no number', True, 1))
     assert 'whatever the rate' in str(caught[-1].message)
     test_fail(lambda: learn.lr_range_test(show_plot=False), contains='the loss of the very first batch is NaN')
-    test_fail(lambda: learn.lr_find_groups(show_plot=False), contains="no layer group's curve can be trusted (no number, no number)")
+    test_fail(lambda: learn.lr_find_groups(show_plot=False),
+              contains="no layer group's curve can be trusted (no number, no number)")
     for event in ('before_fit','before_batch'):
         learn = learner('vision')
         def stop(cb): raise CancelFitException()
         learn.add_cb(Callback(**{event: stop}))
-        for f in (learn.lr_find, learn.lr_range_test, learn.lr_find_groups): test_fail(lambda: f(show_plot=False), contains='the sweep saw no loss')
+        for f in (learn.lr_find, learn.lr_range_test, learn.lr_find_groups):
+            test_fail(lambda: f(show_plot=False), contains='the sweep saw no loss')
     learn = learner('vision')
     learn.model.requires_grad_(False)
     learn.splitter = trainable_params
-    for f in (learn.lr_find, learn.lr_range_test, learn.lr_find_groups): test_fail(lambda: f(show_plot=False), contains='no parameter to train')
+    for f in (learn.lr_find, learn.lr_range_test, learn.lr_find_groups):
+        test_fail(lambda: f(show_plot=False), contains='no parameter to train')
 
     # %% nbs/checks/trusting.ipynb #b769183a
     rng,t = np.random.default_rng(0),np.arange(100)
@@ -287,7 +304,8 @@ def test_bad_input():
         try: f(learn)
         except kind as e: assert contains in str(e), str(e)
         else: raise AssertionError(f'not refused: {contains}')
-        assert learn.opt is None and set(vars(learn))==names and torch.equal(rng_state, torch.get_rng_state()) and same(state, weights_of(learn))
+        assert learn.opt is None and set(vars(learn))==names and torch.equal(rng_state,
+            torch.get_rng_state()) and same(state, weights_of(learn))
     def weights_of(learn): return [p.detach().clone() for p in learn.model.parameters()]
 
     refused(lambda l: l.lr_find(repeats=0), contains='repeats=0: must be at least 1')
@@ -296,7 +314,8 @@ def test_bad_input():
     refused(lambda l: l.lr_find(probe='long'), TypeError, contains="probe='long'")
     refused(lambda l: l.lr_find(probe=3), contains='probe=3: must be 0')
     refused(lambda l: l.lr_find(probe=50, suggest_funcs='valley'), contains="probe=50: tries rates around 'lr'")
-    for f in (max, lambda a,b: 1., lambda: 1.): refused(lambda l: l.lr_find(suggest_funcs=['lr', f]), contains='must take one argument, the curve, or three')
+    for f in (max, lambda a,b: 1., lambda: 1.):
+        refused(lambda l: l.lr_find(suggest_funcs=['lr', f]), contains='must take one argument, the curve, or three')
     test_eq(learner('vision').lr_find(show_plot=False, extend=False, suggest_funcs=lambda a,b,c: 1e-3), (1e-3,))
     refused(lambda l: l.lr_range_test(start_lr=0), contains='start_lr=0')
     refused(lambda l: l.lr_range_test(num_it=5), contains='num_it=5: must be at least 20')
@@ -317,8 +336,11 @@ def test_engines_and_ranks():
         before,rng_state = weights(learn)[:-1],torch.get_rng_state()
         with warnings.catch_warnings():
             warnings.simplefilter('ignore')
-            one,two = (( learn.lr_find(show_plot=False, num_it=40, repeats=2, probe=20), learn.lr_range_test(num_it=30, show_plot=False), learn.lr_find_groups(num_it=30, show_plot=False)) for _ in range(2))
-        np.testing.assert_equal(one, two)                    # bounds may be NaN, depending on the processor: both times, then
+            one,two = (( learn.lr_find(show_plot=False, num_it=40, repeats=2, probe=20),
+                        learn.lr_range_test(num_it=30, show_plot=False), learn.lr_find_groups(num_it=30, show_plot=False))
+                        for _ in range(2))
+        # bounds may be NaN, depending on the processor: both times, then
+        np.testing.assert_equal(one, two)
         assert same(before, weights(learn)[:-1]) and torch.equal(rng_state, torch.get_rng_state())
 
     # %% nbs/checks/trusting.ipynb #26a2cbac

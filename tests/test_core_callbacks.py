@@ -35,7 +35,8 @@ def test_in_a_sweep():
         "Tells somebody about every epoch"
         run_in_sweep = False
 
-    cbs = [CSVLogger(), SaveModelCallback(), EarlyStoppingCallback(), MyPager(), GradientAccumulation(), MixUp(), Callback()]
+    cbs = [CSVLogger(), SaveModelCallback(), EarlyStoppingCallback(), MyPager(), GradientAccumulation(),
+           MixUp(), Callback()]
     test_eq([cb for cb in cbs if runs_in_sweep(cb)], cbs[-3:])
 
 def test_in_a_comparison():
@@ -44,7 +45,8 @@ def test_in_a_comparison():
         "Tells somebody about every epoch"
         run_in_sweep = False
 
-    cbs = [CSVLogger(), SaveModelCallback(), EarlyStoppingCallback(), MyPager(), GradientAccumulation(), MixUp(), Callback()]
+    cbs = [CSVLogger(), SaveModelCallback(), EarlyStoppingCallback(), MyPager(), GradientAccumulation(),
+           MixUp(), Callback()]
     test_eq([cb for cb in cbs if runs_in_sweep(cb)], cbs[-3:])
 
     # %% nbs/core/callbacks.ipynb #d2ff5035

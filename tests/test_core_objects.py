@@ -11,7 +11,8 @@ from fastai_lrx.core.objects import data_sets, generators, loss_parts, optimizer
 
 def test_loaders_and_what_they_serve():
     # %% nbs/core/objects.ipynb #85186868
-    dls = DataBlock((ImageBlock, CategoryBlock), get_x=lambda i: PILImage.create(np.zeros((8, 8, 3), np.uint8)), get_y=lambda i: i%2,
+    dls = DataBlock((ImageBlock, CategoryBlock), get_x=lambda i: PILImage.create(np.zeros((8, 8, 3), np.uint8)),
+                    get_y=lambda i: i%2,
                     batch_tfms=Normalize()).dataloaders(range(10), bs=2, num_workers=0)
     for path,o in walk(dls.train): print('.'.join(map(str, path)).ljust(16), type(o).__name__)
 

@@ -99,7 +99,8 @@ def test_putting_things_back_into_the_same_objects():
 
 def test_the_state_of_a_learner():
     # %% nbs/core/state.ipynb #1bb507e5
-    if threading.current_thread() is threading.main_thread() and signal.getsignal(signal.SIGINT) is signal.default_int_handler:   # where Ctrl-C means what it usually does
+    # where Ctrl-C means what it usually does
+    if threading.current_thread() is threading.main_thread() and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
         done = []
         try:
             with uninterrupted():
@@ -127,7 +128,8 @@ def test_the_state_of_a_learner():
 
     # %% nbs/core/state.ipynb #e21bd2a7
     test_eq(as_device('cpu', 'choose'), torch.device('cpu'))
-    test_fail(lambda: as_device('meta', 'choose'), contains="device='meta': there is no such device here; pass 'cpu', or None to choose")
+    test_fail(lambda: as_device('meta', 'choose'),
+              contains="device='meta': there is no such device here; pass 'cpu', or None to choose")
 
     # %% nbs/core/state.ipynb #087c3e85
     learn = synth_learner()

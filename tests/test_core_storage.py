@@ -69,7 +69,8 @@ def test_state_without_pickle():
     test_fail(lambda: flatten({'f': print}, {}), contains='cannot be stored without pickle')
 
     # %% nbs/core/storage.ipynb #7f37155f
-    others = dict(rates=[i/7 for i in range(40)], groups=[[i/7, i/3] for i in range(40)], losses=[torch.tensor(i/7) for i in range(40)], mixed=[1, 2.5]*20, of=(set('ab'), Path('a/b'), L(1, 2)))
+    others = dict(rates=[i/7 for i in range(40)], groups=[[i/7, i/3] for i in range(40)],
+                  losses=[torch.tensor(i/7) for i in range(40)], mixed=[1, 2.5]*20, of=(set('ab'), Path('a/b'), L(1, 2)))
     tensors = {}
     flat = json.loads(json.dumps(flatten(others, tensors)))
     test_eq(len(tensors), 3)
@@ -78,7 +79,8 @@ def test_state_without_pickle():
     # %% nbs/core/storage.ipynb #73311bea
     path = folder/'state.safetensors'
     tied = torch.arange(3.)
-    state = dict(model={'a': tied, 'b': tied}, step=3, rng=(np.arange(4, dtype=np.uint32), 1.5), nothing=None, bf16=torch.ones(2, dtype=torch.bfloat16), empty=torch.zeros(0), many=[torch.ones(i) for i in range(12)])
+    state = dict(model={'a': tied, 'b': tied}, step=3, rng=(np.arange(4, dtype=np.uint32), 1.5), nothing=None,
+                 bf16=torch.ones(2, dtype=torch.bfloat16), empty=torch.zeros(0), many=[torch.ones(i) for i in range(12)])
     save_state(path, state, epoch=3)
     loaded,info = load_state(path)
     test_eq(fingerprint(loaded), fingerprint(state))
@@ -111,7 +113,8 @@ def test_the_weights_of_a_model():
     put_weights(m, weights)
     test_eq(fingerprint(m.state_dict()), before)
     test_eq(m.table, torch.ones(3))
-    test_fail(lambda: put_weights(nn.Sequential(nn.Linear(2,3)), weights), contains='0.weight is [2, 2], in the model [3, 2]')
+    test_fail(lambda: put_weights(nn.Sequential(nn.Linear(2,3)), weights),
+              contains='0.weight is [2, 2], in the model [3, 2]')
     put_buffers(m, dict(table=torch.arange(5.)))                     # it has been longer
     buffers_of(m, persistent=False)
 
@@ -128,7 +131,8 @@ def test_larger_than_memory():
     test_eq([p.name for p in folder.iterdir()], ['a.txt'])
 
     # %% nbs/core/storage.ipynb #0a8f1aa9
-    with mapped_state(folder/'large.safetensors', dict(half=((2,3), torch.float16), long=((4,), torch.int64)), epoch=3) as tensors:
+    with mapped_state(folder/'large.safetensors', dict(half=((2,3), torch.float16), long=((4,), torch.int64)),
+                      epoch=3) as tensors:
         tensors['half'].fill_(0.5)
         for i in range(4): tensors['long'][i] = i
     loaded,info = load_state(folder/'large.safetensors', mapped=True)
@@ -165,7 +169,8 @@ def test_one_process_at_a_time():
 
     # %% nbs/core/storage.ipynb #8b35f469
     lock = try_lock(folder/'lock')
-    other = [sys.executable, '-W', 'ignore', '-c', f'from fastai_lrx.core.storage import try_lock; print(try_lock({str(folder/"lock")!r}) is None)']
+    other = [sys.executable, '-W', 'ignore', '-c',
+             f'from fastai_lrx.core.storage import try_lock; print(try_lock({str(folder/"lock")!r}) is None)']
     test_eq(subprocess.run(other, capture_output=True, text=True).stdout.strip(), 'True')
     lock.close()
     test_eq(subprocess.run(other, capture_output=True, text=True).stdout.strip(), 'False')

@@ -80,7 +80,8 @@ def test_can_the_curve_be_trusted():
     # %% nbs/find/curves.ipynb #257c2488
     noise = rng.normal(0, 0.05, 100)
     learns,late = -2/(1 + (3e-3/lrs)**1.5), np.where(lrs > 0.3, 50*(lrs-0.3), 0)
-    examples = {'ok': learns+late, 'flat': 0*lrs, 'rising': 0.05*np.log(1 + lrs/1e-4), 'noisy': 0.06*learns+late, 'diverged at once': learns+np.where(lrs > 3e-7, 1e3, 0),
+    examples = {'ok': learns+late, 'flat': 0*lrs, 'rising': 0.05*np.log(1 + lrs/1e-4), 'noisy': 0.06*learns+late,
+                'diverged at once': learns+np.where(lrs > 3e-7, 1e3, 0),
                 'still falling': -np.log(lrs)}
     fig,axes = new_axes(2, 3, size=(3.2, 2.1))
     for ax,(reason,loss) in zip(axes.flat, examples.items()):
@@ -93,7 +94,8 @@ def test_can_the_curve_be_trusted():
     fig
 
     # %% nbs/find/curves.ipynb #cdf04e19
-    test_eq(refined_span(SweepCurve(lrs, 2.3+noise)), (0.25, 0.875))                               # flat from 1e-7 to 10: look at 1e-5 to 1
+    # flat from 1e-7 to 10: look at 1e-5 to 1
+    test_eq(refined_span(SweepCurve(lrs, 2.3+noise)), (0.25, 0.875))
     test_eq(refined_span(SweepCurve(lrs, 2.3+noise+examples['still falling'])), (0.5, 1.5))        # or on to 1e5
 
 def test_valley_faster():

@@ -34,7 +34,8 @@ def test_a_learner_to_try_it_on():
         x,y = tensor(digits.images).float()[:,None]/16, tensor(digits.target)
         items = list(zip(x, y))
         dls = DataLoaders.from_dsets(items[:1400], items[1400:], bs=32, num_workers=0)
-        model = nn.Sequential(ConvLayer(1, 16), ConvLayer(16, 32, stride=2), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(32, 10))
+        model = nn.Sequential(ConvLayer(1, 16), ConvLayer(16, 32, stride=2), nn.AdaptiveAvgPool2d(1), nn.Flatten(),
+                              nn.Linear(32, 10))
         return Learner(dls, model, loss_func=CrossEntropyLossFlat(), metrics=accuracy, **kwargs)
 
     # %% nbs/find/finder.ipynb #0842fac4
@@ -49,7 +50,8 @@ def test_the_sweep():
         x,y = tensor(digits.images).float()[:,None]/16, tensor(digits.target)
         items = list(zip(x, y))
         dls = DataLoaders.from_dsets(items[:1400], items[1400:], bs=32, num_workers=0)
-        model = nn.Sequential(ConvLayer(1, 16), ConvLayer(16, 32, stride=2), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(32, 10))
+        model = nn.Sequential(ConvLayer(1, 16), ConvLayer(16, 32, stride=2), nn.AdaptiveAvgPool2d(1), nn.Flatten(),
+                              nn.Linear(32, 10))
         return Learner(dls, model, loss_func=CrossEntropyLossFlat(), metrics=accuracy, **kwargs)
 
     # %% nbs/find/finder.ipynb #0cde8cb2
@@ -71,7 +73,8 @@ def test_suggestions_of_two_kinds():
     test_eq(apply_rule(lambda lrs, losses, num_it: (lrs[0], (lrs[0], losses[0])), curve), tensor(lrs[10]).float())
 
     # %% nbs/find/finder.ipynb #cef6a76f
-    test_eq(field_names(['lr', minimum, partial(steep), lambda c: 1, lambda c: 2]), ['lr', 'minimum', 'steep', 'lr_lambda', 'lr_lambda_2'])
+    test_eq(field_names(['lr', minimum, partial(steep), lambda c: 1, lambda c: 2]),
+            ['lr', 'minimum', 'steep', 'lr_lambda', 'lr_lambda_2'])
 
 def test_a_second_look_and_repetitions():
     # %% nbs/find/finder.ipynb #6c5ff779
@@ -82,7 +85,8 @@ def test_a_second_look_and_repetitions():
         x,y = tensor(digits.images).float()[:,None]/16, tensor(digits.target)
         items = list(zip(x, y))
         dls = DataLoaders.from_dsets(items[:1400], items[1400:], bs=32, num_workers=0)
-        model = nn.Sequential(ConvLayer(1, 16), ConvLayer(16, 32, stride=2), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(32, 10))
+        model = nn.Sequential(ConvLayer(1, 16), ConvLayer(16, 32, stride=2), nn.AdaptiveAvgPool2d(1), nn.Flatten(),
+                              nn.Linear(32, 10))
         return Learner(dls, model, loss_func=CrossEntropyLossFlat(), metrics=accuracy, **kwargs)
 
     # %% nbs/find/finder.ipynb #bb3cdae8
@@ -93,7 +97,8 @@ def test_a_second_look_and_repetitions():
     # %% nbs/find/finder.ipynb #2647ad48
     learn = digits_learner()
     learn.loss_func = Sluggish()
-    first,second = sweep_and_refine(learn, partial(sweep_rates, learn, 1e-7, 10., sweep='exp'), 'exp', True, num_it=100, extend=True)
+    first,second = sweep_and_refine(learn, partial(sweep_rates, learn, 1e-7, 10., sweep='exp'), 'exp', True,
+                                    num_it=100, extend=True)
     test_eq((diagnose(first), diagnose(second)), ('noisy', 'ok'))
 
 def test_the_result():
@@ -120,7 +125,8 @@ def test_lr_find():
         x,y = tensor(digits.images).float()[:,None]/16, tensor(digits.target)
         items = list(zip(x, y))
         dls = DataLoaders.from_dsets(items[:1400], items[1400:], bs=32, num_workers=0)
-        model = nn.Sequential(ConvLayer(1, 16), ConvLayer(16, 32, stride=2), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(32, 10))
+        model = nn.Sequential(ConvLayer(1, 16), ConvLayer(16, 32, stride=2), nn.AdaptiveAvgPool2d(1), nn.Flatten(),
+                              nn.Linear(32, 10))
         return Learner(dls, model, loss_func=CrossEntropyLossFlat(), metrics=accuracy, **kwargs)
 
     # %% nbs/find/finder.ipynb #ecc753b2
@@ -143,9 +149,14 @@ def test_lr_find():
     grads = np.diff(losses)/np.diff(np.log(lrs))
     lowest_lr = lrs[losses.argmin()]
     middle,end = np.searchsorted(lrs, res.valley),losses.argmin()
-    hints = dict(valley=lambda ax: ax.axvspan(lrs[max(0, 2*middle-end)], lrs[end], alpha=0.12), slide=lambda ax: ax.axvspan(res.slide, lrs[min(np.searchsorted(lrs, res.slide)+15, len(lrs)-1)], alpha=0.12),
-                 minimum=lambda ax: ax.annotate('', (res.minimum, losses.min()), (lowest_lr, losses.min()), arrowprops=dict(arrowstyle='->')),
-                 steep=lambda ax: ax.axline((res.steep, losses[grads.argmin()]), (res.steep*10, losses[grads.argmin()]+grads.min()*np.log(10)), color='0.5', ls='--', lw=1))
+    hints = dict(valley=lambda ax: ax.axvspan(lrs[max(0, 2*middle-end)], lrs[end], alpha=0.12),
+                 slide=lambda ax: ax.axvspan(res.slide,
+                                             lrs[min(np.searchsorted(lrs, res.slide)+15, len(lrs)-1)], alpha=0.12),
+                 minimum=lambda ax: ax.annotate('', (res.minimum, losses.min()), (lowest_lr, losses.min()),
+                                                arrowprops=dict(arrowstyle='->')),
+                 steep=lambda ax: ax.axline((res.steep, losses[grads.argmin()]),
+                                            (res.steep*10, losses[grads.argmin()]+grads.min()*np.log(10)), color='0.5',
+                                            ls='--', lw=1))
     fig,axes = new_axes(2, 2, size=(4, 2.6))
     for ax,(name,hint) in zip(axes.flat, hints.items()):
         lr = getattr(res, name)
@@ -171,7 +182,8 @@ def test_can_i_trust_it():
         x,y = tensor(digits.images).float()[:,None]/16, tensor(digits.target)
         items = list(zip(x, y))
         dls = DataLoaders.from_dsets(items[:1400], items[1400:], bs=32, num_workers=0)
-        model = nn.Sequential(ConvLayer(1, 16), ConvLayer(16, 32, stride=2), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(32, 10))
+        model = nn.Sequential(ConvLayer(1, 16), ConvLayer(16, 32, stride=2), nn.AdaptiveAvgPool2d(1), nn.Flatten(),
+                              nn.Linear(32, 10))
         return Learner(dls, model, loss_func=CrossEntropyLossFlat(), metrics=accuracy, **kwargs)
 
     # %% nbs/find/finder.ipynb #bb3cdae8
@@ -221,7 +233,8 @@ def test_no_trace():
         x,y = tensor(digits.images).float()[:,None]/16, tensor(digits.target)
         items = list(zip(x, y))
         dls = DataLoaders.from_dsets(items[:1400], items[1400:], bs=32, num_workers=0)
-        model = nn.Sequential(ConvLayer(1, 16), ConvLayer(16, 32, stride=2), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(32, 10))
+        model = nn.Sequential(ConvLayer(1, 16), ConvLayer(16, 32, stride=2), nn.AdaptiveAvgPool2d(1), nn.Flatten(),
+                              nn.Linear(32, 10))
         return Learner(dls, model, loss_func=CrossEntropyLossFlat(), metrics=accuracy, **kwargs)
 
     # %% nbs/find/finder.ipynb #7ee74437

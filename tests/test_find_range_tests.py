@@ -28,8 +28,10 @@ def test_smith_s_range_test():
         x,y = tensor(digits.images).float()[:,None]/16, tensor(digits.target)
         items = list(zip(x, y))
         dls = DataLoaders.from_dsets(items[:1400], items[1400:], bs=32, num_workers=0)
-        model = nn.Sequential(ConvLayer(1, 16), ConvLayer(16, 32, stride=2), nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(32, 10)))
-        return Learner(dls, model, loss_func=CrossEntropyLossFlat(), metrics=accuracy, splitter=lambda m: L(m).map(params), **kwargs)
+        model = nn.Sequential(ConvLayer(1, 16), ConvLayer(16, 32, stride=2),
+                              nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(32, 10)))
+        return Learner(dls, model, loss_func=CrossEntropyLossFlat(), metrics=accuracy,
+                       splitter=lambda m: L(m).map(params), **kwargs)
 
     # %% nbs/find/range_tests.ipynb #0b16cfe0
     lrs = np.linspace(0.001, 0.1, 100)
@@ -40,7 +42,9 @@ def test_smith_s_range_test():
     loss = np.where(t < 40, 2-t/40, 1e3*t)      # learns, then explodes: the accuracy stays better than at the start
     assert rises('mine', np.where(t < 40, t/80, 0.3), loss) and not rises('mine', np.where(t < 40, 1-t/80, 0.7), loss)
     test_close(cycle_bounds(rising), [0.014, 0.048], eps=2e-3)
-    ragged = SweepCurve(lrs, -np.where(lrs < 0.05, np.clip((lrs-0.01)/0.04, 0, 1), 0.5+0.6*(np.arange(100)//12%2)), sweep='lin')   # from 0.05 on it jumps
+    # from 0.05 on it jumps
+    ragged = SweepCurve(lrs, -np.where(lrs < 0.05, np.clip((lrs-0.01)/0.04, 0, 1), 0.5+0.6*(np.arange(100)//12%2)),
+                        sweep='lin')
     assert cycle_bounds(ragged)[1] <= 0.055
     early = SweepCurve(lrs, -np.clip(lrs/0.03, 0, 1), sweep='lin')           # it rises at once
     assert 3 <= cycle_bounds(early)[1]/cycle_bounds(early)[0] <= 20
@@ -68,8 +72,10 @@ def test_one_rate_per_layer_group():
         x,y = tensor(digits.images).float()[:,None]/16, tensor(digits.target)
         items = list(zip(x, y))
         dls = DataLoaders.from_dsets(items[:1400], items[1400:], bs=32, num_workers=0)
-        model = nn.Sequential(ConvLayer(1, 16), ConvLayer(16, 32, stride=2), nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(32, 10)))
-        return Learner(dls, model, loss_func=CrossEntropyLossFlat(), metrics=accuracy, splitter=lambda m: L(m).map(params), **kwargs)
+        model = nn.Sequential(ConvLayer(1, 16), ConvLayer(16, 32, stride=2),
+                              nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(32, 10)))
+        return Learner(dls, model, loss_func=CrossEntropyLossFlat(), metrics=accuracy,
+                       splitter=lambda m: L(m).map(params), **kwargs)
 
     # %% nbs/find/range_tests.ipynb #1cbfd9c6
     test_close(fill_rates([None, None, 1., None]), [1/2.6**2, 1/2.6, 1., 2.6])

@@ -56,12 +56,14 @@ def test_how_the_answer_is_read_off():
     # %% nbs/guides/how_to_choose_it.ipynb #4222f783
     fig,ax = new_axes()
     ax.plot(*curve.smooth(), lw=1.8)
-    for lr,name,color,shift,side in (eighty, '80 % of the way', '0.4', (-10, -4), 'right'), (low, 'lowest', '0.4', (8, -12), 'left'), (found.lr, 'lr', 'C3', (-8, -12), 'right'):
+    for lr,name,color,shift,side in (eighty, '80 % of the way', '0.4', (-10, -4), 'right'), (low, 'lowest', '0.4', (8, -12),
+        'left'), (found.lr, 'lr', 'C3', (-8, -12), 'right'):
         ax.plot(lr, curve.loss_at(lr), 'o', color=color, ms=8)
         ax.annotate(name, (lr, curve.loss_at(lr)), shift, textcoords='offset points', ha=side)
     ax.axhline(curve.start, color='0.6', lw=0.8, ls=':')
     ax.set_xscale('log')
-    ax.set(xlabel='learning rate', ylabel='loss', xlim=(1e-3, 1), ylim=(curve.loss_at(low)-0.2, curve.start+0.2), title='Halfway between two landmarks')
+    ax.set(xlabel='learning rate', ylabel='loss', xlim=(1e-3, 1), ylim=(curve.loss_at(low)-0.2, curve.start+0.2),
+           title='Halfway between two landmarks')
     fig
 
 def test_the_other_suggestions():
@@ -80,7 +82,8 @@ def test_the_other_suggestions():
     # %% nbs/guides/how_to_choose_it.ipynb #b1fdc178
     learn = digits_learner()
     found = learn.lr_find(show_plot=False)
-    res = learn.compare({f'{name} {lr:.1g}': lambda l, lr=lr: l.fit_one_cycle(3, lr) for name,lr in found._asdict().items()}, seeds=2)
+    res = learn.compare({f'{name} {lr:.1g}': lambda l,
+                         lr=lr: l.fit_one_cycle(3, lr) for name,lr in found._asdict().items()}, seeds=2)
     res.plot()
 
     # %% nbs/guides/how_to_choose_it.ipynb #402dc1d4

@@ -18,7 +18,8 @@ def test_layer_groups():
 
     def resnet(dls):
         "A slim ResNet in four layer groups, untrained."
-        return timm_learner(dls, 'resnet10t', n_groups=4, pretrained=False, train_bn=False, n_out=5, n_in=1, loss_func=CrossEntropyLossFlat(), metrics=accuracy, channels=(16,32,64,128), stem_width=8)
+        return timm_learner(dls, 'resnet10t', n_groups=4, pretrained=False, train_bn=False, n_out=5, n_in=1,
+                            loss_func=CrossEntropyLossFlat(), metrics=accuracy, channels=(16,32,64,128), stem_width=8)
 
     # %% nbs/guides/pretrained_models.ipynb #4af7c543
     set_seed(0)
@@ -65,7 +66,8 @@ def test_freeze_then_open():
 
     def resnet(dls):
         "A slim ResNet in four layer groups, untrained."
-        return timm_learner(dls, 'resnet10t', n_groups=4, pretrained=False, train_bn=False, n_out=5, n_in=1, loss_func=CrossEntropyLossFlat(), metrics=accuracy, channels=(16,32,64,128), stem_width=8)
+        return timm_learner(dls, 'resnet10t', n_groups=4, pretrained=False, train_bn=False, n_out=5, n_in=1,
+                            loss_func=CrossEntropyLossFlat(), metrics=accuracy, channels=(16,32,64,128), stem_width=8)
 
     # %% nbs/guides/pretrained_models.ipynb #4af7c543
     set_seed(0)
@@ -105,7 +107,8 @@ def test_the_frozen_body_computed_once():
 
     def resnet(dls):
         "A slim ResNet in four layer groups, untrained."
-        return timm_learner(dls, 'resnet10t', n_groups=4, pretrained=False, train_bn=False, n_out=5, n_in=1, loss_func=CrossEntropyLossFlat(), metrics=accuracy, channels=(16,32,64,128), stem_width=8)
+        return timm_learner(dls, 'resnet10t', n_groups=4, pretrained=False, train_bn=False, n_out=5, n_in=1,
+                            loss_func=CrossEntropyLossFlat(), metrics=accuracy, channels=(16,32,64,128), stem_width=8)
 
     # %% nbs/guides/pretrained_models.ipynb #4af7c543
     set_seed(0)
@@ -146,7 +149,8 @@ def test_what_it_is_worth():
 
     def resnet(dls):
         "A slim ResNet in four layer groups, untrained."
-        return timm_learner(dls, 'resnet10t', n_groups=4, pretrained=False, train_bn=False, n_out=5, n_in=1, loss_func=CrossEntropyLossFlat(), metrics=accuracy, channels=(16,32,64,128), stem_width=8)
+        return timm_learner(dls, 'resnet10t', n_groups=4, pretrained=False, train_bn=False, n_out=5, n_in=1,
+                            loss_func=CrossEntropyLossFlat(), metrics=accuracy, channels=(16,32,64,128), stem_width=8)
 
     # %% nbs/guides/pretrained_models.ipynb #4af7c543
     set_seed(0)
@@ -179,7 +183,8 @@ def test_what_it_is_worth():
 
     # %% nbs/guides/pretrained_models.ipynb #8e028f41
     learn = new_task()
-    candidates = {'from scratch': scratch, 'one rate, 0.01': one_rate(0.01), 'one rate, 0.03': one_rate(0.03), 'discriminative, 0.01': discriminative(0.01), 'discriminative, 0.03': discriminative(0.03)}
+    candidates = {'from scratch': scratch, 'one rate, 0.01': one_rate(0.01), 'one rate, 0.03': one_rate(0.03),
+                  'discriminative, 0.01': discriminative(0.01), 'discriminative, 0.03': discriminative(0.03)}
     res = learn.compare(candidates, seeds=2, monitor='accuracy')
     res.plot()
 
@@ -200,7 +205,8 @@ def test_in_short():
 
     def resnet(dls):
         "A slim ResNet in four layer groups, untrained."
-        return timm_learner(dls, 'resnet10t', n_groups=4, pretrained=False, train_bn=False, n_out=5, n_in=1, loss_func=CrossEntropyLossFlat(), metrics=accuracy, channels=(16,32,64,128), stem_width=8)
+        return timm_learner(dls, 'resnet10t', n_groups=4, pretrained=False, train_bn=False, n_out=5, n_in=1,
+                            loss_func=CrossEntropyLossFlat(), metrics=accuracy, channels=(16,32,64,128), stem_width=8)
 
     # %% nbs/guides/pretrained_models.ipynb #4af7c543
     set_seed(0)

@@ -48,7 +48,8 @@ def test_a_bowl_in_two_dimensions():
     def grad(w): return curvature*w
     def loss(w): return 0.5*(curvature*w**2).sum(-1)
     start = [-2.4, 0.7]
-    walks = {f'{name}: {lr}': descend(start, grad, lr, 30) for name,lr in [('too low', 0.01), ('good', 0.08), ('too high', 0.0985)]}
+    walks = {f'{name}: {lr}': descend(start, grad, lr, 30)
+             for name,lr in [('too low', 0.01), ('good', 0.08), ('too high', 0.0985)]}
 
     # %% nbs/guides/what_a_learning_rate_does.ipynb #0d8ba0df
     def draw_walks(walks):
@@ -56,7 +57,8 @@ def test_a_bowl_in_two_dimensions():
         fig,axes = new_axes(1, len(walks), size=(2.4, 2.2))
         u,v = np.meshgrid(np.linspace(-2.7, 0.8, 80), np.linspace(-1, 1, 80))
         for ax,(name,walk) in zip(axes, walks.items()):
-            ax.contour(u, v, loss(np.stack([u, v], -1)), levels=[0.05, 0.4, 1.2, 2.5, 4.5, 7], colors='0.75', linewidths=0.8)
+            ax.contour(u, v, loss(np.stack([u, v], -1)), levels=[0.05, 0.4, 1.2, 2.5, 4.5, 7], colors='0.75',
+                       linewidths=0.8)
             ax.plot(*walk.T, 'o-', color='C0', ms=3, lw=1)
             ax.plot(0, 0, '*', color='C3', ms=10)
             ax.set_title(f'{name}\nloss {loss(walk[-1]):.2g} after {len(walk)-1} steps', fontsize='medium')
@@ -85,7 +87,8 @@ def test_where_momentum_comes_in():
     def grad(w): return curvature*w
     def loss(w): return 0.5*(curvature*w**2).sum(-1)
     start = [-2.4, 0.7]
-    walks = {f'{name}: {lr}': descend(start, grad, lr, 30) for name,lr in [('too low', 0.01), ('good', 0.08), ('too high', 0.0985)]}
+    walks = {f'{name}: {lr}': descend(start, grad, lr, 30)
+             for name,lr in [('too low', 0.01), ('good', 0.08), ('too high', 0.0985)]}
 
     # %% nbs/guides/what_a_learning_rate_does.ipynb #0d8ba0df
     def draw_walks(walks):
@@ -93,7 +96,8 @@ def test_where_momentum_comes_in():
         fig,axes = new_axes(1, len(walks), size=(2.4, 2.2))
         u,v = np.meshgrid(np.linspace(-2.7, 0.8, 80), np.linspace(-1, 1, 80))
         for ax,(name,walk) in zip(axes, walks.items()):
-            ax.contour(u, v, loss(np.stack([u, v], -1)), levels=[0.05, 0.4, 1.2, 2.5, 4.5, 7], colors='0.75', linewidths=0.8)
+            ax.contour(u, v, loss(np.stack([u, v], -1)), levels=[0.05, 0.4, 1.2, 2.5, 4.5, 7], colors='0.75',
+                       linewidths=0.8)
             ax.plot(*walk.T, 'o-', color='C0', ms=3, lw=1)
             ax.plot(0, 0, '*', color='C3', ms=10)
             ax.set_title(f'{name}\nloss {loss(walk[-1]):.2g} after {len(walk)-1} steps', fontsize='medium')
@@ -110,7 +114,8 @@ def test_where_momentum_comes_in():
             ws.append(ws[-1] - lr*m)
         return np.array(ws)
 
-    rolling = {'rate 0.03, no momentum': descend(start, grad, 0.03, 30), 'rate 0.03, momentum 0.6': descend_with_momentum(start, grad, 0.03, 30, mom=0.6)}
+    rolling = {'rate 0.03, no momentum': descend(start, grad, 0.03, 30),
+               'rate 0.03, momentum 0.6': descend_with_momentum(start, grad, 0.03, 30, mom=0.6)}
     draw_walks(rolling)
 
     # %% nbs/guides/what_a_learning_rate_does.ipynb #29271677
@@ -136,7 +141,8 @@ def test_four_curves_on_a_real_network():
 
     # %% nbs/guides/what_a_learning_rate_does.ipynb #4e4137d4
     fig,ax = new_axes()
-    for name,curve in curves.items(): ax.plot(np.arange(len(curve))/len(dls.train), curve, lw=1.6, label=f'{name}: {lrs[name]}')
+    for name,curve in curves.items():
+        ax.plot(np.arange(len(curve))/len(dls.train), curve, lw=1.6, label=f'{name}: {lrs[name]}')
     ax.axhline(math.log(10), color='0.6', lw=0.8, ls=':')
     ax.text(8, 2.33, 'guessing', ha='right', va='top', fontsize='small', color='0.4')
     ax.set(xlabel='epoch', ylabel='training loss, smoothed', ylim=(0, 5), title='Only one of four rates trains well')
@@ -161,7 +167,8 @@ def test_is_it_the_rate_or_chance():
     # %% nbs/guides/what_a_learning_rate_does.ipynb #56da06f9
     moving = Learner(dls, model, loss_func=CrossEntropyLossFlat(), metrics=accuracy, opt_func=partial(SGD, mom=0.9))
     def fit_with(lr, mom): return lambda l: l.fit(6, lr, cbs=Scheduled(mom=Flat(mom)))
-    res = moving.compare({'0.5': fit_with(0.5, 0.), '0.05': fit_with(0.05, 0.), '0.05, momentum 0.9': fit_with(0.05, 0.9)}, seeds=3)
+    res = moving.compare({'0.5': fit_with(0.5, 0.), '0.05': fit_with(0.05, 0.), '0.05, momentum 0.9': fit_with(0.05, 0.9)},
+                         seeds=3)
     res.plot()
 
     # %% nbs/guides/what_a_learning_rate_does.ipynb #a3aa4180

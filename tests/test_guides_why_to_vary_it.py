@@ -58,7 +58,8 @@ def test_what_cycles_look_like():
     # %% nbs/guides/why_to_vary_it.ipynb #7bec71d8
     n = 350
     shapes = {'triangular': Triangular(3, 1e-2, 1e-3), 'triangular2': Triangular(3, 1e-2, 1e-3, 'triangular2'),
-              'exp_range': Triangular(3, 1e-2, 1e-3, 'exp_range', gamma=0.995), 'cosine with restarts': CosineRestarts(3, 1e-2)}
+              'exp_range': Triangular(3, 1e-2, 1e-3, 'exp_range', gamma=0.995),
+              'cosine with restarts': CosineRestarts(3, 1e-2)}
     fig,axes = new_axes(2, 2, size=(3.5, 2.3))
     for ax,(name,schedule) in zip(axes.flat, shapes.items()): schedule.plot(n, ax).set_title(name)
     fig
@@ -83,12 +84,14 @@ def test_fixed_against_cyclical():
     def digits_learner():
         "A small network for them."
         dls = noisy_digits()
-        model = nn.Sequential(ConvLayer(1, 16), ConvLayer(16, 32, stride=2), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(32, 10))
+        model = nn.Sequential(ConvLayer(1, 16), ConvLayer(16, 32, stride=2), nn.AdaptiveAvgPool2d(1), nn.Flatten(),
+                              nn.Linear(32, 10))
         return Learner(dls, model, loss_func=CrossEntropyLossFlat(), metrics=accuracy)
 
     # %% nbs/guides/why_to_vary_it.ipynb #e6e0e30b
     learn = digits_learner()
-    res = learn.compare({'fixed 0.03': lambda l: l.fit(7, 3e-2), 'fixed 0.003': lambda l: l.fit(7, 3e-3), 'SGDR': lambda l: l.fit_sgdr(3, 1, 3e-2)}, seeds=3)
+    res = learn.compare({'fixed 0.03': lambda l: l.fit(7, 3e-2), 'fixed 0.003': lambda l: l.fit(7, 3e-3),
+                         'SGDR': lambda l: l.fit_sgdr(3, 1, 3e-2)}, seeds=3)
     res.plot()
 
     # %% nbs/guides/why_to_vary_it.ipynb #66779ea1
@@ -110,7 +113,8 @@ def test_snapshots_the_free_by_product():
     def digits_learner():
         "A small network for them."
         dls = noisy_digits()
-        model = nn.Sequential(ConvLayer(1, 16), ConvLayer(16, 32, stride=2), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(32, 10))
+        model = nn.Sequential(ConvLayer(1, 16), ConvLayer(16, 32, stride=2), nn.AdaptiveAvgPool2d(1), nn.Flatten(),
+                              nn.Linear(32, 10))
         return Learner(dls, model, loss_func=CrossEntropyLossFlat(), metrics=accuracy)
 
     # %% nbs/guides/why_to_vary_it.ipynb #85b7578e
@@ -136,7 +140,8 @@ def test_momentum_goes_the_other_way():
     def digits_learner():
         "A small network for them."
         dls = noisy_digits()
-        model = nn.Sequential(ConvLayer(1, 16), ConvLayer(16, 32, stride=2), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(32, 10))
+        model = nn.Sequential(ConvLayer(1, 16), ConvLayer(16, 32, stride=2), nn.AdaptiveAvgPool2d(1), nn.Flatten(),
+                              nn.Linear(32, 10))
         return Learner(dls, model, loss_func=CrossEntropyLossFlat(), metrics=accuracy)
 
     # %% nbs/guides/why_to_vary_it.ipynb #747050bb

@@ -161,7 +161,8 @@ def test_what_precomputing_asks_for():
 
     body = Body()
     body.head = nn.Identity()
-    learn = Learner(loaders(), nn.Sequential(body, nn.Linear(48, 10)), loss_func=smooth_loss, metrics=accuracy, splitter=lambda m: [params(m[0]), params(m[1])])
+    learn = Learner(loaders(), nn.Sequential(body, nn.Linear(48, 10)), loss_func=smooth_loss, metrics=accuracy,
+                    splitter=lambda m: [params(m[0]), params(m[1])])
     learn.freeze()
     frozen = [p.clone() for p in body.parameters()]
     with learn.no_bar(), learn.no_logging(), learn.precomputed(): learn.fit_sgdr(2, 1, 1e-2)

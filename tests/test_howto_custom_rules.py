@@ -11,8 +11,10 @@ def test_a_rule_for_lr_find():
     # %% nbs/howto/custom_rules.ipynb #bda3a7e9
     def digits_learner():
         set_seed(0)
-        model = nn.Sequential(ConvLayer(1, 8, stride=2), ConvLayer(8, 16, stride=2), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(16, 10))
-        learn = Learner(digits_dls(size=16, bs=32, augment=False), model, loss_func=CrossEntropyLossFlat(), metrics=accuracy)
+        model = nn.Sequential(ConvLayer(1, 8, stride=2), ConvLayer(8, 16, stride=2), nn.AdaptiveAvgPool2d(1), nn.Flatten(),
+                              nn.Linear(16, 10))
+        learn = Learner(digits_dls(size=16, bs=32, augment=False), model, loss_func=CrossEntropyLossFlat(),
+                        metrics=accuracy)
         learn.remove_cb(ProgressCallback)
         learn.logger = noop
         return learn
@@ -43,8 +45,10 @@ def test_a_schedule_of_your_own():
     # %% nbs/howto/custom_rules.ipynb #bda3a7e9
     def digits_learner():
         set_seed(0)
-        model = nn.Sequential(ConvLayer(1, 8, stride=2), ConvLayer(8, 16, stride=2), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(16, 10))
-        learn = Learner(digits_dls(size=16, bs=32, augment=False), model, loss_func=CrossEntropyLossFlat(), metrics=accuracy)
+        model = nn.Sequential(ConvLayer(1, 8, stride=2), ConvLayer(8, 16, stride=2), nn.AdaptiveAvgPool2d(1), nn.Flatten(),
+                              nn.Linear(16, 10))
+        learn = Learner(digits_dls(size=16, bs=32, augment=False), model, loss_func=CrossEntropyLossFlat(),
+                        metrics=accuracy)
         learn.remove_cb(ProgressCallback)
         learn.logger = noop
         return learn
@@ -75,8 +79,10 @@ def test_cycles_of_your_own():
     # %% nbs/howto/custom_rules.ipynb #bda3a7e9
     def digits_learner():
         set_seed(0)
-        model = nn.Sequential(ConvLayer(1, 8, stride=2), ConvLayer(8, 16, stride=2), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(16, 10))
-        learn = Learner(digits_dls(size=16, bs=32, augment=False), model, loss_func=CrossEntropyLossFlat(), metrics=accuracy)
+        model = nn.Sequential(ConvLayer(1, 8, stride=2), ConvLayer(8, 16, stride=2), nn.AdaptiveAvgPool2d(1), nn.Flatten(),
+                              nn.Linear(16, 10))
+        learn = Learner(digits_dls(size=16, bs=32, augment=False), model, loss_func=CrossEntropyLossFlat(),
+                        metrics=accuracy)
         learn.remove_cb(ProgressCallback)
         learn.logger = noop
         return learn

@@ -17,7 +17,8 @@ def test_is_a_look_at_the_rate_really_without_a_trace():
 
     def digits_learner(n=1200, bs=32, **kwargs):
         set_seed(0)
-        dls = Datasets(list(range(len(x))), [[pixels], [number]], splits=[range(n), range(1200, len(x))]).dataloaders(bs=bs, num_workers=0)
+        dls = Datasets(list(range(len(x))), [[pixels], [number]], splits=[range(n), range(1200, len(x))]).dataloaders(bs=bs,
+            num_workers=0)
         model = nn.Sequential(nn.Linear(64, 50), nn.ReLU(), nn.Dropout(0.1), nn.Linear(50, 10))
         learn = Learner(dls, model, loss_func=CrossEntropyLossFlat(), metrics=accuracy, **kwargs)
         learn.remove_cb(ProgressCallback)
@@ -44,7 +45,8 @@ def test_why_is_lr_higher_than_valley():
 
     def digits_learner(n=1200, bs=32, **kwargs):
         set_seed(0)
-        dls = Datasets(list(range(len(x))), [[pixels], [number]], splits=[range(n), range(1200, len(x))]).dataloaders(bs=bs, num_workers=0)
+        dls = Datasets(list(range(len(x))), [[pixels], [number]], splits=[range(n), range(1200, len(x))]).dataloaders(bs=bs,
+            num_workers=0)
         model = nn.Sequential(nn.Linear(64, 50), nn.ReLU(), nn.Dropout(0.1), nn.Linear(50, 10))
         learn = Learner(dls, model, loss_func=CrossEntropyLossFlat(), metrics=accuracy, **kwargs)
         learn.remove_cb(ProgressCallback)
@@ -57,7 +59,8 @@ def test_why_is_lr_higher_than_valley():
     print(f'lr {found.lr:.2g}, valley {found.valley:.2g}')
 
     # %% nbs/howto/faq.ipynb #7b101ae6
-    test_eq(digits_learner().lr_find(show_plot=False).valley, found.valley)        # fastai's answer is there, if you prefer it
+    # fastai's answer is there, if you prefer it
+    test_eq(digits_learner().lr_find(show_plot=False).valley, found.valley)
 
 def test_it_says_that_i_should_not_trust_the_rates_what_now():
     # %% nbs/howto/faq.ipynb #8f657aff
@@ -68,7 +71,8 @@ def test_it_says_that_i_should_not_trust_the_rates_what_now():
 
     def digits_learner(n=1200, bs=32, **kwargs):
         set_seed(0)
-        dls = Datasets(list(range(len(x))), [[pixels], [number]], splits=[range(n), range(1200, len(x))]).dataloaders(bs=bs, num_workers=0)
+        dls = Datasets(list(range(len(x))), [[pixels], [number]], splits=[range(n), range(1200, len(x))]).dataloaders(bs=bs,
+            num_workers=0)
         model = nn.Sequential(nn.Linear(64, 50), nn.ReLU(), nn.Dropout(0.1), nn.Linear(50, 10))
         learn = Learner(dls, model, loss_func=CrossEntropyLossFlat(), metrics=accuracy, **kwargs)
         learn.remove_cb(ProgressCallback)
@@ -93,7 +97,8 @@ def test_i_have_few_images_and_few_batches():
 
     def digits_learner(n=1200, bs=32, **kwargs):
         set_seed(0)
-        dls = Datasets(list(range(len(x))), [[pixels], [number]], splits=[range(n), range(1200, len(x))]).dataloaders(bs=bs, num_workers=0)
+        dls = Datasets(list(range(len(x))), [[pixels], [number]], splits=[range(n), range(1200, len(x))]).dataloaders(bs=bs,
+            num_workers=0)
         model = nn.Sequential(nn.Linear(64, 50), nn.ReLU(), nn.Dropout(0.1), nn.Linear(50, 10))
         learn = Learner(dls, model, loss_func=CrossEntropyLossFlat(), metrics=accuracy, **kwargs)
         learn.remove_cb(ProgressCallback)
@@ -121,7 +126,8 @@ def test_is_a_rate_for_adam_good_for_sgd():
 
     def digits_learner(n=1200, bs=32, **kwargs):
         set_seed(0)
-        dls = Datasets(list(range(len(x))), [[pixels], [number]], splits=[range(n), range(1200, len(x))]).dataloaders(bs=bs, num_workers=0)
+        dls = Datasets(list(range(len(x))), [[pixels], [number]], splits=[range(n), range(1200, len(x))]).dataloaders(bs=bs,
+            num_workers=0)
         model = nn.Sequential(nn.Linear(64, 50), nn.ReLU(), nn.Dropout(0.1), nn.Linear(50, 10))
         learn = Learner(dls, model, loss_func=CrossEntropyLossFlat(), metrics=accuracy, **kwargs)
         learn.remove_cb(ProgressCallback)
@@ -143,7 +149,8 @@ def test_do_i_have_to_change_my_exported_learners():
 
     def digits_learner(n=1200, bs=32, **kwargs):
         set_seed(0)
-        dls = Datasets(list(range(len(x))), [[pixels], [number]], splits=[range(n), range(1200, len(x))]).dataloaders(bs=bs, num_workers=0)
+        dls = Datasets(list(range(len(x))), [[pixels], [number]], splits=[range(n), range(1200, len(x))]).dataloaders(bs=bs,
+            num_workers=0)
         model = nn.Sequential(nn.Linear(64, 50), nn.ReLU(), nn.Dropout(0.1), nn.Linear(50, 10))
         learn = Learner(dls, model, loss_func=CrossEntropyLossFlat(), metrics=accuracy, **kwargs)
         learn.remove_cb(ProgressCallback)
@@ -165,7 +172,8 @@ def test_what_if_i_press_ctrl_c():
 
     def digits_learner(n=1200, bs=32, **kwargs):
         set_seed(0)
-        dls = Datasets(list(range(len(x))), [[pixels], [number]], splits=[range(n), range(1200, len(x))]).dataloaders(bs=bs, num_workers=0)
+        dls = Datasets(list(range(len(x))), [[pixels], [number]], splits=[range(n), range(1200, len(x))]).dataloaders(bs=bs,
+            num_workers=0)
         model = nn.Sequential(nn.Linear(64, 50), nn.ReLU(), nn.Dropout(0.1), nn.Linear(50, 10))
         learn = Learner(dls, model, loss_func=CrossEntropyLossFlat(), metrics=accuracy, **kwargs)
         learn.remove_cb(ProgressCallback)
@@ -193,7 +201,8 @@ def test_how_much_memory_does_it_take():
 
     def digits_learner(n=1200, bs=32, **kwargs):
         set_seed(0)
-        dls = Datasets(list(range(len(x))), [[pixels], [number]], splits=[range(n), range(1200, len(x))]).dataloaders(bs=bs, num_workers=0)
+        dls = Datasets(list(range(len(x))), [[pixels], [number]], splits=[range(n), range(1200, len(x))]).dataloaders(bs=bs,
+            num_workers=0)
         model = nn.Sequential(nn.Linear(64, 50), nn.ReLU(), nn.Dropout(0.1), nn.Linear(50, 10))
         learn = Learner(dls, model, loss_func=CrossEntropyLossFlat(), metrics=accuracy, **kwargs)
         learn.remove_cb(ProgressCallback)
@@ -229,7 +238,8 @@ def test_which_schedule_should_i_take():
 
     def digits_learner(n=1200, bs=32, **kwargs):
         set_seed(0)
-        dls = Datasets(list(range(len(x))), [[pixels], [number]], splits=[range(n), range(1200, len(x))]).dataloaders(bs=bs, num_workers=0)
+        dls = Datasets(list(range(len(x))), [[pixels], [number]], splits=[range(n), range(1200, len(x))]).dataloaders(bs=bs,
+            num_workers=0)
         model = nn.Sequential(nn.Linear(64, 50), nn.ReLU(), nn.Dropout(0.1), nn.Linear(50, 10))
         learn = Learner(dls, model, loss_func=CrossEntropyLossFlat(), metrics=accuracy, **kwargs)
         learn.remove_cb(ProgressCallback)

@@ -17,7 +17,8 @@ def test_a_step_in_four_batches():
     def digits_learner(bs=16, **kwargs):
         set_seed(0)
         model = nn.Sequential(nn.Flatten(), nn.Linear(256, 32), nn.ReLU(), nn.Linear(32, 10))
-        learn = Learner(digits_dls(size=16, bs=bs, augment=False), model, loss_func=CrossEntropyLossFlat(), metrics=accuracy, **kwargs)
+        learn = Learner(digits_dls(size=16, bs=bs, augment=False), model, loss_func=CrossEntropyLossFlat(),
+                        metrics=accuracy, **kwargs)
         learn.remove_cb(ProgressCallback)
         learn.logger = noop
         return learn
@@ -42,7 +43,8 @@ def test_it_is_the_large_batch():
     def digits_learner(bs=16, **kwargs):
         set_seed(0)
         model = nn.Sequential(nn.Flatten(), nn.Linear(256, 32), nn.ReLU(), nn.Linear(32, 10))
-        learn = Learner(digits_dls(size=16, bs=bs, augment=False), model, loss_func=CrossEntropyLossFlat(), metrics=accuracy, **kwargs)
+        learn = Learner(digits_dls(size=16, bs=bs, augment=False), model, loss_func=CrossEntropyLossFlat(),
+                        metrics=accuracy, **kwargs)
         learn.remove_cb(ProgressCallback)
         learn.logger = noop
         return learn
@@ -67,7 +69,8 @@ def test_looking_for_a_rate():
     def digits_learner(bs=16, **kwargs):
         set_seed(0)
         model = nn.Sequential(nn.Flatten(), nn.Linear(256, 32), nn.ReLU(), nn.Linear(32, 10))
-        learn = Learner(digits_dls(size=16, bs=bs, augment=False), model, loss_func=CrossEntropyLossFlat(), metrics=accuracy, **kwargs)
+        learn = Learner(digits_dls(size=16, bs=bs, augment=False), model, loss_func=CrossEntropyLossFlat(),
+                        metrics=accuracy, **kwargs)
         learn.remove_cb(ProgressCallback)
         learn.logger = noop
         return learn
@@ -84,7 +87,8 @@ def test_previews_cycles_snapshots():
     def digits_learner(bs=16, **kwargs):
         set_seed(0)
         model = nn.Sequential(nn.Flatten(), nn.Linear(256, 32), nn.ReLU(), nn.Linear(32, 10))
-        learn = Learner(digits_dls(size=16, bs=bs, augment=False), model, loss_func=CrossEntropyLossFlat(), metrics=accuracy, **kwargs)
+        learn = Learner(digits_dls(size=16, bs=bs, augment=False), model, loss_func=CrossEntropyLossFlat(),
+                        metrics=accuracy, **kwargs)
         learn.remove_cb(ProgressCallback)
         learn.logger = noop
         return learn

@@ -12,8 +12,10 @@ def test_lr_find_writes_nothing():
     # %% nbs/howto/kaggle.ipynb #7c6d2811
     def digits_learner(**kwargs):
         set_seed(0)
-        model = nn.Sequential(ConvLayer(1, 8, stride=2), ConvLayer(8, 16, stride=2), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(16, 10))
-        learn = Learner(digits_dls(size=16, bs=64, augment=False), model, loss_func=CrossEntropyLossFlat(), metrics=accuracy, **kwargs)
+        model = nn.Sequential(ConvLayer(1, 8, stride=2), ConvLayer(8, 16, stride=2), nn.AdaptiveAvgPool2d(1), nn.Flatten(),
+                              nn.Linear(16, 10))
+        learn = Learner(digits_dls(size=16, bs=64, augment=False), model, loss_func=CrossEntropyLossFlat(),
+                        metrics=accuracy, **kwargs)
         learn.remove_cb(ProgressCallback)
         learn.logger = noop
         return learn
@@ -30,8 +32,10 @@ def test_what_writes_and_where():
     # %% nbs/howto/kaggle.ipynb #7c6d2811
     def digits_learner(**kwargs):
         set_seed(0)
-        model = nn.Sequential(ConvLayer(1, 8, stride=2), ConvLayer(8, 16, stride=2), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(16, 10))
-        learn = Learner(digits_dls(size=16, bs=64, augment=False), model, loss_func=CrossEntropyLossFlat(), metrics=accuracy, **kwargs)
+        model = nn.Sequential(ConvLayer(1, 8, stride=2), ConvLayer(8, 16, stride=2), nn.AdaptiveAvgPool2d(1), nn.Flatten(),
+                              nn.Linear(16, 10))
+        learn = Learner(digits_dls(size=16, bs=64, augment=False), model, loss_func=CrossEntropyLossFlat(),
+                        metrics=accuracy, **kwargs)
         learn.remove_cb(ProgressCallback)
         learn.logger = noop
         return learn
@@ -61,8 +65,10 @@ def test_sessions_that_end():
     # %% nbs/howto/kaggle.ipynb #7c6d2811
     def digits_learner(**kwargs):
         set_seed(0)
-        model = nn.Sequential(ConvLayer(1, 8, stride=2), ConvLayer(8, 16, stride=2), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(16, 10))
-        learn = Learner(digits_dls(size=16, bs=64, augment=False), model, loss_func=CrossEntropyLossFlat(), metrics=accuracy, **kwargs)
+        model = nn.Sequential(ConvLayer(1, 8, stride=2), ConvLayer(8, 16, stride=2), nn.AdaptiveAvgPool2d(1), nn.Flatten(),
+                              nn.Linear(16, 10))
+        learn = Learner(digits_dls(size=16, bs=64, augment=False), model, loss_func=CrossEntropyLossFlat(),
+                        metrics=accuracy, **kwargs)
         learn.remove_cb(ProgressCallback)
         learn.logger = noop
         return learn
@@ -99,8 +105,10 @@ def test_installing_without_the_internet():
     # %% nbs/howto/kaggle.ipynb #7c6d2811
     def digits_learner(**kwargs):
         set_seed(0)
-        model = nn.Sequential(ConvLayer(1, 8, stride=2), ConvLayer(8, 16, stride=2), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(16, 10))
-        learn = Learner(digits_dls(size=16, bs=64, augment=False), model, loss_func=CrossEntropyLossFlat(), metrics=accuracy, **kwargs)
+        model = nn.Sequential(ConvLayer(1, 8, stride=2), ConvLayer(8, 16, stride=2), nn.AdaptiveAvgPool2d(1), nn.Flatten(),
+                              nn.Linear(16, 10))
+        learn = Learner(digits_dls(size=16, bs=64, augment=False), model, loss_func=CrossEntropyLossFlat(),
+                        metrics=accuracy, **kwargs)
         learn.remove_cb(ProgressCallback)
         learn.logger = noop
         return learn

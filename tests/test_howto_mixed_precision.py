@@ -9,7 +9,8 @@ from fastai_lrx.core.callbacks import runs_in_sweep
 
 def test_in_short():
     # %% nbs/howto/mixed_precision.ipynb #42e175a6
-    test_eq([runs_in_sweep(cb) for cb in (MixedPrecision(), MixedPrecision(amp_mode='bf16'), GradientClip(0.1))], [True, True, True])
+    test_eq([runs_in_sweep(cb) for cb in (MixedPrecision(), MixedPrecision(amp_mode='bf16'), GradientClip(0.1))],
+            [True, True, True])
 
     # %% nbs/howto/mixed_precision.ipynb #85c61ab9
     class CPUAutocast(MixedPrecision):
@@ -22,8 +23,10 @@ def test_in_short():
 
     def digits_learner(**kwargs):
         set_seed(0)
-        model = nn.Sequential(ConvLayer(1, 8, stride=2), ConvLayer(8, 16, stride=2), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(16, 10))
-        return Learner(digits_dls(size=16, bs=32, augment=False), model, loss_func=CrossEntropyLossFlat(), metrics=accuracy, **kwargs)
+        model = nn.Sequential(ConvLayer(1, 8, stride=2), ConvLayer(8, 16, stride=2), nn.AdaptiveAvgPool2d(1), nn.Flatten(),
+                              nn.Linear(16, 10))
+        return Learner(digits_dls(size=16, bs=32, augment=False), model, loss_func=CrossEntropyLossFlat(),
+                       metrics=accuracy, **kwargs)
 
     learn = digits_learner(cbs=CPUAutocast(amp_mode='bf16'))
     with learn.no_bar(): found = learn.lr_find()
@@ -46,8 +49,10 @@ def test_what_is_16_bits_wide_and_what_is_not():
 
     def digits_learner(**kwargs):
         set_seed(0)
-        model = nn.Sequential(ConvLayer(1, 8, stride=2), ConvLayer(8, 16, stride=2), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(16, 10))
-        return Learner(digits_dls(size=16, bs=32, augment=False), model, loss_func=CrossEntropyLossFlat(), metrics=accuracy, **kwargs)
+        model = nn.Sequential(ConvLayer(1, 8, stride=2), ConvLayer(8, 16, stride=2), nn.AdaptiveAvgPool2d(1), nn.Flatten(),
+                              nn.Linear(16, 10))
+        return Learner(digits_dls(size=16, bs=32, augment=False), model, loss_func=CrossEntropyLossFlat(),
+                       metrics=accuracy, **kwargs)
 
     learn = digits_learner(cbs=CPUAutocast(amp_mode='bf16'))
     with learn.no_bar(): found = learn.lr_find()
@@ -73,8 +78,10 @@ def test_nothing_is_left_behind():
 
     def digits_learner(**kwargs):
         set_seed(0)
-        model = nn.Sequential(ConvLayer(1, 8, stride=2), ConvLayer(8, 16, stride=2), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(16, 10))
-        return Learner(digits_dls(size=16, bs=32, augment=False), model, loss_func=CrossEntropyLossFlat(), metrics=accuracy, **kwargs)
+        model = nn.Sequential(ConvLayer(1, 8, stride=2), ConvLayer(8, 16, stride=2), nn.AdaptiveAvgPool2d(1), nn.Flatten(),
+                              nn.Linear(16, 10))
+        return Learner(digits_dls(size=16, bs=32, augment=False), model, loss_func=CrossEntropyLossFlat(),
+                       metrics=accuracy, **kwargs)
 
     # %% nbs/howto/mixed_precision.ipynb #5b8c8d89
     class Interrupt(Callback):

@@ -49,8 +49,11 @@ os._exit(0)
             port = s.getsockname()[1]
         with tempfile.TemporaryDirectory() as d:
             (Path(d)/'train.py').write_text(script)
-            env = os.environ | dict(WORLD_SIZE=str(n), MASTER_ADDR='127.0.0.1', MASTER_PORT=str(port), ACCELERATE_USE_CPU='true', OMP_NUM_THREADS='1')
-            procs = [subprocess.Popen([sys.executable, 'train.py', d], cwd=d, env=env | dict(RANK=str(i), LOCAL_RANK=str(i)), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) for i in range(n)]
+            env = os.environ | dict(WORLD_SIZE=str(n), MASTER_ADDR='127.0.0.1', MASTER_PORT=str(port),
+                                    ACCELERATE_USE_CPU='true', OMP_NUM_THREADS='1')
+            procs = [subprocess.Popen([sys.executable, 'train.py', d], cwd=d,
+                                      env=env | dict(RANK=str(i), LOCAL_RANK=str(i)), stdout=subprocess.DEVNULL,
+                                      stderr=subprocess.DEVNULL) for i in range(n)]
             test_eq([p.wait(timeout=120) for p in procs], [0]*n)
             return [json.loads((Path(d)/f'{i}.json').read_text()) for i in range(n)]
 

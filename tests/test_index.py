@@ -9,7 +9,9 @@ def test_three_minutes():
     # %% nbs/index.ipynb #fcc6b56e
     set_seed(1)
     dls = digits_dls(size=16, bs=32)
-    def network(): return nn.Sequential(ConvLayer(1, 16), ConvLayer(16, 32, stride=2), ConvLayer(32, 64, stride=2), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(64, 10))
+    def network():
+        return nn.Sequential(ConvLayer(1, 16), ConvLayer(16, 32, stride=2), ConvLayer(32, 64, stride=2),
+                             nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(64, 10))
     learn = Learner(dls, network(), loss_func=CrossEntropyLossFlat(), metrics=accuracy)
 
     # %% nbs/index.ipynb #90e083a8
@@ -35,7 +37,8 @@ def test_three_minutes():
 
     # %% nbs/index.ipynb #f96a46d3
     body,head = learn.model[:3],learn.model[3:]
-    learn = Learner(dls, nn.Sequential(body[:2], body[2:], head), loss_func=CrossEntropyLossFlat(), metrics=accuracy, splitter=lambda m: [params(o) for o in m])
+    learn = Learner(dls, nn.Sequential(body[:2], body[2:], head), loss_func=CrossEntropyLossFlat(), metrics=accuracy,
+                    splitter=lambda m: [params(o) for o in m])
     with learn.dry_run() as plan: learn.fine_tune_discriminative(5, 1e-2)
     plan.plot()
 
@@ -45,6 +48,7 @@ def test_three_minutes():
     res.plot()
 
     # %% nbs/index.ipynb #af35321c
-    learn = Learner(dls, nn.Sequential(body, head), loss_func=CrossEntropyLossFlat(), metrics=accuracy, splitter=lambda m: [params(m[0]), params(m[1])])
+    learn = Learner(dls, nn.Sequential(body, head), loss_func=CrossEntropyLossFlat(), metrics=accuracy,
+                    splitter=lambda m: [params(m[0]), params(m[1])])
     learn.freeze()
     with learn.precomputed(): learn.fit_sgdr(2, 1, 1e-2)

@@ -27,7 +27,8 @@ def test_snapshots():
         x,y = torch.tensor(digits.data/16).float(),torch.tensor(digits.target)
         items = list(zip(x + 0.5*torch.randn(x.shape), y))
         model = nn.Sequential(nn.Linear(64, 100), nn.BatchNorm1d(100), nn.ReLU(), nn.Linear(100, 10))
-        return Learner(DataLoaders.from_dsets(items[:600], items[600:], bs=30, num_workers=0), model, loss_func=CrossEntropyLossFlat(), metrics=accuracy)
+        return Learner(DataLoaders.from_dsets(items[:600], items[600:], bs=30, num_workers=0), model,
+                       loss_func=CrossEntropyLossFlat(), metrics=accuracy)
 
     learn,snaps = digits_learner(),Snapshots()
     with learn.no_bar(), learn.no_logging(): learn.fit_sgdr(5, 4, lr_max=0.1, cycle_mult=1, cbs=snaps)
@@ -41,7 +42,8 @@ def test_snapshots():
     test_eq(last.load()['3.weight'], learn.model[3].weight)
     test_eq([s.epoch for s in snaps.snapshots], [3, 7, 11, 15, 19])
     test_eq(last.measured['accuracy'], learn.recorder.values[-1][2])
-    test_fail(lambda: learn.fit(1, cbs=Snapshots()), contains='Snapshots waits for the ends of cycles, and this fit has none')
+    test_fail(lambda: learn.fit(1, cbs=Snapshots()),
+              contains='Snapshots waits for the ends of cycles, and this fit has none')
     test_fail(lambda: Snapshots(best=True), contains='best=True: say how many')
 
     # %% nbs/keep/snapshots.ipynb #16b047c1
@@ -51,7 +53,8 @@ def test_snapshots():
     [p.name for p in folder.iterdir()]
 
     # %% nbs/keep/snapshots.ipynb #b6703ccc
-    with learn.no_bar(), learn.no_logging(): test_fail(lambda: learn.fit_sgdr(3, 1, cbs=Snapshots(folder)), contains='has 2 snapshots of another run')
+    with learn.no_bar(), learn.no_logging():
+        test_fail(lambda: learn.fit_sgdr(3, 1, cbs=Snapshots(folder)), contains='has 2 snapshots of another run')
 
 def test_ensembles():
     # %% nbs/keep/snapshots.ipynb #63f26d55
@@ -61,7 +64,8 @@ def test_ensembles():
         x,y = torch.tensor(digits.data/16).float(),torch.tensor(digits.target)
         items = list(zip(x + 0.5*torch.randn(x.shape), y))
         model = nn.Sequential(nn.Linear(64, 100), nn.BatchNorm1d(100), nn.ReLU(), nn.Linear(100, 10))
-        return Learner(DataLoaders.from_dsets(items[:600], items[600:], bs=30, num_workers=0), model, loss_func=CrossEntropyLossFlat(), metrics=accuracy)
+        return Learner(DataLoaders.from_dsets(items[:600], items[600:], bs=30, num_workers=0), model,
+                       loss_func=CrossEntropyLossFlat(), metrics=accuracy)
 
     # %% nbs/keep/snapshots.ipynb #17fac8b9
     some,softmax = torch.randn(4, 3),partial(F.softmax, dim=1)
@@ -99,7 +103,8 @@ def test_how_many_are_enough():
         x,y = torch.tensor(digits.data/16).float(),torch.tensor(digits.target)
         items = list(zip(x + 0.5*torch.randn(x.shape), y))
         model = nn.Sequential(nn.Linear(64, 100), nn.BatchNorm1d(100), nn.ReLU(), nn.Linear(100, 10))
-        return Learner(DataLoaders.from_dsets(items[:600], items[600:], bs=30, num_workers=0), model, loss_func=CrossEntropyLossFlat(), metrics=accuracy)
+        return Learner(DataLoaders.from_dsets(items[:600], items[600:], bs=30, num_workers=0), model,
+                       loss_func=CrossEntropyLossFlat(), metrics=accuracy)
 
     # %% nbs/keep/snapshots.ipynb #eac18238
     learn,snaps = digits_learner(),Snapshots()
@@ -129,7 +134,8 @@ def test_in_another_process():
         x,y = torch.tensor(digits.data/16).float(),torch.tensor(digits.target)
         items = list(zip(x + 0.5*torch.randn(x.shape), y))
         model = nn.Sequential(nn.Linear(64, 100), nn.BatchNorm1d(100), nn.ReLU(), nn.Linear(100, 10))
-        return Learner(DataLoaders.from_dsets(items[:600], items[600:], bs=30, num_workers=0), model, loss_func=CrossEntropyLossFlat(), metrics=accuracy)
+        return Learner(DataLoaders.from_dsets(items[:600], items[600:], bs=30, num_workers=0), model,
+                       loss_func=CrossEntropyLossFlat(), metrics=accuracy)
 
     # %% nbs/keep/snapshots.ipynb #16b047c1
     folder = Path(tempfile.mkdtemp())/'snapshots'

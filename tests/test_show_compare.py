@@ -33,11 +33,13 @@ def test_one_run():
         x,y = (torch.tensor(o) for o in load_digits(return_X_y=True))
         items = list(zip(x.float().view(-1, 1, 8, 8)/16, y))
         dls = DataLoaders.from_dsets(items[:1000], items[1000:], bs=32, val_bs=256, num_workers=0, device='cpu')
-        model = nn.Sequential(nn.Conv2d(1, 16, 3), nn.BatchNorm2d(16), nn.ReLU(), nn.Conv2d(16, 32, 3), nn.BatchNorm2d(32), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(32, 10))
+        model = nn.Sequential(nn.Conv2d(1, 16, 3), nn.BatchNorm2d(16), nn.ReLU(), nn.Conv2d(16, 32, 3), nn.BatchNorm2d(32),
+                              nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(32, 10))
         return Learner(dls, model, loss_func=CrossEntropyLossFlat(), metrics=accuracy)
 
     learn = digits_learner()
-    res = learn.compare({'fixed': lambda l: l.fit(7, 3e-2), 'SGDR': lambda l: l.fit_sgdr(3, 1, 3e-2), 'one-cycle': lambda l: l.fit_one_cycle(7, 3e-2)})
+    res = learn.compare({'fixed': lambda l: l.fit(7, 3e-2), 'SGDR': lambda l: l.fit_sgdr(3, 1, 3e-2),
+                         'one-cycle': lambda l: l.fit_one_cycle(7, 3e-2)})
     res.plot()
 
     # %% nbs/show/compare.ipynb #c8da3f08
@@ -61,16 +63,19 @@ def test_comparing():
         x,y = (torch.tensor(o) for o in load_digits(return_X_y=True))
         items = list(zip(x.float().view(-1, 1, 8, 8)/16, y))
         dls = DataLoaders.from_dsets(items[:1000], items[1000:], bs=32, val_bs=256, num_workers=0, device='cpu')
-        model = nn.Sequential(nn.Conv2d(1, 16, 3), nn.BatchNorm2d(16), nn.ReLU(), nn.Conv2d(16, 32, 3), nn.BatchNorm2d(32), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(32, 10))
+        model = nn.Sequential(nn.Conv2d(1, 16, 3), nn.BatchNorm2d(16), nn.ReLU(), nn.Conv2d(16, 32, 3), nn.BatchNorm2d(32),
+                              nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(32, 10))
         return Learner(dls, model, loss_func=CrossEntropyLossFlat(), metrics=accuracy)
 
     learn = digits_learner()
-    res = learn.compare({'fixed': lambda l: l.fit(7, 3e-2), 'SGDR': lambda l: l.fit_sgdr(3, 1, 3e-2), 'one-cycle': lambda l: l.fit_one_cycle(7, 3e-2)})
+    res = learn.compare({'fixed': lambda l: l.fit(7, 3e-2), 'SGDR': lambda l: l.fit_sgdr(3, 1, 3e-2),
+                         'one-cycle': lambda l: l.fit_one_cycle(7, 3e-2)})
     res.plot()
 
     # %% nbs/show/compare.ipynb #e10deb7e
     before = [p.clone() for p in learn.model.parameters()]
-    res = learn.compare({'SGDR': lambda l: l.fit_sgdr(2, 1, 3e-2), 'fixed': lambda l: l.fit(3, 3e-2)}, seeds=2, metrics=[accuracy, error_rate], monitor='accuracy', target=0.9)
+    res = learn.compare({'SGDR': lambda l: l.fit_sgdr(2, 1, 3e-2), 'fixed': lambda l: l.fit(3, 3e-2)}, seeds=2,
+                        metrics=[accuracy, error_rate], monitor='accuracy', target=0.9)
     assert all(torch.equal(a, b) for a,b in zip(before, learn.model.parameters()))
     test_eq(learn.opt, None)
     res
@@ -86,7 +91,8 @@ def test_what_goes_wrong():
         x,y = (torch.tensor(o) for o in load_digits(return_X_y=True))
         items = list(zip(x.float().view(-1, 1, 8, 8)/16, y))
         dls = DataLoaders.from_dsets(items[:1000], items[1000:], bs=32, val_bs=256, num_workers=0, device='cpu')
-        model = nn.Sequential(nn.Conv2d(1, 16, 3), nn.BatchNorm2d(16), nn.ReLU(), nn.Conv2d(16, 32, 3), nn.BatchNorm2d(32), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(32, 10))
+        model = nn.Sequential(nn.Conv2d(1, 16, 3), nn.BatchNorm2d(16), nn.ReLU(), nn.Conv2d(16, 32, 3), nn.BatchNorm2d(32),
+                              nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(32, 10))
         return Learner(dls, model, loss_func=CrossEntropyLossFlat(), metrics=accuracy)
 
     # %% nbs/show/compare.ipynb #92fb796d
@@ -94,7 +100,8 @@ def test_what_goes_wrong():
     def forgetful(l): l.fit(1, lr=undefined_rate)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter('always')
-        res = learn.compare({'forgetful': forgetful, 'too high': lambda l: l.fit(3, 1e30), 'fixed': lambda l: l.fit(2, 1e-2)}, seeds=2)
+        res = learn.compare({'forgetful': forgetful, 'too high': lambda l: l.fit(3, 1e30),
+                             'fixed': lambda l: l.fit(2, 1e-2)}, seeds=2)
     for w in caught: print(w.message)
     test_eq(res.best, 'fixed')
     test_eq([run.curve for run in res.runs if run.name=='too high'], [[], []])       # given up after the first epoch
@@ -105,13 +112,16 @@ def test_what_goes_wrong():
     def pressed(l):
         l.fit(1, 1e-2)
         if (press := next(presses)): raise press
-    with warnings.catch_warnings(record=True) as caught: res = learn.compare({'fixed': lambda l: l.fit(1, 1e-2), 'pressed': pressed}, seeds=4)
+    with warnings.catch_warnings(record=True) as caught:
+        res = learn.compare({'fixed': lambda l: l.fit(1, 1e-2), 'pressed': pressed}, seeds=4)
     print(caught[-1].message)
-    test_eq([(run.name, run.seed) for run in res.runs], [('fixed', 0), ('pressed', 0), ('fixed', 1), ('pressed', 1), ('fixed', 2)])
+    test_eq([(run.name, run.seed) for run in res.runs],
+            [('fixed', 0), ('pressed', 0), ('fixed', 1), ('pressed', 1), ('fixed', 2)])
 
     # %% nbs/show/compare.ipynb #0ff84419
     test_fail(lambda: learn.compare([lambda l: l.fit(1)]), contains="pass a dict such as {'fixed'", exc=TypeError)
     test_fail(lambda: learn.compare({'fixed': None}), contains='pass a function that takes the learner', exc=TypeError)
     test_fail(lambda: learn.compare({'fixed': noop}, seeds=[1, 1]), contains='a list of different ones', exc=ValueError)
-    test_fail(lambda: learn.compare({'fixed': noop}, monitor='acuracy'), contains="choose one of 'valid_loss', 'accuracy'", exc=ValueError)
+    test_fail(lambda: learn.compare({'fixed': noop}, monitor='acuracy'), contains="choose one of 'valid_loss', 'accuracy'",
+              exc=ValueError)
     test_fail(lambda: learn.compare({'fixed': noop}, keep='last'), contains="keep='last'", exc=ValueError)

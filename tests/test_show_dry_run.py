@@ -70,7 +70,8 @@ def test_the_picture():
     # %% nbs/show/dry_run.ipynb #080f1e18
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter('always')
-        with learn.dry_run() as plan: learn.fit(3, cbs=Scheduled(lr=Triangular(2, [0., 1e-3, 1e-2], [0., 1e-4, 1e-3]), mom=Triangular(2, 0.95, 0.85)))
+        with learn.dry_run() as plan:
+            learn.fit(3, cbs=Scheduled(lr=Triangular(2, [0., 1e-3, 1e-2], [0., 1e-4, 1e-3]), mom=Triangular(2, 0.95, 0.85)))
     for sentence in plan.doubts: print(sentence)
     test_eq([str(w.message) for w in caught], [f'learn.dry_run(): {s}' for s in plan.doubts])
     test_fail(lambda: Plan().plot(), contains='has no iterations')
@@ -86,13 +87,16 @@ def test_the_picture():
 
     # %% nbs/show/dry_run.ipynb #983a10b6
     learn.freeze()
-    with warnings.catch_warnings(record=True) as caught, learn.dry_run() as plan: learn.fit_one_cycle(2, cbs=[Snapshots(), UntilOverfit()])
+    with warnings.catch_warnings(record=True) as caught, learn.dry_run() as plan:
+        learn.fit_one_cycle(2, cbs=[Snapshots(), UntilOverfit()])
     test_eq(plan.doubts, ['fit 0: Snapshots, UntilOverfit will raise, as it waits for the ends of cycles and there are none'])
     learn.unfreeze()
 
     # %% nbs/show/dry_run.ipynb #cc640539
-    with warnings.catch_warnings(record=True) as caught, learn.dry_run() as plan: learn.fit_one_cycle(2, cbs=ReduceLROnPlateau())
-    test_eq(plan.doubts, ['fit 0: ReduceLROnPlateau cannot change lr, which a schedule sets at every batch; leave it out, or train with fit'])
+    with warnings.catch_warnings(record=True) as caught, learn.dry_run() as plan:
+        learn.fit_one_cycle(2, cbs=ReduceLROnPlateau())
+    test_eq(plan.doubts, ['fit 0: ReduceLROnPlateau cannot change lr, which a schedule sets at every batch; leave it out, '
+                          'or train with fit'])
 
     # %% nbs/show/dry_run.ipynb #2c3d869b
     def nested():

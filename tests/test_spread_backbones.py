@@ -30,16 +30,22 @@ def test_in_short():
 
 def test_the_body():
     # %% nbs/spread/backbones.ipynb #79dd06dd
-    for arch,size in (('resnet10t',32), ('mobilenetv3_small_050',32), ('swin_tiny_patch4_window7_224',224), ('mobilenetv5_300m_enc',128), ('qwen3_vit_88m_enc',64)):
+    for arch,size in (('resnet10t',32), ('mobilenetv3_small_050',32), ('swin_tiny_patch4_window7_224',224),
+                      ('mobilenetv5_300m_enc',128), ('qwen3_vit_88m_enc',64)):
         if not timm.is_model(arch): continue    # newer than your timm
         with torch.device('meta'):    # shapes only: no weights, no time
             body = TimmBody(timm.create_model(arch, num_classes=0)).eval()
-            print(f'{arch:<30}', list(body.model(torch.empty(2, 3, size, size)).shape), '->', list(body(torch.empty(2, 3, size, size)).shape))
+            print(f'{arch:<30}', list(body.model(torch.empty(2, 3, size, size)).shape), '->',
+                  list(body(torch.empty(2, 3, size, size)).shape))
 
     # %% nbs/spread/backbones.ipynb #eaf76deb
-    for size in (32, 224): print(size, timm_args('vit_tiny_patch16_224', 3, (size,size)), n_features(timm_args('vit_tiny_patch16_224', 3, (size,size)), (size,size)))
-    test_fail(lambda: timm_args('resnet_18', 3, (32,32)), contains="arch='resnet_18': timm has no such architecture; close to it: resnet18")
-    test_fail(lambda: n_features(timm_args('crossvit_tiny_240', 3, (32,32)), (32,32)), contains="cannot take images of 3 x 32 x 32")
+    for size in (32, 224):
+        print(size, timm_args('vit_tiny_patch16_224', 3, (size,size)),
+              n_features(timm_args('vit_tiny_patch16_224', 3, (size,size)), (size,size)))
+    test_fail(lambda: timm_args('resnet_18', 3, (32,32)),
+              contains="arch='resnet_18': timm has no such architecture; close to it: resnet18")
+    test_fail(lambda: n_features(timm_args('crossvit_tiny_240', 3, (32,32)), (32,32)),
+              contains="cannot take images of 3 x 32 x 32")
 
 def test_the_statistics():
     # %% nbs/spread/backbones.ipynb #62445568
@@ -80,14 +86,16 @@ def test_pretrained_weights():
     with source.no_bar(), source.no_logging(): source.fit_one_cycle(3, 1e-2)
     with tempfile.TemporaryDirectory() as d:
         torch.save(source.model[0].model.state_dict(), Path(d)/'digits.pth')
-        learn = timm_learner(digits_dls(range(5), augment=False), 'resnet10t', metrics=accuracy, train_bn=False, pretrained_cfg_overlay=dict(file=str(Path(d)/'digits.pth')))
+        learn = timm_learner(digits_dls(range(5), augment=False), 'resnet10t', metrics=accuracy, train_bn=False,
+                             pretrained_cfg_overlay=dict(file=str(Path(d)/'digits.pth')))
     assert all(t.equal(source.model[0].state_dict()[name]) for name,t in learn.model[0].state_dict().items())
     learn.layer_groups
 
     # %% nbs/spread/backbones.ipynb #2f420559
     with learn.no_bar(), learn.no_logging(): learn.fit_one_cycle(2, 1e-2)
     print(f'accuracy {learn.recorder.final_record[-1]:.0%}')
-    assert all(t.equal(source.model[0].state_dict()[name]) for name,t in learn.model[0].state_dict().items())     # train_bn=False: not a number moved
+    # train_bn=False: not a number moved
+    assert all(t.equal(source.model[0].state_dict()[name]) for name,t in learn.model[0].state_dict().items())
 
 def test_what_it_will_not_do():
     # %% nbs/spread/backbones.ipynb #a2e59cf8

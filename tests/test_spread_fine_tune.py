@@ -42,11 +42,13 @@ def test_opening_them():
     class Diary(Callback):
         "What trains in each epoch"
         def before_fit(self): self.rows = []
-        def before_train(self): self.rows.append([self.epoch, self.fine_tune_stage, *self.learn.layer_groups.to_frame().trainable])
+        def before_train(self):
+            self.rows.append([self.epoch, self.fine_tune_stage, *self.learn.layer_groups.to_frame().trainable])
 
     def small_learner(**kwargs):
         set_seed(0)
-        learn = timm_learner(digits_dls(range(5, 10), valid_pct=0.8, augment=False), 'test_convnext', pretrained=False, metrics=accuracy, **kwargs)
+        learn = timm_learner(digits_dls(range(5, 10), valid_pct=0.8, augment=False), 'test_convnext', pretrained=False,
+                             metrics=accuracy, **kwargs)
         learn.remove_cb(ProgressCallback)
         learn.logger = noop
         return learn
@@ -73,11 +75,13 @@ def test_the_whole():
     class Diary(Callback):
         "What trains in each epoch"
         def before_fit(self): self.rows = []
-        def before_train(self): self.rows.append([self.epoch, self.fine_tune_stage, *self.learn.layer_groups.to_frame().trainable])
+        def before_train(self):
+            self.rows.append([self.epoch, self.fine_tune_stage, *self.learn.layer_groups.to_frame().trainable])
 
     def small_learner(**kwargs):
         set_seed(0)
-        learn = timm_learner(digits_dls(range(5, 10), valid_pct=0.8, augment=False), 'test_convnext', pretrained=False, metrics=accuracy, **kwargs)
+        learn = timm_learner(digits_dls(range(5, 10), valid_pct=0.8, augment=False), 'test_convnext', pretrained=False,
+                             metrics=accuracy, **kwargs)
         learn.remove_cb(ProgressCallback)
         learn.logger = noop
         return learn
@@ -91,7 +95,8 @@ def test_the_whole():
     def stock_learner():
         "resnet10t from vision_learner"
         set_seed(0)
-        learn = vision_learner(digits_dls(range(5, 10), valid_pct=0.8, augment=False), 'resnet10t', n_in=1, pretrained=False, metrics=accuracy)
+        learn = vision_learner(digits_dls(range(5, 10), valid_pct=0.8, augment=False), 'resnet10t', n_in=1,
+                               pretrained=False, metrics=accuracy)
         learn.remove_cb(ProgressCallback)
         learn.logger = noop
         return learn
@@ -102,5 +107,7 @@ def test_the_whole():
     [f'{max(rates):.0e}' for rates in zip(*learn.recorder.group_hps['lr'])]    # the highest of each group
 
     # %% nbs/spread/fine_tune.ipynb #636990c6
-    test_fail(lambda: learn.fine_tune_discriminative(3, unfreeze='slowly'), contains="unfreeze='slowly': must be 'gradual' or 'all'", exc=ValueError)
-    test_fail(lambda: learn.fine_tune_discriminative(3, [1e-4, 1e-3]), contains='base_lr=[0.0001, 0.001]: 2 rates for a model of 4 layer groups', exc=ValueError)
+    test_fail(lambda: learn.fine_tune_discriminative(3, unfreeze='slowly'),
+              contains="unfreeze='slowly': must be 'gradual' or 'all'", exc=ValueError)
+    test_fail(lambda: learn.fine_tune_discriminative(3, [1e-4, 1e-3]),
+              contains='base_lr=[0.0001, 0.001]: 2 rates for a model of 4 layer groups', exc=ValueError)

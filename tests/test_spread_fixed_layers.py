@@ -12,13 +12,16 @@ from fastai_lrx.spread.fixed_layers import Bypass, fixed_part, fixed_stages, mar
 
 def test_where_to_cut():
     # %% nbs/spread/fixed_layers.ipynb #ceffbade
-    body,head = nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU()), nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Dropout(0.5), nn.Linear(4, 2))
+    body,head = nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU()), nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(),
+        nn.Dropout(0.5), nn.Linear(4, 2))
     stages,stop = fixed_stages(nn.Sequential(body, head), torch.randn(2, 1, 8, 8), frozen=set(body.parameters()))
     print([type(m).__name__ for m in stages], 'and then', stop)
 
     # %% nbs/spread/fixed_layers.ipynb #945db6c4
-    test_fail(lambda: fixed_part(nn.Sequential(body, head), torch.randn(2, 1, 8, 8), set()), contains='0.0 (Conv2d) comes first and is not frozen', exc=ValueError)
-    test_fail(lambda: fixed_part(nn.Sequential(nn.Dropout(0.1), body, head), torch.randn(2, 1, 8, 8), set(body.parameters())), contains='0 (Dropout) comes first and is random', exc=ValueError)
+    test_fail(lambda: fixed_part(nn.Sequential(body, head), torch.randn(2, 1, 8, 8), set()),
+              contains='0.0 (Conv2d) comes first and is not frozen', exc=ValueError)
+    test_fail(lambda: fixed_part(nn.Sequential(nn.Dropout(0.1), body, head), torch.randn(2, 1, 8, 8),
+                                 set(body.parameters())), contains='0 (Dropout) comes first and is random', exc=ValueError)
 
 def test_batches_of_activations():
     # %% nbs/spread/fixed_layers.ipynb #b3433ea5

@@ -19,7 +19,8 @@ def test_nothing_frozen_and_nobody_says_so():
         set_seed(0)
         items = [(torch.randn(3,12,12), i%3) for i in range(24)]
         dls = DataLoaders.from_dsets(items[:16], items[16:], bs=8, num_workers=0)
-        learn = vision_learner(dls, 'resnet10t', pretrained=False, n_out=3, loss_func=CrossEntropyLossFlat(), normalize=False)
+        learn = vision_learner(dls, 'resnet10t', pretrained=False, n_out=3, loss_func=CrossEntropyLossFlat(),
+                               normalize=False)
         learn.remove_cb(ProgressCallback)
         learn.logger = noop
         return learn
@@ -42,7 +43,8 @@ def test_nothing_frozen_and_nobody_says_so():
         hook = learn.model[0].register_forward_hook(lambda m,_,out: seen.append(out.requires_grad))
         learn.fit(1, 1e-2, cbs=cbs)
         hook.remove()
-        return dict(moved=len([name for name,t in learn.model[0].state_dict().items() if not t.equal(before[name])]), of=len(before), autograd=seen[0])
+        return dict(moved=len([name for name,t in learn.model[0].state_dict().items() if not t.equal(before[name])]),
+                    of=len(before), autograd=seen[0])
 
     test_eq(moved(NormFreeze())['moved'], 0)
     pd.DataFrame([moved(None), moved(NormFreeze())], index=['stock', 'NormFreeze'])

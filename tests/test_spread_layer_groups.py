@@ -18,10 +18,12 @@ from fastai_lrx.spread.layer_groups import cut_points, discriminative_lrs, is_ma
 
 def test_layers():
     # %% nbs/spread/layer_groups.ipynb #b57d7f1e
-    names = ['conv1.weight', 'layer1.0.conv1.weight', 'layer1.0.bn1.weight', 'layer1.1.conv1.weight', 'stages.2.blocks.3.mlp.fc1.weight']
+    names = ['conv1.weight', 'layer1.0.conv1.weight', 'layer1.0.bn1.weight', 'layer1.1.conv1.weight',
+             'stages.2.blocks.3.mlp.fc1.weight']
     test_eq(layers_by_name(names), [names[:1], names[1:3], names[3:4], names[4:]])
     test_eq(layers_by_name(['pos_embed', *names[:2]]), [['pos_embed', names[0]], names[1:2]])
-    assert is_matched('blocks.3.bias', {'blocks': r'^blocks\.(\d+)'}) and not is_matched('rope.freqs', {'blocks': [(r'^blocks\.(\d+)', None)]})
+    assert is_matched('blocks.3.bias', {'blocks': r'^blocks\.(\d+)'}) and not is_matched('rope.freqs',
+        {'blocks': [(r'^blocks\.(\d+)', None)]})
 
     # %% nbs/spread/layer_groups.ipynb #1c397660
     resnet = timm.create_model('resnet18', num_classes=10)
@@ -46,7 +48,8 @@ def test_groups():
         test_eq(len(groups), n)
         test_eq({id(p) for g in groups for p in g}, {id(p) for p in resnet.parameters()})
         test_eq(sum(len(g) for g in groups), len(list(resnet.parameters())))      # every parameter exactly once
-    [sum(p.numel() for p in g) for g in timm_split(resnet)], [sum(p.numel() for p in g) for g in timm_split(resnet, by='params')]
+    [sum(p.numel() for p in g) for g in timm_split(resnet)], [sum(p.numel() for p in g)
+                                                              for g in timm_split(resnet, by='params')]
 
     # %% nbs/spread/layer_groups.ipynb #fece66b5
     test_close(discriminative_lrs(3, 1e-2), [1e-2/6.76, 1e-2/2.6, 1e-2])
@@ -58,7 +61,8 @@ def test_a_learner_s_groups():
         set_seed(0)
         items = [(torch.randn(3,12,12), i%3) for i in range(24)]
         dls = DataLoaders.from_dsets(items[:16], items[16:], bs=8, num_workers=0)
-        learn = vision_learner(dls, 'resnet10t', pretrained=False, n_out=3, loss_func=CrossEntropyLossFlat(), normalize=False)
+        learn = vision_learner(dls, 'resnet10t', pretrained=False, n_out=3, loss_func=CrossEntropyLossFlat(),
+                               normalize=False)
         learn.remove_cb(ProgressCallback)
         learn.logger = noop
         return learn
@@ -107,7 +111,8 @@ def test_a_learner_s_groups():
 
     # %% nbs/spread/layer_groups.ipynb #3c79fdf6
     config = {**awd_lstm_lm_config, 'emb_sz':50, 'n_hid':80}
-    of_text = Learner(learn.dls, get_language_model(AWD_LSTM, 1000, config), loss_func=CrossEntropyLossFlat(), splitter=awd_lstm_lm_split)
+    of_text = Learner(learn.dls, get_language_model(AWD_LSTM, 1000, config), loss_func=CrossEntropyLossFlat(),
+                      splitter=awd_lstm_lm_split)
     of_text.freeze()
     of_text.opt.set_hyper('lr', discriminative_lrs(4, 1e-2))
     of_text.layer_groups
@@ -122,7 +127,8 @@ def test_saved_with_other_groups():
         set_seed(0)
         items = [(torch.randn(3,12,12), i%3) for i in range(24)]
         dls = DataLoaders.from_dsets(items[:16], items[16:], bs=8, num_workers=0)
-        learn = vision_learner(dls, 'resnet10t', pretrained=False, n_out=3, loss_func=CrossEntropyLossFlat(), normalize=False)
+        learn = vision_learner(dls, 'resnet10t', pretrained=False, n_out=3, loss_func=CrossEntropyLossFlat(),
+                               normalize=False)
         learn.remove_cb(ProgressCallback)
         learn.logger = noop
         return learn

@@ -16,7 +16,8 @@ def test_the_task():
         items = list(zip(x + 0.3*torch.randn(x.shape), y))
         set_seed(seed)
         model = nn.Sequential(nn.Linear(64, 100), nn.BatchNorm1d(100), nn.ReLU(), nn.Dropout(0.5), nn.Linear(100, 10))
-        return Learner(DataLoaders.from_dsets(items[:900], items[900:], bs=60, num_workers=0), model, loss_func=CrossEntropyLossFlat(), metrics=accuracy)
+        return Learner(DataLoaders.from_dsets(items[:900], items[900:], bs=60, num_workers=0), model,
+                       loss_func=CrossEntropyLossFlat(), metrics=accuracy)
 
     # %% nbs/tutorials/cycles_and_ensembles.ipynb #22b8d630
     dls = digits_learner().dls
@@ -36,7 +37,8 @@ def test_from_where_to_where():
         items = list(zip(x + 0.3*torch.randn(x.shape), y))
         set_seed(seed)
         model = nn.Sequential(nn.Linear(64, 100), nn.BatchNorm1d(100), nn.ReLU(), nn.Dropout(0.5), nn.Linear(100, 10))
-        return Learner(DataLoaders.from_dsets(items[:900], items[900:], bs=60, num_workers=0), model, loss_func=CrossEntropyLossFlat(), metrics=accuracy)
+        return Learner(DataLoaders.from_dsets(items[:900], items[900:], bs=60, num_workers=0), model,
+                       loss_func=CrossEntropyLossFlat(), metrics=accuracy)
 
     # %% nbs/tutorials/cycles_and_ensembles.ipynb #d78f78fd
     learn = digits_learner()
@@ -57,7 +59,8 @@ def test_triangles():
         items = list(zip(x + 0.3*torch.randn(x.shape), y))
         set_seed(seed)
         model = nn.Sequential(nn.Linear(64, 100), nn.BatchNorm1d(100), nn.ReLU(), nn.Dropout(0.5), nn.Linear(100, 10))
-        return Learner(DataLoaders.from_dsets(items[:900], items[900:], bs=60, num_workers=0), model, loss_func=CrossEntropyLossFlat(), metrics=accuracy)
+        return Learner(DataLoaders.from_dsets(items[:900], items[900:], bs=60, num_workers=0), model,
+                       loss_func=CrossEntropyLossFlat(), metrics=accuracy)
 
     # %% nbs/tutorials/cycles_and_ensembles.ipynb #22b8d630
     dls = digits_learner().dls
@@ -101,7 +104,8 @@ def test_cosines_and_a_snapshot_of_each():
         items = list(zip(x + 0.3*torch.randn(x.shape), y))
         set_seed(seed)
         model = nn.Sequential(nn.Linear(64, 100), nn.BatchNorm1d(100), nn.ReLU(), nn.Dropout(0.5), nn.Linear(100, 10))
-        return Learner(DataLoaders.from_dsets(items[:900], items[900:], bs=60, num_workers=0), model, loss_func=CrossEntropyLossFlat(), metrics=accuracy)
+        return Learner(DataLoaders.from_dsets(items[:900], items[900:], bs=60, num_workers=0), model,
+                       loss_func=CrossEntropyLossFlat(), metrics=accuracy)
 
     # %% nbs/tutorials/cycles_and_ensembles.ipynb #513c89dd
     learn,snaps = digits_learner(),Snapshots()
@@ -152,7 +156,8 @@ def test_is_it_worth_it():
         items = list(zip(x + 0.3*torch.randn(x.shape), y))
         set_seed(seed)
         model = nn.Sequential(nn.Linear(64, 100), nn.BatchNorm1d(100), nn.ReLU(), nn.Dropout(0.5), nn.Linear(100, 10))
-        return Learner(DataLoaders.from_dsets(items[:900], items[900:], bs=60, num_workers=0), model, loss_func=CrossEntropyLossFlat(), metrics=accuracy)
+        return Learner(DataLoaders.from_dsets(items[:900], items[900:], bs=60, num_workers=0), model,
+                       loss_func=CrossEntropyLossFlat(), metrics=accuracy)
 
     # %% nbs/tutorials/cycles_and_ensembles.ipynb #decacd16
     rows = []
@@ -160,7 +165,8 @@ def test_is_it_worth_it():
         learn,snaps = digits_learner(seed),Snapshots()
         with learn.no_bar(), learn.no_logging():
             learn.fit_sgdr(5, 3, 0.1, cycle_mult=1, cbs=snaps)
-            rows.append([100*(1-o.validate()[1]) for o in (learn, SnapshotEnsemble(learn, snaps, last=3), SnapshotEnsemble(learn, snaps))])
+            rows.append([100*(1-o.validate()[1]) for o in (learn, SnapshotEnsemble(learn, snaps, last=3),
+                                                           SnapshotEnsemble(learn, snaps))])
     errors = pd.DataFrame(rows, columns=['last alone', 'mean of three', 'mean of five']).rename_axis('seed')
     assert errors['mean of five'].mean() < errors['last alone'].mean()
     errors.round(1)
@@ -175,7 +181,8 @@ def test_on_disk():
         items = list(zip(x + 0.3*torch.randn(x.shape), y))
         set_seed(seed)
         model = nn.Sequential(nn.Linear(64, 100), nn.BatchNorm1d(100), nn.ReLU(), nn.Dropout(0.5), nn.Linear(100, 10))
-        return Learner(DataLoaders.from_dsets(items[:900], items[900:], bs=60, num_workers=0), model, loss_func=CrossEntropyLossFlat(), metrics=accuracy)
+        return Learner(DataLoaders.from_dsets(items[:900], items[900:], bs=60, num_workers=0), model,
+                       loss_func=CrossEntropyLossFlat(), metrics=accuracy)
 
     # %% nbs/tutorials/cycles_and_ensembles.ipynb #7f950965
     folder = Path(tempfile.mkdtemp())/'snapshots'
@@ -193,4 +200,5 @@ def test_on_disk():
 
     # %% nbs/tutorials/cycles_and_ensembles.ipynb #a8d70226
     learn = digits_learner()
-    with learn.no_bar(), learn.no_logging(): test_fail(lambda: learn.fit_sgdr(2, 1, 0.1, cbs=Snapshots(folder)), contains='has 3 snapshots of another run')
+    with learn.no_bar(), learn.no_logging():
+        test_fail(lambda: learn.fit_sgdr(2, 1, 0.1, cbs=Snapshots(folder)), contains='has 3 snapshots of another run')

@@ -103,7 +103,8 @@ def test_groups_of_layers():
     # %% nbs/tutorials/fine_tuning_timm.ipynb #c7669e2f
     groups = learn.layer_groups.to_frame()
     test_eq(len(groups), 4)
-    test_eq(groups.parameters.sum(), sum(p.numel() for p in learn.model.parameters()))       # every parameter is in one of them
+    # every parameter is in one of them
+    test_eq(groups.parameters.sum(), sum(p.numel() for p in learn.model.parameters()))
     learn.layer_groups.plot()
 
 def test_the_plan():
@@ -179,10 +180,12 @@ def test_the_transformer_learns():
 
     # %% nbs/tutorials/fine_tuning_timm.ipynb #74e1c297
     def length(ps): return sum(p.pow(2).sum() for p in ps).sqrt().item()
-    moved = [length([a.detach()-b for a,b in zip(now, then)])/length(then) for now,then in zip(learn.opt.param_lists, before)]
+    moved = [length([a.detach()-b for a,b in zip(now, then)])/length(then)
+             for now,then in zip(learn.opt.param_lists, before)]
     fig,ax = new_axes(size=(6, 3))
     ax.bar(range(4), moved, color=group_colors(4))
-    ax.set(xticks=range(4), xlabel='layer group, from input to head', ylabel='change of the weights', title='The early groups have changed least')
+    ax.set(xticks=range(4), xlabel='layer group, from input to head', ylabel='change of the weights',
+           title='The early groups have changed least')
     fig
 
     # %% nbs/tutorials/fine_tuning_timm.ipynb #1b3d8a03

@@ -137,7 +137,8 @@ def test_what_is_stored_and_where():
         x = torch.randn(300, 8)
         items = list(zip(x, (x[:,0] > x[:,1]).long()))
         model = nn.Sequential(nn.Linear(8, 30), nn.ReLU(), nn.Dropout(0.2), nn.Linear(30, 2))
-        return Learner(DataLoaders.from_dsets(items[:200], items[200:], bs=20, num_workers=0), model, loss_func=CrossEntropyLossFlat(), metrics=accuracy, **kwargs)
+        return Learner(DataLoaders.from_dsets(items[:200], items[200:], bs=20, num_workers=0), model,
+                       loss_func=CrossEntropyLossFlat(), metrics=accuracy, **kwargs)
 
     # %% nbs/tutorials/long_runs.ipynb #411ba73a
     learn = toy()
@@ -146,7 +147,8 @@ def test_what_is_stored_and_where():
         learn.fit_one_cycle(3, 1e-2, cbs=resume)
         learn.fit_one_cycle(2, 1e-3, cbs=resume)
     files = sorted(p.name for p in resume.folder.glob('fit*'))
-    test_eq(files, ['fit000_epoch00003.safetensors', 'fit000_epoch00003_end.safetensors', 'fit001_epoch00002.safetensors', 'fit001_epoch00002_end.safetensors'])
+    test_eq(files, ['fit000_epoch00003.safetensors', 'fit000_epoch00003_end.safetensors', 'fit001_epoch00002.safetensors',
+                    'fit001_epoch00002_end.safetensors'])
     files
 
     # %% nbs/tutorials/long_runs.ipynb #3f186346
@@ -157,11 +159,13 @@ def test_what_is_stored_and_where():
     # %% nbs/tutorials/long_runs.ipynb #eee46265
     changed = toy()
     with changed.no_bar(), changed.no_logging():
-        test_fail(lambda: changed.fit_one_cycle(3, 2e-2, cbs=Resume(resume.folder)), contains='was begun by another fit, with schedule', exc=ValueError)
+        test_fail(lambda: changed.fit_one_cycle(3, 2e-2, cbs=Resume(resume.folder)),
+                  contains='was begun by another fit, with schedule', exc=ValueError)
 
     # %% nbs/tutorials/long_runs.ipynb #1af7798d
     same = toy()
-    with same.no_bar(), same.no_logging(), redirect_stdout(io.StringIO()) as said: same.fit_one_cycle(3, 1e-2, cbs=Resume(resume.folder))
+    with same.no_bar(), same.no_logging(), redirect_stdout(io.StringIO()) as said:
+        same.fit_one_cycle(3, 1e-2, cbs=Resume(resume.folder))
     assert 'was finished; its result is back' in said.getvalue()
     test_eq(len(same.recorder.losses), 3*len(same.dls.train))
 
@@ -173,7 +177,8 @@ def test_callbacks_that_remember():
         x = torch.randn(300, 8)
         items = list(zip(x, (x[:,0] > x[:,1]).long()))
         model = nn.Sequential(nn.Linear(8, 30), nn.ReLU(), nn.Dropout(0.2), nn.Linear(30, 2))
-        return Learner(DataLoaders.from_dsets(items[:200], items[200:], bs=20, num_workers=0), model, loss_func=CrossEntropyLossFlat(), metrics=accuracy, **kwargs)
+        return Learner(DataLoaders.from_dsets(items[:200], items[200:], bs=20, num_workers=0), model,
+                       loss_func=CrossEntropyLossFlat(), metrics=accuracy, **kwargs)
 
     # %% nbs/tutorials/long_runs.ipynb #510c0b5c
     class LastLosses(Callback):
@@ -230,7 +235,8 @@ def test_cycles_snapshots_and_stopping_rules():
         x = torch.randn(300, 8)
         items = list(zip(x, (x[:,0] > x[:,1]).long()))
         model = nn.Sequential(nn.Linear(8, 30), nn.ReLU(), nn.Dropout(0.2), nn.Linear(30, 2))
-        return Learner(DataLoaders.from_dsets(items[:200], items[200:], bs=20, num_workers=0), model, loss_func=CrossEntropyLossFlat(), metrics=accuracy, **kwargs)
+        return Learner(DataLoaders.from_dsets(items[:200], items[200:], bs=20, num_workers=0), model,
+                       loss_func=CrossEntropyLossFlat(), metrics=accuracy, **kwargs)
 
     # %% nbs/tutorials/long_runs.ipynb #84a9a518
     class BadImage(Callback):
@@ -246,7 +252,8 @@ def test_cycles_snapshots_and_stopping_rules():
             return [s.cycle for s in snaps.snapshots],list(SnapshotEnsemble(learn, snaps).validate())
 
     # %% nbs/tutorials/long_runs.ipynb #9f4a3d13
-    warnings.filterwarnings('ignore', r'You are shadowing an attribute \(snapshots\)')     # fastai's, when a resumed Snapshots gets its list back
+    # fastai's, when a resumed Snapshots gets its list back
+    warnings.filterwarnings('ignore', r'You are shadowing an attribute \(snapshots\)')
 
     # %% nbs/tutorials/long_runs.ipynb #cfcf7a9a
     with working_directory(Path(tempfile.mkdtemp())):
@@ -265,7 +272,8 @@ def test_cleaning_up_and_starting_over():
         x = torch.randn(300, 8)
         items = list(zip(x, (x[:,0] > x[:,1]).long()))
         model = nn.Sequential(nn.Linear(8, 30), nn.ReLU(), nn.Dropout(0.2), nn.Linear(30, 2))
-        return Learner(DataLoaders.from_dsets(items[:200], items[200:], bs=20, num_workers=0), model, loss_func=CrossEntropyLossFlat(), metrics=accuracy, **kwargs)
+        return Learner(DataLoaders.from_dsets(items[:200], items[200:], bs=20, num_workers=0), model,
+                       loss_func=CrossEntropyLossFlat(), metrics=accuracy, **kwargs)
 
     # %% nbs/tutorials/long_runs.ipynb #c8d901c2
     name = Path(tempfile.mkdtemp())/'run'
@@ -287,7 +295,8 @@ def test_start_epoch_and_when_it_is_enough():
         x = torch.randn(300, 8)
         items = list(zip(x, (x[:,0] > x[:,1]).long()))
         model = nn.Sequential(nn.Linear(8, 30), nn.ReLU(), nn.Dropout(0.2), nn.Linear(30, 2))
-        return Learner(DataLoaders.from_dsets(items[:200], items[200:], bs=20, num_workers=0), model, loss_func=CrossEntropyLossFlat(), metrics=accuracy, **kwargs)
+        return Learner(DataLoaders.from_dsets(items[:200], items[200:], bs=20, num_workers=0), model,
+                       loss_func=CrossEntropyLossFlat(), metrics=accuracy, **kwargs)
 
     # %% nbs/tutorials/long_runs.ipynb #84a9a518
     class BadImage(Callback):
@@ -313,4 +322,5 @@ def test_start_epoch_and_when_it_is_enough():
 
     # %% nbs/tutorials/long_runs.ipynb #8f6ccc1f
     assert resumed.equal(one_go) and not skipped.equal(one_go)
-    pd.Series({'Resume': (resumed-one_go).abs().max().item(), 'load and start_epoch': (skipped-one_go).abs().max().item()}, name='largest difference of a weight').to_frame()
+    pd.Series({'Resume': (resumed-one_go).abs().max().item(), 'load and start_epoch': (skipped-one_go).abs().max().item()},
+              name='largest difference of a weight').to_frame()

@@ -14,8 +14,10 @@ def test_a_learner_to_run_it_on():
     def digits_learner():
         set_seed(0)
         dls = digits_dls(size=16, bs=64, augment=False)
-        model = nn.Sequential(ConvLayer(1, 8), ConvLayer(8, 16, stride=2), nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(16, 10)))
-        learn = Learner(dls, model, loss_func=CrossEntropyLossFlat(), metrics=accuracy, splitter=lambda m: [params(o) for o in m], path=tempfile.mkdtemp())
+        model = nn.Sequential(ConvLayer(1, 8), ConvLayer(8, 16, stride=2),
+                              nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(16, 10)))
+        learn = Learner(dls, model, loss_func=CrossEntropyLossFlat(), metrics=accuracy,
+                        splitter=lambda m: [params(o) for o in m], path=tempfile.mkdtemp())
         learn.remove_cb(ProgressCallback)
         learn.logger = noop
         return learn
@@ -27,8 +29,10 @@ def test_from_fastai_0_7():
     def digits_learner():
         set_seed(0)
         dls = digits_dls(size=16, bs=64, augment=False)
-        model = nn.Sequential(ConvLayer(1, 8), ConvLayer(8, 16, stride=2), nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(16, 10)))
-        learn = Learner(dls, model, loss_func=CrossEntropyLossFlat(), metrics=accuracy, splitter=lambda m: [params(o) for o in m], path=tempfile.mkdtemp())
+        model = nn.Sequential(ConvLayer(1, 8), ConvLayer(8, 16, stride=2),
+                              nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(16, 10)))
+        learn = Learner(dls, model, loss_func=CrossEntropyLossFlat(), metrics=accuracy,
+                        splitter=lambda m: [params(o) for o in m], path=tempfile.mkdtemp())
         learn.remove_cb(ProgressCallback)
         learn.logger = noop
         return learn
@@ -79,8 +83,10 @@ def test_from_stock_fastai_2():
     def digits_learner():
         set_seed(0)
         dls = digits_dls(size=16, bs=64, augment=False)
-        model = nn.Sequential(ConvLayer(1, 8), ConvLayer(8, 16, stride=2), nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(16, 10)))
-        learn = Learner(dls, model, loss_func=CrossEntropyLossFlat(), metrics=accuracy, splitter=lambda m: [params(o) for o in m], path=tempfile.mkdtemp())
+        model = nn.Sequential(ConvLayer(1, 8), ConvLayer(8, 16, stride=2),
+                              nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(16, 10)))
+        learn = Learner(dls, model, loss_func=CrossEntropyLossFlat(), metrics=accuracy,
+                        splitter=lambda m: [params(o) for o in m], path=tempfile.mkdtemp())
         learn.remove_cb(ProgressCallback)
         learn.logger = noop
         return learn

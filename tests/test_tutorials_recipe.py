@@ -119,7 +119,9 @@ def test_steps_5_to_8_the_whole_network():
     loss_at_end,at_end = learn.validate()
     test_close(loss_at_end, min(learn.recorder.cycle_losses))
     assert at_end > 0.75
-    pd.DataFrame(dict(accuracy=[at_start, on_stored, with_head, at_end]), index=['new head', 'step 3: head, stored activations', 'step 4: head, new views', 'step 8: all layers']).round(3)
+    pd.DataFrame(dict(accuracy=[at_start, on_stored, with_head, at_end]),
+                 index=['new head', 'step 3: head, stored activations', 'step 4: head, new views',
+                        'step 8: all layers']).round(3)
 
 def test_the_same_in_two_lines():
     # %% nbs/tutorials/recipe.ipynb #77cbd1aa
@@ -133,6 +135,7 @@ def test_the_same_in_two_lines():
     learn.layer_groups
 
     # %% nbs/tutorials/recipe.ipynb #7412d1a0
-    with learn.dry_run() as plan: learn.fine_tune_discriminative(7, 1e-3, freeze_epochs=2, div=3, unfreeze='all', schedule='sgdr', cbs=UntilOverfit())
+    with learn.dry_run() as plan:
+        learn.fine_tune_discriminative(7, 1e-3, freeze_epochs=2, div=3, unfreeze='all', schedule='sgdr', cbs=UntilOverfit())
     test_eq(list(plan.summary().groups), ['1 of 3', '3 of 3'])
     plan.plot()

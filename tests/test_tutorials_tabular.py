@@ -13,7 +13,8 @@ def test_a_classification():
         set_seed(0)
         df = load_breast_cancer(as_frame=True).frame.rename(columns={'target': 'benign'})
         cols = [c for c in df.columns if c != 'benign']
-        dls = TabularDataLoaders.from_df(df, procs=[Normalize], cont_names=cols, y_names='benign', y_block=CategoryBlock(), valid_idx=list(range(0, len(df), 3)), bs=32, num_workers=0)
+        dls = TabularDataLoaders.from_df(df, procs=[Normalize], cont_names=cols, y_names='benign', y_block=CategoryBlock(),
+                                         valid_idx=list(range(0, len(df), 3)), bs=32, num_workers=0)
         return tabular_learner(dls, layers=[50, 20], config=tabular_config(ps=0.2), metrics=accuracy)
 
     learn = cancer_learner()
@@ -27,7 +28,8 @@ def test_cycles():
         set_seed(0)
         df = load_breast_cancer(as_frame=True).frame.rename(columns={'target': 'benign'})
         cols = [c for c in df.columns if c != 'benign']
-        dls = TabularDataLoaders.from_df(df, procs=[Normalize], cont_names=cols, y_names='benign', y_block=CategoryBlock(), valid_idx=list(range(0, len(df), 3)), bs=32, num_workers=0)
+        dls = TabularDataLoaders.from_df(df, procs=[Normalize], cont_names=cols, y_names='benign', y_block=CategoryBlock(),
+                                         valid_idx=list(range(0, len(df), 3)), bs=32, num_workers=0)
         return tabular_learner(dls, layers=[50, 20], config=tabular_config(ps=0.2), metrics=accuracy)
 
     learn = cancer_learner()
@@ -54,7 +56,8 @@ def test_three_models_for_the_price_of_one():
         set_seed(0)
         df = load_breast_cancer(as_frame=True).frame.rename(columns={'target': 'benign'})
         cols = [c for c in df.columns if c != 'benign']
-        dls = TabularDataLoaders.from_df(df, procs=[Normalize], cont_names=cols, y_names='benign', y_block=CategoryBlock(), valid_idx=list(range(0, len(df), 3)), bs=32, num_workers=0)
+        dls = TabularDataLoaders.from_df(df, procs=[Normalize], cont_names=cols, y_names='benign', y_block=CategoryBlock(),
+                                         valid_idx=list(range(0, len(df), 3)), bs=32, num_workers=0)
         return tabular_learner(dls, layers=[50, 20], config=tabular_config(ps=0.2), metrics=accuracy)
 
     learn = cancer_learner()
@@ -88,7 +91,8 @@ def test_which_schedule():
         set_seed(0)
         df = load_breast_cancer(as_frame=True).frame.rename(columns={'target': 'benign'})
         cols = [c for c in df.columns if c != 'benign']
-        dls = TabularDataLoaders.from_df(df, procs=[Normalize], cont_names=cols, y_names='benign', y_block=CategoryBlock(), valid_idx=list(range(0, len(df), 3)), bs=32, num_workers=0)
+        dls = TabularDataLoaders.from_df(df, procs=[Normalize], cont_names=cols, y_names='benign', y_block=CategoryBlock(),
+                                         valid_idx=list(range(0, len(df), 3)), bs=32, num_workers=0)
         return tabular_learner(dls, layers=[50, 20], config=tabular_config(ps=0.2), metrics=accuracy)
 
     learn = cancer_learner()
@@ -100,7 +104,9 @@ def test_which_schedule():
     learn = cancer_learner()
     lr = found.lr
     with learn.no_bar():
-        res = learn.compare({'fixed': lambda l: l.fit(14, lr), 'one cycle': lambda l: l.fit_one_cycle(14, lr), 'SGDR': lambda l: l.fit_sgdr(3, 2, lr), 'triangular2': lambda l: l.fit_triangular(7, 2, lr, mode='triangular2')})
+        res = learn.compare({'fixed': lambda l: l.fit(14, lr), 'one cycle': lambda l: l.fit_one_cycle(14, lr),
+                             'SGDR': lambda l: l.fit_sgdr(3, 2, lr),
+                             'triangular2': lambda l: l.fit_triangular(7, 2, lr, mode='triangular2')})
     test_eq(len(res.runs), 12)
     res.plot()
 
@@ -114,7 +120,8 @@ def test_a_regression():
         df = load_diabetes(as_frame=True).frame
         df['y'] = (df.target-df.target.mean())/df.target.std()
         cols = [c for c in df.columns if c not in ('target', 'y')]
-        dls = TabularDataLoaders.from_df(df, procs=[Normalize], cont_names=cols, y_names='y', y_block=RegressionBlock(), valid_idx=list(range(0, len(df), 3)), bs=32, num_workers=0)
+        dls = TabularDataLoaders.from_df(df, procs=[Normalize], cont_names=cols, y_names='y', y_block=RegressionBlock(),
+                                         valid_idx=list(range(0, len(df), 3)), bs=32, num_workers=0)
         return tabular_learner(dls, layers=[50, 20], config=tabular_config(ps=0.2), metrics=R2Score())
 
     learn = diabetes_learner()
@@ -136,7 +143,8 @@ def test_a_regression():
     learn = diabetes_learner()
     lr_r = found_r.lr
     with learn.no_bar():
-        res = learn.compare({'at lr': lambda l: l.fit_sgdr(3, 1, lr_r), 'a tenth': lambda l: l.fit_sgdr(3, 1, lr_r/10), 'ten times': lambda l: l.fit_sgdr(3, 1, lr_r*10)}, monitor='r2_score')
+        res = learn.compare({'at lr': lambda l: l.fit_sgdr(3, 1, lr_r), 'a tenth': lambda l: l.fit_sgdr(3, 1, lr_r/10),
+                             'ten times': lambda l: l.fit_sgdr(3, 1, lr_r*10)}, monitor='r2_score')
     assert not res.lower and res.best != 'a tenth'
     res.plot()
 
@@ -152,6 +160,7 @@ def test_a_regression():
     # %% nbs/tutorials/tabular.ipynb #0bca303a
     df = load_diabetes(as_frame=True).frame
     train,valid = (df[(np.arange(len(df))%3 == 0) == v] for v in (False, True))
-    linear = LinearRegression().fit(train.drop(columns='target'), train.target).score(valid.drop(columns='target'), valid.target)
+    linear = LinearRegression().fit(train.drop(columns='target'),
+                                    train.target).score(valid.drop(columns='target'), valid.target)
     assert abs(together.r2_score.max()-linear) < 0.2
     print(f'linear regression: {linear:.3f}')

@@ -13,7 +13,8 @@ def test_text_that_is_already_here():
     def words(o): return re.findall(r'[a-z]+|[0-9]|[^\sa-z0-9]', (inspect.getdoc(o) or '').lower())
 
     fields = dict(linalg=linalg, ndimage=ndimage, optimize=optimize, signal=signal, special=special, stats=stats)
-    rows = [(' '.join(words(o)[:80]), ' '.join(words(o)[:30]), field) for field,m in fields.items() for name,o in sorted(vars(m).items()) if callable(o) and name[0] != '_' and len(words(o)) >= 60]
+    rows = [(' '.join(words(o)[:80]), ' '.join(words(o)[:30]), field) for field,m in fields.items()
+            for name,o in sorted(vars(m).items()) if callable(o) and name[0] != '_' and len(words(o)) >= 60]
     texts = pd.DataFrame(rows, columns=['text', 'start', 'field']).drop_duplicates('start')
     print(len(texts), 'texts;', *(f'{k}: {n},' for k,n in texts.field.value_counts().items()))
     texts.start.iloc[0]
@@ -23,20 +24,23 @@ def test_a_language_model_first():
     def words(o): return re.findall(r'[a-z]+|[0-9]|[^\sa-z0-9]', (inspect.getdoc(o) or '').lower())
 
     fields = dict(linalg=linalg, ndimage=ndimage, optimize=optimize, signal=signal, special=special, stats=stats)
-    rows = [(' '.join(words(o)[:80]), ' '.join(words(o)[:30]), field) for field,m in fields.items() for name,o in sorted(vars(m).items()) if callable(o) and name[0] != '_' and len(words(o)) >= 60]
+    rows = [(' '.join(words(o)[:80]), ' '.join(words(o)[:30]), field) for field,m in fields.items()
+            for name,o in sorted(vars(m).items()) if callable(o) and name[0] != '_' and len(words(o)) >= 60]
     texts = pd.DataFrame(rows, columns=['text', 'start', 'field']).drop_duplicates('start')
     print(len(texts), 'texts;', *(f'{k}: {n},' for k,n in texts.field.value_counts().items()))
     texts.start.iloc[0]
 
     # %% nbs/tutorials/text.ipynb #dd1c335b
     split_at_blanks = dict(tok=BaseTokenizer(), rules=[], n_workers=0)
-    lm_block = DataBlock(TextBlock.from_df('text', is_lm=True, seq_len=30, min_freq=4, max_vocab=1500, **split_at_blanks), get_x=ColReader('text'), splitter=RandomSplitter(0.1, seed=0))
+    lm_block = DataBlock(TextBlock.from_df('text', is_lm=True, seq_len=30, min_freq=4, max_vocab=1500, **split_at_blanks),
+                         get_x=ColReader('text'), splitter=RandomSplitter(0.1, seed=0))
     lm_dls = lm_block.dataloaders(texts[['text']], bs=32, num_workers=0)
     small = dict(emb_sz=64, n_hid=100, n_layers=3)
     folder = Path(tempfile.mkdtemp())
     def language_model():
         set_seed(0)
-        return language_model_learner(lm_dls, AWD_LSTM, config={**awd_lstm_lm_config, **small}, drop_mult=0.2, pretrained=False, metrics=accuracy, path=folder)
+        return language_model_learner(lm_dls, AWD_LSTM, config={**awd_lstm_lm_config, **small}, drop_mult=0.2,
+                                      pretrained=False, metrics=accuracy, path=folder)
 
     learn = language_model()
     found = learn.lr_find()
@@ -51,12 +55,15 @@ def test_a_language_model_first():
 
     # %% nbs/tutorials/text.ipynb #d642559c
     labelled = texts.groupby('field').sample(10, random_state=1)
-    some = pd.concat([labelled.assign(is_valid=False), texts.drop(labelled.index).sample(240, random_state=1).assign(is_valid=True)])
-    block = DataBlock((TextBlock.from_df('start', vocab=lm_dls.vocab, seq_len=30, **split_at_blanks), CategoryBlock), get_x=ColReader('text'), get_y=ColReader('field'), splitter=ColSplitter())
+    some = pd.concat([labelled.assign(is_valid=False),
+                      texts.drop(labelled.index).sample(240, random_state=1).assign(is_valid=True)])
+    block = DataBlock((TextBlock.from_df('start', vocab=lm_dls.vocab, seq_len=30, **split_at_blanks), CategoryBlock),
+                      get_x=ColReader('text'), get_y=ColReader('field'), splitter=ColSplitter())
     def classifier(encoder=True):
         set_seed(1)
         dls = block.dataloaders(some[['start', 'field', 'is_valid']], bs=15, num_workers=0, val_bs=256)
-        learn = text_classifier_learner(dls, AWD_LSTM, config={**awd_lstm_clas_config, **small}, drop_mult=0.3, pretrained=False, metrics=accuracy, path=folder)
+        learn = text_classifier_learner(dls, AWD_LSTM, config={**awd_lstm_clas_config, **small}, drop_mult=0.3,
+                                        pretrained=False, metrics=accuracy, path=folder)
         return learn.load_encoder('encoder') if encoder else learn
 
     learn = classifier()
@@ -96,13 +103,15 @@ def test_a_language_model_first():
     def full(l):
         l.unfreeze()
         l.fit(7, 1e-2)
-    tricks = {'three tricks': lambda l: l.fine_tune_discriminative(6, 1e-2, schedule='stlr'), 'head only': lambda l: l.fit_stlr(7, 1e-2), 'none': full}
+    tricks = {'three tricks': lambda l: l.fine_tune_discriminative(6, 1e-2, schedule='stlr'),
+              'head only': lambda l: l.fit_stlr(7, 1e-2), 'none': full}
     with learn.no_bar(): res = learn.compare(tricks, seeds=2, monitor='accuracy')
     res.plot()
 
     # %% nbs/tutorials/text.ipynb #cce515a6
     scratch = classifier(encoder=False)
-    with scratch.no_bar(): nothing = scratch.compare({'no language model': lambda l: l.fit_stlr(7, 1e-2)}, seeds=2, monitor='accuracy')
+    with scratch.no_bar():
+        nothing = scratch.compare({'no language model': lambda l: l.fit_stlr(7, 1e-2)}, seeds=2, monitor='accuracy')
     means = {name: np.mean([run.final['accuracy'] for run in r.of(name)]) for r in (res, nothing) for name in r.names}
     assert means['three tricks'] > means['no language model']
     pd.Series(means, name='accuracy').round(3).to_frame()

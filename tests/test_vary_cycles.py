@@ -24,13 +24,15 @@ def test_whole_epochs():
     test_eq(whole_epochs(1, [1, 2, 4]), 7)
     test_eq(whole_epochs(0.5, [1, 1]), 1)
     test_eq(whole_epochs(3/7, [1, 2, 4]), 3)
-    test_fail(lambda: whole_epochs(0.5, [1, 2, 4]), contains='3.5 epochs, which is not a whole number; use cycle_len=3/7 or 4/7 (3 or 4 epochs)')
+    test_fail(lambda: whole_epochs(0.5, [1, 2, 4]),
+              contains='3.5 epochs, which is not a whole number; use cycle_len=3/7 or 4/7 (3 or 4 epochs)')
     test_fail(lambda: whole_epochs(0, [1]), contains='cycle_len=0')
 
 def test_what_the_three_have_in_common():
     # %% nbs/vary/cycles.ipynb #1e2a0a64
     test_close(lowest_rates(synth_learner(), 0.01, np.array([0.1, 1.])), [0.001, 0.01])
-    test_fail(lambda: lowest_rates(synth_learner(), 2., np.array([0.1, 1.])), contains='lr_min=2.0: must be at least 0 and not above')
+    test_fail(lambda: lowest_rates(synth_learner(), 2., np.array([0.1, 1.])),
+              contains='lr_min=2.0: must be at least 0 and not above')
 
 def test_cosine_with_warm_restarts():
     # %% nbs/vary/cycles.ipynb #e8337262
@@ -84,7 +86,8 @@ def test_until_it_starts_to_overfit():
         y = (x[:,:3].sum(1) > 0).long() ^ (torch.rand(600) < 0.2).long()
         items = list(zip(x, y))
         model = nn.Sequential(nn.Linear(10, 200), nn.ReLU(), nn.Linear(200, 2))
-        return Learner(DataLoaders.from_dsets(items[:200], items[200:], bs=20, num_workers=0), model, loss_func=CrossEntropyLossFlat(), metrics=accuracy)
+        return Learner(DataLoaders.from_dsets(items[:200], items[200:], bs=20, num_workers=0), model,
+                       loss_func=CrossEntropyLossFlat(), metrics=accuracy)
 
     learn = noisy_learner()
     with learn.no_bar(): learn.fit_sgdr(5, 1, lr_max=2e-3, cbs=UntilOverfit())
@@ -97,5 +100,6 @@ def test_until_it_starts_to_overfit():
     test_eq(learn.recorder.best_cycle, np.argmin(losses))
     test_eq(len(losses), learn.recorder.best_cycle+2)                  # one worse cycle was enough
     with learn.no_bar(): test_close(learn.validate()[0], min(losses))  # the best cycle's weights
-    test_fail(lambda: learn.fit(1, cbs=UntilOverfit()), contains='UntilOverfit waits for the ends of cycles, and this fit has none')
+    test_fail(lambda: learn.fit(1, cbs=UntilOverfit()),
+              contains='UntilOverfit waits for the ends of cycles, and this fit has none')
     test_fail(lambda: UntilOverfit(patience=0), contains='patience=0')

@@ -41,7 +41,8 @@ def test_the_callback():
 
     learn,log = synth_learner(n_trn=5),CycleLog()
     schedule = CosineRestarts(2, lr_max=0.1)
-    with learn.no_bar(), learn.no_logging(): learn.fit(3, cbs=[Scheduled(lr=schedule, mom=schedule.mirrored(0.95, 0.85)), log])
+    with learn.no_bar(), learn.no_logging():
+        learn.fit(3, cbs=[Scheduled(lr=schedule, mom=schedule.mirrored(0.95, 0.85)), log])
     test_eq(learn.recorder.lrs, schedule.at(np.arange(15), 15))
     test_eq(log.batches, [(0, 0, 4), (1, 2, 4)])
     test_eq(log.epochs, [0, 2])

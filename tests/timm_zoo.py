@@ -26,7 +26,8 @@ small = {arch: int(size or 32) for arch,_,size in (o.partition(':') for o in sma
 if torch.__version__ < '2.5':                # these use functions that have no meta version there
     for arch in ('efficientvit_b0', 'regnetx_002'): small.pop(arch)
 with torch.device('meta'):                   # without its classifier, an older timm's has no features either
-    if isinstance(timm.create_model('inception_next_atto', num_classes=0).get_classifier(), nn.Linear): small.pop('inception_next_atto')
+    if isinstance(timm.create_model('inception_next_atto', num_classes=0).get_classifier(), nn.Linear):
+        small.pop('inception_next_atto')
 ways = [(n, by, coarse) for coarse in (False, True) for n in (None, 2, 3, 4, 5, 8) for by in ('depth', 'params')]
 
 class Uses(TorchFunctionMode):
@@ -41,7 +42,8 @@ def on_meta(arch):
     "What `timm_learner` builds, with a simpler head and without memory, and the order in which a forward pass uses its parameters."
     with torch.device('meta'), torch.no_grad():
         body = TimmBody(timm.create_model(arch, num_classes=0)).eval()
-        with Uses(body.parameters()) as uses: features = body(torch.empty(2, *body.model.pretrained_cfg['input_size'])).shape
+        with Uses(body.parameters()) as uses:
+            features = body(torch.empty(2, *body.model.pretrained_cfg['input_size'])).shape
         assert len(features) == 2, f'features of {arch}: {features}'
         model = nn.Sequential(body, nn.Linear(features[1], 2))
     return model,uses.order | {id(p): len(uses.order)+i for i,p in enumerate(model[1].parameters())}
@@ -72,5 +74,6 @@ def faults(model, order, n, by, coarse):
         'not every parameter once': sorted(id(p) for g in groups for p in g) != sorted(names),
         'empty': not all(groups),
         'unused': len(known) < len(first),
-        'head not last': {names[id(p)] for p in groups[-1]} != {name for name in names.values() if name.startswith('1.')},
+        'head not last': {names[id(p)] for p in groups[-1]} != {name for name in names.values()
+                                                                if name.startswith('1.')},
         'order': known != sorted(known)}.items() if wrong]

@@ -8,13 +8,15 @@ from fastai.vision.all import *
 from fastai.tabular.all import *
 from fastai.text.all import *
 
-torch.set_num_threads(int(os.environ.get('LRX_TEST_THREADS', 1)))   # tiny models on shared cores: threads would wait for each other
+# tiny models on shared cores: threads would wait for each other
+torch.set_num_threads(int(os.environ.get('LRX_TEST_THREADS', 1)))
 kinds = 'vision', 'tensors', 'text', 'tabular'
 
 def learner(kind:str, num_workers=0, seed=0, **kwargs):
     "A tiny learner of one of the `kinds`: shuffling, dropout, random transforms, BatchNorm, several layer groups."
     set_seed(seed)
-    return quiet(quietly(globals()[f'{kind}_learner_'], num_workers, path=kwargs.pop('path', Path(tempfile.gettempdir())/'lrx_never_written'), **kwargs))
+    return quiet(quietly(globals()[f'{kind}_learner_'], num_workers,
+                         path=kwargs.pop('path', Path(tempfile.gettempdir())/'lrx_never_written'), **kwargs))
 
 def outlives_freeze(cls):
     "Whether a torch optimizer makes its state anew where fastai's `freeze` has cleared it: Adagrad of older versions makes it only once."
@@ -49,7 +51,8 @@ def get_image(i):
 def get_label(i): return i%3
 
 def vision_learner_(num_workers, **kwargs):
-    block = DataBlock((ImageBlock, CategoryBlock), get_x=get_image, get_y=get_label, splitter=IndexSplitter(range(24)), item_tfms=RandomCrop(12),
+    block = DataBlock((ImageBlock, CategoryBlock), get_x=get_image, get_y=get_label, splitter=IndexSplitter(range(24)),
+                      item_tfms=RandomCrop(12),
                       batch_tfms=[*aug_transforms(size=12, max_warp=0), Jitter()])
     dls = block.dataloaders(list(range(72)), bs=8, num_workers=num_workers)
     body = nn.Sequential(ConvLayer(3, 4), ConvLayer(4, 8, stride=2))
@@ -60,10 +63,12 @@ def two_groups(m): return [params(m[0]), params(m[1])]
 def tensors_learner_(num_workers, **kwargs):
     x = torch.randn(72, 5)
     items = list(zip(x, (x.sum(1, keepdim=True) > 0).float()))
-    dls = DataLoaders(*(torch.utils.data.DataLoader(o, batch_size=8, shuffle=shuffle, num_workers=num_workers, drop_last=shuffle,
+    dls = DataLoaders(*(torch.utils.data.DataLoader(o, batch_size=8, shuffle=shuffle, num_workers=num_workers,
+                                                    drop_last=shuffle,
                                                     generator=torch.Generator().manual_seed(1))
                         for o,shuffle in [(items[:48],True), (items[48:],False)]))
-    model = nn.Sequential(nn.Sequential(nn.Linear(5, 8), nn.BatchNorm1d(8), nn.ReLU()), nn.Sequential(nn.Dropout(0.3), nn.Linear(8, 1)))
+    model = nn.Sequential(nn.Sequential(nn.Linear(5, 8), nn.BatchNorm1d(8), nn.ReLU()),
+                          nn.Sequential(nn.Dropout(0.3), nn.Linear(8, 1)))
     return Learner(dls, model, loss_func=BCEWithLogitsLossFlat(), splitter=two_groups, **kwargs)
 
 def text_learner_(num_workers, **kwargs):
@@ -74,21 +79,25 @@ def text_learner_(num_workers, **kwargs):
     dsets = Datasets(L(texts), [[str.split, tfm]], splits=[list(range(45)), list(range(45, 60))])
     dls = dsets.dataloaders(bs=4, seq_len=9, dl_type=LMDataLoader, num_workers=num_workers)
     config = {**awd_lstm_lm_config, 'emb_sz':8, 'n_hid':12, 'n_layers':2}
-    return LMLearner(dls, get_language_model(AWD_LSTM, len(tfm.vocab), config), loss_func=CrossEntropyLossFlat(), splitter=awd_lstm_lm_split,
+    return LMLearner(dls, get_language_model(AWD_LSTM, len(tfm.vocab), config), loss_func=CrossEntropyLossFlat(),
+                     splitter=awd_lstm_lm_split,
                      metrics=accuracy, **kwargs)
 
 def tabular_learner_(num_workers, **kwargs):
     rng = np.random.default_rng(0)
     df = pd.DataFrame(dict(color=rng.choice(list('rgb'), 72), size=rng.normal(size=72), weight=rng.normal(size=72)))
     df['price'] = df['size']*2 + (df.color=='r')
-    dls = TabularDataLoaders.from_df(df, procs=[Categorify, FillMissing, Normalize], cat_names=['color'], cont_names=['size','weight'], y_names='price',
-                                     y_block=RegressionBlock(), valid_idx=list(range(24)), bs=8, num_workers=num_workers)
+    dls = TabularDataLoaders.from_df(df, procs=[Categorify, FillMissing, Normalize], cat_names=['color'],
+                                     cont_names=['size','weight'], y_names='price',
+                                     y_block=RegressionBlock(), valid_idx=list(range(24)), bs=8,
+                                     num_workers=num_workers)
     return tabular_learner(dls, layers=[8], config=tabular_config(ps=0.2, embed_p=0.1), **kwargs)
 
 def weights(learn):
     "All that was trained: parameters, all buffers, and the recorded losses."
     losses = [float(o) for o in learn.recorder.losses]
-    return [p.detach().clone() for p in learn.model.parameters()] + [b.clone() for b in learn.model.buffers()] + [torch.tensor(losses)]
+    return [p.detach().clone() for p in learn.model.parameters()] + [b.clone()
+                                                                     for b in learn.model.buffers()] + [torch.tensor(losses)]
 
 def quietly(f, *args, **kwargs):
     "What a function gives, without what it prints and warns of."
@@ -120,7 +129,8 @@ def bf16(): return CPUAutocast(amp_mode=AMPMode.BF16)
 
 class Mishap(Callback):
     "Something bad at the `n`-th batch of training, in `event`."
-    def __init__(self, what, n=7, event='after_pred'): self.what,self.n,self.seen = what,n,0; setattr(self, event, self._strike)
+    def __init__(self, what, n=7, event='after_pred'):
+        self.what,self.n,self.seen = what,n,0; setattr(self, event, self._strike)
     def _strike(self):
         if not self.training: return
         self.seen += 1

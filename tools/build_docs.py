@@ -29,7 +29,8 @@ html_favicon = 'static/favicon.svg'
 html_show_sphinx = False
 pygments_style, pygments_dark_style = 'friendly', 'monokai'
 """
-favicon = '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 32 32"><path d="M2 6C7 6 7 26 12 26V6c9 0 9 20 18 20" fill="none" stroke="#1f77b4" stroke-width="4" stroke-linejoin="round"/></svg>'   # two cosine cycles
+# two cosine cycles
+favicon = '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 32 32"><path d="M2 6C7 6 7 26 12 26V6c9 0 9 20 18 20" fill="none" stroke="#1f77b4" stroke-width="4" stroke-linejoin="round"/></svg>'
 css = """
 img { background: white; border-radius: 4px; max-width: min(100%, 42rem); }
 @media (max-width: 46em) {
@@ -43,17 +44,20 @@ table.dataframe td, table.dataframe th { padding: .2em .8em; text-align: right; 
 groups = {
     'Guides': ['what_a_learning_rate_does', 'how_to_choose_it', 'why_to_vary_it', 'pretrained_models'],
     'Tutorials': ['recipe', 'cycles_and_ensembles', 'fine_tuning_timm', 'text', 'tabular', 'long_runs', 'moving'],
-    'How to': ['mixed_precision', 'gradient_accumulation', 'several_gpus', 'kaggle', 'custom_models', 'custom_rules', 'faq'],
+    'How to': ['mixed_precision', 'gradient_accumulation', 'several_gpus', 'kaggle', 'custom_models',
+               'custom_rules', 'faq'],
     'Reference': ['reference'],
     'Find': ['finder', 'range_tests', 'curves'],
     'Vary': ['cycles', 'schedules', 'scheduled', 'recorder'],
     'Spread': ['fine_tune', 'precompute', 'layer_groups', 'freezing', 'backbones', 'fixed_layers', 'activations'],
     'Keep': ['snapshots', 'resume'],
     'Show': ['dry_run', 'compare', 'demo'],
-    'Core': ['state', 'learner', 'callbacks', 'args', 'processes', 'origin', 'fingerprint', 'storage', 'plots', 'messages'],
+    'Core': ['state', 'learner', 'callbacks', 'args', 'processes', 'origin', 'fingerprint', 'storage',
+             'plots', 'messages'],
     'More': ['benchmarks', 'changelog', 'contributing', 'source']}
 
-symbols = {module.rpartition('.')[2]: syms for module,syms in modidx['syms'].items()}     # a page is called as its module is, without folders
+# a page is called as its module is, without folders
+symbols = {module.rpartition('.')[2]: syms for module,syms in modidx['syms'].items()}
 files = {module.rpartition('.')[2]: '/'.join(module.split('.')) + '.py' for module in modidx['syms']}
 
 def page_name(path): return Path(path).stem
@@ -64,26 +68,35 @@ def page(path, images):
     text = re.sub(r'<!-- WARNING.*?-->\s*', '', text)
     text = re.sub(r'\A# .*\n', '', text)
     description = front_matter(path).get('description')
-    intro = f"# {front_matter(path).get('title') or page_name(path)}\n\n" + (f'> {description}\n\n' if description else '')
+    intro = f"# {front_matter(path).get('title') or page_name(path)}\n\n" + (f'> {description}\n\n'
+        if description else '')
     # API entries come as a rule, a source link, a heading, a signature and a docstring; where the page shows the code itself, that is enough
-    shown = set(re.findall(r'^(?:def|class) (\w+)', ''.join(re.findall(r'^``` python\n(.*?)^```', text, flags=re.S|re.M)), flags=re.M))
+    shown = set(re.findall(r'^(?:def|class) (\w+)',
+                           ''.join(re.findall(r'^``` python\n(.*?)^```', text, flags=re.S|re.M)), flags=re.M))
     def entry(m):
         module,name,signature = m.groups()
         anchor,heading = f'<a id="{name.lower()}"></a>', f'### {name}\n\n[source](source-{module}.html)'
         if name not in shown: return f'{anchor}\n\n{heading}\n\n{signature}'
         return f'{anchor}\n\n{heading}\n' if name in fastai_lrx.all.__all__ else anchor
-    text = re.sub(r'---\n\n\[source\]\(/blob/main/fastai_lrx/(?:\w+/)*(\w+)\.py#L\d+\)\{[^}]*\}\n\n### (.+?)\n\n(```python\n.*?^```(?:\n\n\*.+?\*$)?)', entry, text, flags=re.S|re.M)
+    text = re.sub(r'---\n\n\[source\]\(/blob/main/fastai_lrx/(?:\w+/)*(\w+)\.py#L\d+\)\{[^}]*\}\n\n### '
+                  r'(.+?)\n\n(```python\n.*?^```(?:\n\n\*.+?\*$)?)', entry, text, flags=re.S|re.M)
     def bare(m):       # nbdev does not say whose method a patched context manager is, nor where its source is
-        link = next((link for name,(link,_) in symbols.get(page_name(path), {}).items() if name.endswith(f'.Learner.{m[1]}')), None)
+        link = next((link for name,(link,_) in symbols.get(page_name(path), {}).items()
+                     if name.endswith(f'.Learner.{m[1]}')), None)
         return f'<a id="{link.partition("#")[2]}"></a>\n\n### Learner.{m[1]}\n\n[source](source-{page_name(path)}.html)\n\n' if link else m[0]
     text = re.sub(r'^---\n\n### (\w+)\n\n(?=```python)', bare, text, flags=re.M)
     known = set(re.findall(r'<a id="([^"]+)">', text))
-    for link,_ in symbols.get(page_name(path), {}).values():       # patched context managers and methods have no anchor of their own
+    # patched context managers and methods have no anchor of their own
+    for link,_ in symbols.get(page_name(path), {}).values():
         anchor = link.partition('#')[2]
         home = next((a for a in (anchor.rpartition('.')[2], anchor.rpartition('.')[0]) if a in known), None)
-        if anchor not in known and home: text = text.replace(f'<a id="{home}"></a>', f'<a id="{home}"></a><a id="{anchor}"></a>', 1)
-    text = re.sub(r'\]\(/(?:\w+/)*(\w+\.html)', r'](\1', text)                                              # doclinks of our own
-    text = re.sub(r'\]\((?:\.\./)*(?:\w+/)*(\w+)\.ipynb(#[\w.-]+)?\)', lambda m: f'](' + page_name(m[1]) + '.html' + (m[2] or '') + ')', text)       # links to notebooks
+        if anchor not in known and home:
+            text = text.replace(f'<a id="{home}"></a>', f'<a id="{home}"></a><a id="{anchor}"></a>', 1)
+    # doclinks of our own
+    text = re.sub(r'\]\(/(?:\w+/)*(\w+\.html)', r'](\1', text)
+    # links to notebooks
+    text = re.sub(r'\]\((?:\.\./)*(?:\w+/)*(\w+)\.ipynb(#[\w.-]+)?\)',
+                  lambda m: f'](' + page_name(m[1]) + '.html' + (m[2] or '') + ')', text)
     return intro + text
 
 def front_matter(path):
@@ -99,10 +112,14 @@ def reference():
         return f'| [`{shown}`]({at}) | {said} |'
     def patched(cls):
         own = {k: getattr(v, 'fget', v) for k,v in vars(cls).items()}
-        return [(f'{f.__module__}.{f.__qualname__}', f'{cls.__name__.lower().replace("learner", "learn").replace("recorder", "learn.recorder")}.{k}', f) for k,f in sorted(own.items()) if str(getattr(f, '__module__', '')).startswith('fastai_lrx.')]
-    names = [(f'{o.__module__}.{o.__qualname__}', o.__qualname__, o) for o in (getattr(fastai_lrx.all, n) for n in fastai_lrx.all.__all__)]
+        return [(f'{f.__module__}.{f.__qualname__}',
+                 f'{cls.__name__.lower().replace("learner", "learn").replace("recorder", "learn.recorder")}.{k}', f)
+                 for k,f in sorted(own.items()) if str(getattr(f, '__module__', '')).startswith('fastai_lrx.')]
+    names = [(f'{o.__module__}.{o.__qualname__}', o.__qualname__, o)
+             for o in (getattr(fastai_lrx.all, n) for n in fastai_lrx.all.__all__)]
     table = lambda rows: '| | |\n|---|---|\n' + '\n'.join(row(*r) for r in rows)
-    return ('# reference\n\n> What a learner can do, every name that the star import brings, and where it is explained\n\n## A learner can\n\n' + table(patched(Learner) + patched(Recorder))
+    return ('# reference\n\n> What a learner can do, every name that the star import brings, and where it is '
+            'explained\n\n## A learner can\n\n' + table(patched(Learner) + patched(Recorder))
             + '\n\n## `from fastai_lrx.all import *` brings\n\n' + table(names) + '\n')
 
 def benchmarks(folder, build):
@@ -110,10 +127,14 @@ def benchmarks(folder, build):
     parts = []
     for p in sorted((folder/'results').glob('*.md')):
         text = re.sub(r'^(#+ )', r'#\1', p.read_text(), flags=re.M)
-        parts.append(re.sub(r'\]\((\w+\.png)\)', r'](images/benchmarks/\1)', text) + f'\nThe raw numbers are in `benchmarks/results/{p.stem}.json`, how it was measured in `benchmarks/bench_{p.stem}.py`.\n')
+        parts.append(re.sub(r'\]\((\w+\.png)\)', r'](images/benchmarks/\1)', text)
+                     + f'\nThe raw numbers are in `benchmarks/results/{p.stem}.json`, how it was measured in '
+                       f'`benchmarks/bench_{p.stem}.py`.\n')
     (build/'images'/'benchmarks').mkdir(parents=True, exist_ok=True)
     for p in (folder/'results').glob('*.png'): shutil.copy(p, build/'images'/'benchmarks'/p.name)
-    return ('# benchmarks\n\n> What was measured, on what, and how to measure it again\n\nThe measured speed and worth of this library come from here. `make bench` runs all of it, within some hours on two cores; protocol, tasks and seeds '
+    return ('# benchmarks\n\n> What was measured, on what, and how to measure it again\n\nThe measured speed and worth '
+            'of this library come from here. `make bench` runs all of it, within some hours on two cores; protocol, '
+            'tasks and seeds '
             'were fixed before the first result, and rows that look bad stay.\n\n' + '\n'.join(parts))
 
 def main():
@@ -123,17 +144,24 @@ def main():
     for d in (build, site): shutil.rmtree(d, ignore_errors=True)
     (build/'static').mkdir(parents=True)
     proc_nbs()
-    notebooks = [p for p in sorted((root/'_proc').rglob('*.ipynb')) if (root/'nbs'/p.relative_to(root/'_proc')).exists() and p.parent.name != 'checks']
+    notebooks = [p for p in sorted((root/'_proc').rglob('*.ipynb'))
+                 if (root/'nbs'/p.relative_to(root/'_proc')).exists() and p.parent.name != 'checks']
     pages,modules = {p: page_name(p) for p in notebooks},[]
     for p,name in pages.items():
         text = page(p, build/'images')
-        if name=='index': text += ''.join(f'\n```{{toctree}}\n:caption: {title}\n:hidden:\n\n' + '\n'.join(names) + '\n```\n' for title,names in groups.items())
+        if name=='index':
+            text += ''.join(f'\n```{{toctree}}\n:caption: {title}\n:hidden:\n\n' + '\n'.join(names) + '\n```\n'
+                            for title,names in groups.items())
         elif name in files: modules.append(name)
         (build/f'{name}.md').write_text(text)
     listed = {n for names in groups.values() for n in names}
-    if missing := set(pages.values()) - {'index'} - listed: raise SystemExit(f'tools/build_docs.py: name these pages in `groups`: {missing}')
-    for m in modules: (build/f'source-{m}.md').write_text(f'# {files[m]}\n\n```{{literalinclude}} ../{files[m]}\n:language: python\n:linenos:\n```\n')
-    (build/'source.md').write_text('# source code\n\n```{toctree}\n' + '\n'.join(f'source-{m}' for m in modules) + '\n```\n')
+    if missing := set(pages.values()) - {'index'} - listed:
+        raise SystemExit(f'tools/build_docs.py: name these pages in `groups`: {missing}')
+    for m in modules:
+        (build/f'source-{m}.md').write_text(f'# {files[m]}\n\n```{{literalinclude}} ../{files[m]}\n:language: '
+                                            f'python\n:linenos:\n```\n')
+    (build/'source.md').write_text('# source code\n\n```{toctree}\n'
+                                   + '\n'.join(f'source-{m}' for m in modules) + '\n```\n')
     (build/'reference.md').write_text(reference())
     (build/'benchmarks.md').write_text(benchmarks(root/'benchmarks', build))
     for name in ('CHANGELOG', 'CONTRIBUTING'): shutil.copy(root/f'{name}.md', build/f'{name.lower()}.md')
@@ -141,9 +169,11 @@ def main():
     (build/'static'/'favicon.svg').write_text(favicon)
     (build/'conf.py').write_text(conf.format(version=cfg.version, **ini.d))
     subprocess.run([sys.executable, '-m', 'sphinx', '-q', '-W', '--keep-going', '-b', 'html', build, site], check=True)
-    for p in build.glob('*.md'): (site/f'{p.stem}.html.md').write_text(re.sub(r'\]\(images/\w+/([^)]+)\)', r'](_images/\1)', p.read_text()))
+    for p in build.glob('*.md'):
+        (site/f'{p.stem}.html.md').write_text(re.sub(r'\]\(images/\w+/([^)]+)\)', r'](_images/\1)', p.read_text()))
     described = {name: front_matter(p).get('description', '') for p,name in pages.items()}
-    links = ''.join(f'\n## {title}\n\n' + ''.join(f'- [{n}]({n}.html.md): {described.get(n, "")}'.rstrip(': ') + '\n' for n in names) for title,names in groups.items())
+    links = ''.join(f'\n## {title}\n\n' + ''.join(f'- [{n}]({n}.html.md): {described.get(n, "")}'.rstrip(': ') + '\n'
+                                                  for n in names) for title,names in groups.items())
     (site/'llms.txt').write_text(f'# {ini.docs_title}\n\n> {cfg.description}\n' + links)
     print(f'{len(notebooks)} pages in {site.relative_to(root)}/')
 

@@ -13,7 +13,9 @@ max_landing = 1.5e6 # bytes that the landing page may take, with all it loads
 def dead_ends(site:Path)->list:
     "Links and anchors inside the site that lead nowhere, pictures without a file or a description."
     pages = {p.name: BeautifulSoup(p.read_text(), 'html.parser') for p in site.glob('*.html')}
-    anchors = {name: {o.get('id') or o.get('name') for o in page.find_all(lambda o: o.has_attr('id') or o.has_attr('name'))} for name,page in pages.items()}
+    anchors = {name: {o.get('id') or o.get('name')
+                      for o in page.find_all(lambda o: o.has_attr('id') or o.has_attr('name'))}
+                      for name,page in pages.items()}
     res = []
     for name,page in pages.items():
         for a in page.find_all('a', href=True):
@@ -21,10 +23,12 @@ def dead_ends(site:Path)->list:
             if to.scheme or to.netloc: continue
             target = unquote(to.path) or name
             if not (site/target).exists(): res.append(f'{name}: {a["href"]} does not exist')
-            elif to.fragment and target in anchors and unquote(to.fragment) not in anchors[target]: res.append(f'{name}: {a["href"]} has no such anchor')
+            elif to.fragment and target in anchors and unquote(to.fragment) not in anchors[target]:
+                res.append(f'{name}: {a["href"]} has no such anchor')
         for img in page.find_all('img'):
             if not img.get('alt', '').strip(): res.append(f'{name}: {img.get("src")} has no alt text')
-            if not urlsplit(img['src']).scheme and not (site/unquote(img['src'])).exists(): res.append(f'{name}: {img["src"]} does not exist')
+            if not urlsplit(img['src']).scheme and not (site/unquote(img['src'])).exists():
+                res.append(f'{name}: {img["src"]} does not exist')
     return res
 
 class Quiet(http.server.SimpleHTTPRequestHandler):
@@ -40,12 +44,15 @@ def browser(width=1280, height=1000):
     "A headless chromium that notes its console and its requests."
     from selenium import webdriver
     options = webdriver.ChromeOptions()
-    for o in ('headless', 'no-sandbox', 'disable-gpu', 'disable-quic', 'no-first-run', 'disable-background-networking', 'disable-component-update', 'disable-sync', 'disable-dev-shm-usage', f'window-size={width},{height}'): options.add_argument(f'--{o}')
+    for o in ('headless', 'no-sandbox', 'disable-gpu', 'disable-quic', 'no-first-run', 'disable-background-networking',
+              'disable-component-update', 'disable-sync', 'disable-dev-shm-usage', f'window-size={width},{height}'):
+        options.add_argument(f'--{o}')
     options.binary_location = shutil.which('chromium')
     options.set_capability('goog:loggingPrefs', dict(browser='ALL', performance='ALL'))
     driver = webdriver.Chrome(options, webdriver.ChromeService(shutil.which('chromedriver')))
     driver.set_page_load_timeout(60)
-    driver.execute_cdp_cmd('Emulation.setDeviceMetricsOverride', dict(width=width, height=height, deviceScaleFactor=1, mobile=width < 600))
+    driver.execute_cdp_cmd('Emulation.setDeviceMetricsOverride',
+                           dict(width=width, height=height, deviceScaleFactor=1, mobile=width < 600))
     return driver
 
 def strangers(driver, address)->list:
@@ -68,14 +75,17 @@ def look(driver, address, name)->list:
 def too_wide(driver, address, name)->list:
     "Whether a page must be scrolled sideways."
     driver.get(address + name)
-    over = driver.execute_script("const c = document.querySelector('.content'); return c.scrollWidth - c.clientWidth")       # furo has it scroll, not the window
+    # furo has it scroll, not the window
+    over = driver.execute_script("const c = document.querySelector('.content'); return c.scrollWidth - c.clientWidth")
     return [f'{name}: {over} pixels wider than a phone'] if over > 0 else []
 
 def finds(driver, address, query)->list:
     "Whether the search returns pages."
     from selenium.webdriver.support.ui import WebDriverWait
     driver.get(f'{address}search.html?q={query.replace(" ", "+")}')
-    try: WebDriverWait(driver, 20).until(lambda d: d.execute_script("return document.querySelectorAll('#search-results li a').length"))
+    try:
+        WebDriverWait(driver, 20).until(lambda d: d.execute_script("return document.querySelectorAll('#search-results "
+                                                                   "li a').length"))
     except Exception: return [f'search for {query!r}: nothing found']
     return [f'search for {query!r}: asks {u}' for u in strangers(driver, address)]
 
@@ -83,19 +93,25 @@ def copies(driver, address, name)->list:
     "Whether the first copy button of a page puts the code into the clipboard."
     from selenium.webdriver.common.action_chains import ActionChains
     from selenium.webdriver.support.ui import WebDriverWait
-    driver.execute_cdp_cmd('Browser.grantPermissions', dict(origin=address, permissions=['clipboardReadWrite', 'clipboardSanitizedWrite']))
+    driver.execute_cdp_cmd('Browser.grantPermissions',
+                           dict(origin=address, permissions=['clipboardReadWrite', 'clipboardSanitizedWrite']))
     driver.get(address + name)
     button = driver.find_element('css selector', 'button.copybtn')
-    code = driver.execute_script("arguments[0].scrollIntoView({block: 'center', behavior: 'instant'}); return arguments[0].parentElement.querySelector('pre').innerText", button)
+    code = driver.execute_script("arguments[0].scrollIntoView({block: 'center', behavior: 'instant'}); return "
+                                 "arguments[0].parentElement.querySelector('pre').innerText", button)
     ActionChains(driver).move_to_element(button).click().perform()
-    try: WebDriverWait(driver, 10).until(lambda d: str(d.execute_async_script('const done = arguments[0]; navigator.clipboard.readText().then(done, done)')).strip() == code.strip())
+    try:
+        WebDriverWait(driver, 10).until(lambda d: str(d.execute_async_script('const done = arguments[0]; '
+                                                                             'navigator.clipboard.readText().then(done, done)')).strip() == code.strip())
     except Exception: return [f'{name}: its copy button does not copy']
     return []
 
 def weight(driver, address, name)->int:
     "Bytes of a page with all that it loads."
     driver.get(address + name)
-    return driver.execute_script("return [...performance.getEntriesByType('resource'), ...performance.getEntriesByType('navigation')].reduce((n, e) => n + e.encodedBodySize, 0)")
+    return driver.execute_script("return [...performance.getEntriesByType('resource'), "
+                                 "...performance.getEntriesByType('navigation')].reduce((n, e) => n + "
+                                 "e.encodedBodySize, 0)")
 
 def main():
     cfg,ini = get_config(),Config.find('settings.ini')
@@ -109,7 +125,8 @@ def main():
             for name in pages: problems += look(driver, address, name) + too_wide(phone, address, name)
             for query in searches: problems += finds(driver, address, query)
             problems += copies(driver, address, 'index.html')
-            if (size := weight(driver, address, 'index.html')) > max_landing: problems.append(f'index.html: weighs {size/1e6:.2f} MB')
+            if (size := weight(driver, address, 'index.html')) > max_landing:
+                problems.append(f'index.html: weighs {size/1e6:.2f} MB')
             said += f', the first of {size/1e6:.2f} MB, in chromium at 1280 and 390 pixels'
         finally:
             for o in (driver, phone): o.quit()

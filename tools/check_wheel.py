@@ -16,10 +16,13 @@ print('wheel: imported', *sorted(names))
 def main():
     with tempfile.TemporaryDirectory() as d:
         d = Path(d)
-        subprocess.run([sys.executable, '-m', 'build', '--wheel', '-o', d/'dist', root], check=True, stdout=subprocess.DEVNULL)
+        subprocess.run([sys.executable, '-m', 'build', '--wheel', '-o', d/'dist', root], check=True,
+                       stdout=subprocess.DEVNULL)
         wheel, = (d/'dist').glob('*.whl')
-        subprocess.run([sys.executable, '-m', 'pip', 'install', '-q', '--no-deps', '--target', d/'lib', wheel], check=True)
+        subprocess.run([sys.executable, '-m', 'pip', 'install', '-q', '--no-deps', '--target', d/'lib', wheel],
+                       check=True)
         names = ' '.join('.'.join(p.relative_to(root).with_suffix('').parts) for p in (root/'fastai_lrx').rglob('*.py'))
-        subprocess.run([sys.executable, '-W', 'ignore', '-c', check, d/'lib', names], check=True, cwd=d, env={**os.environ, 'PYTHONPATH': str(d/'lib')})
+        subprocess.run([sys.executable, '-W', 'ignore', '-c', check, d/'lib', names], check=True, cwd=d,
+                       env={**os.environ, 'PYTHONPATH': str(d/'lib')})
 
 if __name__=='__main__': main()

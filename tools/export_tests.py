@@ -24,15 +24,18 @@ def names(node, bound=()):
     "Names that `node` binds, in addition to those already `bound`, and names it reads before they are bound."
     bound,read = set(bound),set()
     children = list(ast.iter_child_nodes(node))
-    if isinstance(node, (ast.Assign, ast.AugAssign, ast.AnnAssign, ast.For, ast.comprehension)):   # the value comes before the name
+    # the value comes before the name
+    if isinstance(node, (ast.Assign, ast.AugAssign, ast.AnnAssign, ast.For, ast.comprehension)):
         children.sort(key=lambda c: c is not getattr(node, 'value', None) and c is not getattr(node, 'iter', None))
     if isinstance(node, ast.AugAssign) and isinstance(node.target, ast.Name): read.add(node.target.id)
     for child in children:
         if isinstance(child, scopes):
             args = {a.arg for a in ast.walk(child) if isinstance(a, ast.arg)}
             stores = {n.id for n in ast.walk(child) if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Store)}
-            defaults = getattr(getattr(child, 'args', None), 'defaults', []) + getattr(getattr(child, 'args', None), 'kw_defaults', [])
-            read |= set().union(*(names(o)[1] | {o.id for o in [o] if isinstance(o, ast.Name)} for o in defaults if o)) - bound
+            defaults = getattr(getattr(child, 'args', None), 'defaults', []) + getattr(getattr(child, 'args', None),
+                'kw_defaults', [])
+            read |= set().union(*(names(o)[1] | {o.id for o in [o] if isinstance(o, ast.Name)} for o in defaults
+                                  if o)) - bound
             read |= names(child, args|stores)[1] - bound
             bound |= {child.name} if hasattr(child, 'name') else set()
         elif isinstance(child, ast.Name) and isinstance(child.ctx, ast.Load): read |= {child.id} - bound
@@ -80,7 +83,8 @@ class Piece:
 
 def defines(stmt):
     "Whether a statement only names a function, a class, or a value that nothing can change."
-    if isinstance(stmt, (ast.FunctionDef, ast.ClassDef)): return not any(ast.unparse(d).startswith('patch') for d in stmt.decorator_list)
+    if isinstance(stmt, (ast.FunctionDef, ast.ClassDef)):
+        return not any(ast.unparse(d).startswith('patch') for d in stmt.decorator_list)
     if not isinstance(stmt, ast.Assign) or not all(isinstance(t, ast.Name) for t in stmt.targets): return False
     value = stmt.value
     if isinstance(value, ast.Call) and ast.unparse(value.func)=='partial' or isinstance(value, ast.Lambda): return True
@@ -108,7 +112,8 @@ def read_cells(path):
         d = getattr(c, 'directives_', {})
         if 'default_exp' in d: module = d['default_exp']
         if c.cell_type!='code' or not c.source.strip() or d.get('eval')=='false': continue
-        cells.append(Cell(c.id, c.source, bool({'export','exporti','exports'} & set(d)), next((m for m in marks if m in d), None), len(titles)))
+        cells.append(Cell(c.id, c.source, bool({'export','exporti','exports'} & set(d)),
+                          next((m for m in marks if m in d), None), len(titles)))
     return cells,titles,module
 
 def needed(cells, chosen):
@@ -123,8 +128,10 @@ def needed(cells, chosen):
     while todo:
         piece = todo.pop()
         for name in piece.read - set(dir(builtins)):
-            makers = [p for p in pieces if name in p.bound and (not p.cell.mark or p.cell is piece.cell) and p is not piece]
-            beside = [p for p in makers if p.cell is piece.cell and (piece.defines or order[p] < order[piece])]   # a function reads when it is called
+            makers = [p for p in pieces if name in p.bound and (not p.cell.mark or p.cell is piece.cell)
+                      and p is not piece]
+            # a function reads when it is called
+            beside = [p for p in makers if p.cell is piece.cell and (piece.defines or order[p] < order[piece])]
             before = [p for p in makers if order[p] < order[piece]]
             if beside or before: add((beside or before)[-1])
     return [p for p in pieces if p in res]
@@ -135,7 +142,8 @@ def indent(source):
     "`source` indented by four, the inside of multi-line strings left alone."
     inside = set()
     for tok in tokenize.generate_tokens(io.StringIO(source).readline):
-        if tok.type in (tokenize.STRING, getattr(tokenize, 'FSTRING_MIDDLE', None)): inside |= set(range(tok.start[0]+1, tok.end[0]+1))
+        if tok.type in (tokenize.STRING, getattr(tokenize, 'FSTRING_MIDDLE', None)):
+            inside |= set(range(tok.start[0]+1, tok.end[0]+1))
     return '\n'.join(l if i in inside or not l.strip() else '    '+l for i,l in enumerate(source.split('\n'), 1))
 
 def slug(title): return re.sub(r'\W+', '_', title.lower()).strip('_') or 'section'
@@ -163,9 +171,11 @@ def test_source(path, nb):
     imports = list(dict.fromkeys(i for c in cells for i in c.imports))
     if module:
         hidden = sorted({n for c in cells if c.exported for n in c.bound} & used)
-        imports += [f'from fastai_lrx.{module} import *'] + ([f"from fastai_lrx.{module} import {', '.join(hidden)}"] if hidden else [])
+        imports += [f'from fastai_lrx.{module} import *'] + ([f"from fastai_lrx.{module} import {', '.join(hidden)}"]
+                                                             if hidden else [])
     future = [i for i in imports if '__future__' in i]
-    return header.format(nb) + '\n'.join(future + ['import pytest'] + [i for i in imports if i not in future]) + '\n\n' + '\n'.join(functions)
+    return header.format(nb) + '\n'.join(future + ['import pytest']
+                                         + [i for i in imports if i not in future]) + '\n\n' + '\n'.join(functions)
 
 def main():
     root = Config.find('settings.ini').config_path

@@ -10,11 +10,13 @@ def outputs_md(cell, image, before=''):
     for n,o in enumerate(cell.get('outputs', [])):
         data = o.get('data', {})
         text = lambda k: ''.join(data[k])
-        if 'image/png' in data: res.append(f'![{alt_text(cell.source, before)}]({image(base64.b64decode(text("image/png")), n)})')
+        if 'image/png' in data:
+            res.append(f'![{alt_text(cell.source, before)}]({image(base64.b64decode(text("image/png")), n)})')
         elif 'text/markdown' in data: res.append(text('text/markdown'))
         elif 'text/html' in data: res.append(re.sub(r'<style.*?</style>', '', text('text/html'), flags=re.S))
         else:
-            plain = text('text/plain') if 'text/plain' in data else ''.join(o.get('text', [])) if o.get('name')!='stderr' else ''
+            plain = text('text/plain') if 'text/plain' in data else ''.join(o.get('text',
+                [])) if o.get('name')!='stderr' else ''
             plain = '\n'.join(line.split('\r')[-1].rstrip() for line in plain.split('\n')).strip('\n')
             if plain.strip(): res.append('```text\n' + plain + '\n```')
     return '\n\n'.join(res)

@@ -25,13 +25,18 @@ def as_rates(x, name:str='lr_max'):
     "`x` (number, 0-d tensor, list or 1-d array, one value per layer group) as a float or a tuple of floats."
     x = as_number(x)
     if isinstance(x, slice):
-        raise TypeError(f"{name}={short_repr(x)}: a schedule does not know how many layer groups there are; pass an array, or give the slice to a fit method")
+        raise TypeError(f"{name}={short_repr(x)}: a schedule does not know how many layer groups there are; pass an "
+                        f"array, or give the slice to a fit method")
     try:
-        rates = np.asarray(x.detach().double().cpu() if hasattr(x, 'is_floating_point') and x.is_floating_point() else x)
-        if rates.dtype.kind not in 'iufO' or x is None: raise TypeError   # numpy would make numbers of texts, booleans, dates, complex ones and None
+        rates = np.asarray(x.detach().double().cpu() if hasattr(x, 'is_floating_point')
+                           and x.is_floating_point() else x)
+        # numpy would make numbers of texts, booleans, dates, complex ones and None
+        if rates.dtype.kind not in 'iufO' or x is None: raise TypeError
         rates = rates.astype(np.float64)
-    except (TypeError, ValueError, OverflowError, RuntimeError): raise TypeError(f"{name}={short_repr(x)}: pass a number, or a list of numbers, one per layer group") from None
-    if rates.ndim > 1 or not rates.size: raise ValueError(f"{name}={short_repr(x)}: pass a number, or a flat list of numbers, one per layer group")
+    except (TypeError, ValueError, OverflowError, RuntimeError):
+        raise TypeError(f"{name}={short_repr(x)}: pass a number, or a list of numbers, one per layer group") from None
+    if rates.ndim > 1 or not rates.size:
+        raise ValueError(f"{name}={short_repr(x)}: pass a number, or a flat list of numbers, one per layer group")
     if not np.isfinite(rates).all(): raise ValueError(f"{name}={short_repr(x)}: rates must be finite")
     return float(rates) if rates.ndim==0 else tuple(rates.tolist())
 
@@ -46,7 +51,9 @@ def as_int(n, name, least=1, most=10**7):
 
 def one_of(value, name, choices):
     "`value`, which is one of the strings `choices`."
-    if not (isinstance(value, str) and value in choices): raise ValueError(f"{name}={short_repr(value)}: must be {', '.join(map(repr, list(choices)[:-1]))} or {list(choices)[-1]!r}")
+    if not (isinstance(value, str) and value in choices):
+        raise ValueError(f"{name}={short_repr(value)}: must be {', '.join(map(repr, list(choices)[:-1]))} or "
+                         f"{list(choices)[-1]!r}")
     return value
 
 def as_bool(value, name)->bool:

@@ -20,10 +20,12 @@ def as_callbacks(cbs)->L:
     "Callbacks, made where they are classes; TypeError if one is something else."
     cbs = L(cbs)
     for cb in cbs:
-        if not isinstance(cb, Callback) and not (isinstance(cb, type) and issubclass(cb, Callback)): raise TypeError(f"cbs: {short_repr(cb)} is not a callback")
+        if not isinstance(cb, Callback) and not (isinstance(cb, type) and issubclass(cb, Callback)):
+            raise TypeError(f"cbs: {short_repr(cb)} is not a callback")
     def made(cb):
         try: return cb() if isinstance(cb, type) else cb
-        except TypeError as e: raise TypeError(f"cbs: {cb.__name__} cannot be made without arguments ({e}); pass {cb.__name__}(...)") from None
+        except TypeError as e:
+            raise TypeError(f"cbs: {cb.__name__} cannot be made without arguments ({e}); pass {cb.__name__}(...)") from None
     return cbs.map(made)
 
 # %% ../../nbs/core/callbacks.ipynb #e6da2b7d
@@ -69,7 +71,8 @@ def runs_in_dry_run(cb)->bool:
 
 def waits_for_losses(cb)->bool:
     "Whether a callback changes a run depending on losses."
-    return getattr(type(cb), 'depends_on_losses', False) or isinstance(cb, (EarlyStoppingCallback, ReduceLROnPlateau, TerminateOnNaNCallback))
+    return getattr(type(cb), 'depends_on_losses', False) or isinstance(cb,
+        (EarlyStoppingCallback, ReduceLROnPlateau, TerminateOnNaNCallback))
 
 def hypers_it_sets(cb)->tuple:
     "Hyper-parameters that a callback sets between batches, depending on losses, if that is all it does to a run."

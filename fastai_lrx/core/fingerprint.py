@@ -38,7 +38,8 @@ def _digest(o, h):
     elif isinstance(o, (list, tuple)):
         h.update(f'{type(o).__name__} {len(o)};'.encode())
         for v in o: _digest(v, h)
-    elif o is None or isinstance(o, (bool, int, float, str, bytes, os.PathLike)): h.update(f'{type(o).__name__} {o!r};'.encode())
+    elif o is None or isinstance(o, (bool, int, float, str, bytes, os.PathLike)):
+        h.update(f'{type(o).__name__} {o!r};'.encode())
     else: raise TypeError(f"{o!r}: has no fingerprint; pass modules, tensors, arrays, containers, numbers or strings")
 
 # %% ../../nbs/core/fingerprint.ipynb #15326387

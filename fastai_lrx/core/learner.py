@@ -19,18 +19,23 @@ def param_groups(learn:Learner)->list:
     opt = learn.opt or (learn.opt_func if isinstance(learn.opt_func, OptimWrapper) else None)
     if opt is not None: return list(opt.param_lists)
     groups = L(learn.splitter(learn.model))
-    return [group['params'] if isinstance(group, dict) else group for group in groups] if groups and isinstance(groups[0], (L,list,dict)) else [groups] if groups else []
+    return [group['params'] if isinstance(group, dict) else group
+            for group in groups] if groups and isinstance(groups[0], (L,list,dict)) else [groups] if groups else []
 
 def n_groups(learn:Learner)->int:
     "Number of layer groups of `learn`; ValueError if there is none."
     n = len(param_groups(learn))
-    if not n: raise ValueError("learn.model has no parameter to train: its splitter returns none; unfreeze some (requires_grad_)")
+    if not n:
+        raise ValueError("learn.model has no parameter to train: its splitter returns none; unfreeze some "
+                         "(requires_grad_)")
     return n
 
 def n_batches_of(dls, i:int)->int:
     "Number of batches of a loader; TypeError if nobody knows."
     try: return len(dls.loaders[i])
-    except (TypeError, IndexError): raise TypeError(f"dls.{'valid' if i else 'train'} has no length: give the loader an `n`, or a dataset with a length, so that an epoch has a known number of batches") from None
+    except (TypeError, IndexError):
+        raise TypeError(f"dls.{'valid' if i else 'train'} has no length: give the loader an `n`, or a dataset with a "
+                        f"length, so that an epoch has a known number of batches") from None
 
 def n_valid(dls)->int:
     "Number of validation batches, 0 without a loader for them; TypeError if nobody knows."
@@ -39,7 +44,8 @@ def n_valid(dls)->int:
 def n_batches(dls)->int:
     "Number of training batches in an epoch; raises where there are none, or nobody knows."
     n = n_batches_of(dls, 0)
-    if not n: raise ValueError("dls.train is empty: it has no batch to train on; use a smaller batch size, or drop_last=False")
+    if not n:
+        raise ValueError("dls.train is empty: it has no batch to train on; use a smaller batch size, or drop_last=False")
     return n
 
 # %% ../../nbs/core/learner.ipynb #d35065c9
@@ -56,7 +62,9 @@ def check_optimizer(learn:Learner, **arguments):
     "ValueError unless the optimizer steps without a closure, and has the hyper-parameters that `arguments` are for."
     opt = optimizer_of(learn)
     name,closure = type(getattr(opt, 'opt', opt)).__name__,inspect.signature(opt.step).parameters.get('closure')
-    if closure is not None and closure.default is closure.empty: raise ValueError(f"opt_func: {name} makes its steps with a closure, which fastai gives to none; use another optimizer")
+    if closure is not None and closure.default is closure.empty:
+        raise ValueError(f"opt_func: {name} makes its steps with a closure, which fastai gives to none; use another "
+                         f"optimizer")
     for k,argument in arguments.items():
         if k not in opt.hypers[0]: raise ValueError(f"{argument}: the optimizer, {name}, has no {k}; leave it out")
 
@@ -86,13 +94,16 @@ def group_rates(
     "What `lr` means for each layer group of `learn`."
     n,given = n or n_groups(learn),as_number(default_rate(learn) if lr is None else lr)
     if isinstance(given, slice):
-        if given.stop is None: raise ValueError(f"{name}={given}: a slice of rates needs its stop, the rate of the last group")
+        if given.stop is None:
+            raise ValueError(f"{name}={given}: a slice of rates needs its stop, the rate of the last group")
         lo,hi = (as_float(o, name) for o in (0. if given.start is None else given.start, given.stop))
         given = [lo, hi] if min(lo, hi) < 0 else even_mults(lo, hi, n) if lo else [hi/10]*(n-1) + [hi]
     rates = np.atleast_1d(as_rates(given, name))
     if len(rates)==1: rates = rates.repeat(n)
     if rates.min() < 0: raise ValueError(f"{name}={short_repr(lr)}: rates must not be negative")
-    if len(rates)!=n: raise ValueError(f"{name}={short_repr(lr)}: {len(rates)} rates for a model of {n} layer groups; pass one number, a slice, or {n} numbers")
+    if len(rates)!=n:
+        raise ValueError(f"{name}={short_repr(lr)}: {len(rates)} rates for a model of {n} layer groups; pass one "
+                         f"number, a slice, or {n} numbers")
     return rates
 
 # %% ../../nbs/core/learner.ipynb #01c29135
@@ -114,4 +125,5 @@ def as_metric(metric, name:str)->Metric:
         made = mk_metric(metric)
         if (callable(metric) or isinstance(metric, Metric)) and isinstance(made, Metric) and made.name: return made
     except (TypeError, AttributeError): pass
-    raise TypeError(f"{name}={short_repr(metric)}: pass a metric of fastai or a function of predictions and targets, such as accuracy")
+    raise TypeError(f"{name}={short_repr(metric)}: pass a metric of fastai or a function of predictions and targets, "
+                    f"such as accuracy")

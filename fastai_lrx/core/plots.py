@@ -42,7 +42,8 @@ def group_colors(n_groups:int):
 
 def group_names(n_groups:int):
     "What to call each group in a legend."
-    return ['all groups'] if n_groups==1 else [f'group {i}' + {0:' (input)', n_groups-1:' (head)'}.get(i, '') for i in range(n_groups)]
+    return ['all groups'] if n_groups==1 else [f'group {i}' + {0:' (input)', n_groups-1:' (head)'}.get(i, '')
+                                               for i in range(n_groups)]
 
 def plot_groups(
     ax, # the axes to draw on
@@ -56,7 +57,8 @@ def plot_groups(
     if values.ndim==1: values = values[:,None]
     if (values==values[:,:1]).all(): values = values[:,:1]
     n_groups = values.shape[1]
-    for v,color,name in zip(values.T, group_colors(n_groups), group_names(n_groups)): ax.plot(v, color=color, label=name, lw=1.6)
+    for v,color,name in zip(values.T, group_colors(n_groups), group_names(n_groups)):
+        ax.plot(v, color=color, label=name, lw=1.6)
     if n_groups > 1: ax.legend(frameon=False, fontsize='small')
     mark_cycle_ends(ax, cycle_ends)
     ax.set(xlabel=xlabel, ylabel=label)
@@ -87,8 +89,10 @@ def plot_sweep(
         lo,hi = usable.min(),max(smooth[1].max(), usable[:max(1, len(usable)//4)].max())
         if hi > lo: ax.set_ylim(lo-0.1*(hi-lo), hi+0.35*(hi-lo))
     looks = zip(itertools.cycle(['C3','C1','C2','C4','C5','C6','C8','C9']), itertools.cycle('osD^vP*X'))
-    for i,((name,(lr,loss)),(color,marker)) in enumerate(zip((points or {}).items(), looks)):   # the first is the largest and on top
-        ax.plot(lr, loss, marker, color=color, ms=7 if i else 10, label=f'{name} {lr:.2g}', ls='none', mec='white', zorder=10-i/100)
+    # the first is the largest and on top
+    for i,((name,(lr,loss)),(color,marker)) in enumerate(zip((points or {}).items(), looks)):
+        ax.plot(lr, loss, marker, color=color, ms=7 if i else 10, label=f'{name} {lr:.2g}', ls='none', mec='white',
+                zorder=10-i/100)
     if points: ax.legend(frameon=False, fontsize='small')
     if log: ax.set_xscale('log')
     ax.set(xlabel='learning rate', ylabel=label)

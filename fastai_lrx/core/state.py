@@ -77,14 +77,18 @@ def _(o:Tensor, keeper):
     if torch.nn.parameter.is_lazy(o): return partial(dematerialize, o, type(o))
     if o.is_nested: return keeper.keep(list(o.detach().unbind()))
     data = o.detach().clone() if keeper.device is None else o.detach().to(keeper.device, copy=True)
-    def strides(o): return o.stride() if o.layout==torch.strided else None      # another memory format, such as channels_last, has others
+    def strides(o):
+        # another memory format, such as channels_last, has others
+        return o.stride() if o.layout==torch.strided else None
     leaf,requires_grad,layout,before = o.is_leaf,o.requires_grad,o.layout,strides(o)
     grad = o.grad if leaf else None
     zeros = grad is not None and grad.layout==torch.strided and not grad.any()
     if grad is not None and not zeros: keeper.keep(grad)
-    overlaps = o.layout==torch.strided and any(st==0 and n > 1 for st,n in zip(o.stride(), o.shape))   # expanded: several items share memory
+    # expanded: several items share memory
+    overlaps = o.layout==torch.strided and any(st==0 and n > 1 for st,n in zip(o.stride(), o.shape))
     def undo():
-        if o.shape==data.shape and o.dtype==data.dtype and o.layout==layout and strides(o)==before and not overlaps: o.data.copy_(data)
+        if o.shape==data.shape and o.dtype==data.dtype and o.layout==layout and strides(o)==before and not overlaps:
+            o.data.copy_(data)
         else: o.data = data.to(o.device, copy=True)
         if leaf: o.requires_grad_(requires_grad).grad = grad
         if zeros: grad.zero_()
@@ -122,7 +126,8 @@ def remember_generator(o, keeper): return partial(put_generator_state, o, genera
 for t in _generators: remember.register(t, remember_generator)
 
 # %% ../../nbs/core/state.ipynb #526e0820
-_stateful = (nn.Module, BaseLoss, _BaseOptimizer, torch.optim.Optimizer, torch.amp.GradScaler, Callback, Metric, L, Transform, Pipeline,
+_stateful = (nn.Module, BaseLoss, _BaseOptimizer, torch.optim.Optimizer, torch.amp.GradScaler, Callback, Metric, L,
+             Transform, Pipeline,
              DataLoaders, torch.utils.data.Sampler, ReindexCollection, torch.optim.lr_scheduler.LRScheduler)
 
 def remember_attributes(o, keeper):

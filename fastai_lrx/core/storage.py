@@ -29,7 +29,9 @@ def _workplace(path:Path):
     here = f'.{platform.node()}.lrx_unfinished'
     with suppress(OSError):                          # one may write to some folders, but not list them
         for folder in (path.parent/name for name in os.listdir(path.parent) if name.endswith('.lrx_unfinished')):
-            if (folder.name.endswith(here) or _is_old(folder)) and not folder.is_symlink() and (handle := _lock(folder, wait=False)) is not None: _remove(folder, handle)
+            if (folder.name.endswith(here) or _is_old(folder)) and not folder.is_symlink() and (handle := _lock(folder,
+                wait=False)) is not None:
+                _remove(folder, handle)
     folder,handle = path.with_name(f'.{secrets.token_hex(8)}{here}'),None
     try:
         handle = _claim(folder)
@@ -78,7 +80,8 @@ def atomic_write(path:str|os.PathLike # the file to write
         yield tmp
         _to_disk(tmp, os.O_RDWR)
         os.replace(tmp, path)
-    with suppress(PermissionError): _to_disk(path.parent, os.O_RDONLY)     # one may not read every folder, and on Windows open none
+    # one may not read every folder, and on Windows open none
+    with suppress(PermissionError): _to_disk(path.parent, os.O_RDONLY)
 
 def discard(path:Path, # a file that is no longer wanted
             what:str # what to call it in a warning
@@ -99,7 +102,9 @@ _containers = dict(tuple=tuple, set=(set,frozenset), L=L)
 def pack(items:list, least=32):
     "A long list of floats, or of lists of them, as an array, and of scalar tensors as a tensor; None if it is something else."
     if len(items) < least: return None
-    if all(isinstance(o, torch.Tensor) and not o.ndim for o in items): return torch.stack([o.detach().as_subclass(torch.Tensor) for o in items]) if len({o.dtype for o in items}) == 1 else None
+    if all(isinstance(o, torch.Tensor) and not o.ndim for o in items):
+        return torch.stack([o.detach().as_subclass(torch.Tensor) for o in items]) if len({o.dtype
+            for o in items}) == 1 else None
     rows = items if all(isinstance(o, list) for o in items) else [items]
     if len(set(map(len, rows))) == 1 and all(isinstance(v, float) for row in rows for v in row): return np.array(items)
 
@@ -111,16 +116,19 @@ def flatten(tree, tensors:dict, device='cpu'):
         else:                              data = torch.from_numpy(np.ascontiguousarray(tree)).reshape(tree.shape)
         tensors[name] = data.to(device or data.device, copy=True, memory_format=torch.contiguous_format)
         return {'~': 'tensor' if isinstance(tree, torch.Tensor) else 'array', 'v': name}
-    if isinstance(tree, dict): return {'~': 'dict', 'v': [[flatten(k, tensors, device), flatten(v, tensors, device)] for k,v in tree.items()]}
+    if isinstance(tree, dict):
+        return {'~': 'dict', 'v': [[flatten(k, tensors, device), flatten(v, tensors, device)] for k,v in tree.items()]}
     if isinstance(tree, Path): return {'~': 'path', 'v': str(tree)}
     for kind,cls in _containers.items():
         if isinstance(tree, cls): return {'~': kind, 'v': [flatten(v, tensors, device) for v in tree]}
     if isinstance(tree, list):
         packed = pack(tree)
-        return [flatten(v, tensors, device) for v in tree] if packed is None else {'~': 'packed', 'v': flatten(packed, tensors, device)}
+        return [flatten(v, tensors, device) for v in tree] if packed is None else {'~': 'packed',
+            'v': flatten(packed, tensors, device)}
     if isinstance(tree, np.generic): return tree.item()
     if tree is None or isinstance(tree, (bool, int, float, str)): return tree
-    raise TypeError(f"{tree!r}: cannot be stored without pickle; pass dicts, lists, tuples, sets, numbers, strings, paths, tensors or arrays")
+    raise TypeError(f"{tree!r}: cannot be stored without pickle; pass dicts, lists, tuples, sets, numbers, strings, "
+                    f"paths, tensors or arrays")
 
 def unflatten(tree, tensors:dict):
     "What `flatten` was given."
@@ -169,13 +177,15 @@ def load_state(
     opened = version()
     try:
         with safe_open(path, 'pt') as f:
-            meta,tensors = f.metadata() or {}, {k: f.get_tensor(k) if mapped else f.get_tensor(k).clone() for k in f.keys()}
+            meta,tensors = f.metadata() or {}, {k: f.get_tensor(k) if mapped else f.get_tensor(k).clone()
+                                                for k in f.keys()}
         if checksum(meta['lrx'], tensors)!=meta['checksum']: raise ValueError('wrong checksum')
         saved = json.loads(meta['lrx'])
         return unflatten(saved['tree'], tensors), dict(saved['info'])
     except (OSError, MemoryError): raise
     except Exception as e:                                              # whatever a file can hold that was made to do harm
-        if version()!=opened: return load_state(path, mapped)           # safetensors opens it twice, and it was replaced in between
+        # safetensors opens it twice, and it was replaced in between
+        if version()!=opened: return load_state(path, mapped)
         raise damaged(path, e) from None
 
 # %% ../../nbs/core/storage.ipynb #3ba7f209
@@ -245,7 +255,8 @@ def put_weights(
     put_buffers(model, empty)
 
 # %% ../../nbs/core/storage.ipynb #51dc9427
-_names = {torch.float64: 'F64', torch.float32: 'F32', torch.float16: 'F16', torch.bfloat16: 'BF16', torch.int64: 'I64', torch.int32: 'I32',
+_names = {torch.float64: 'F64', torch.float32: 'F32', torch.float16: 'F16', torch.bfloat16: 'BF16', torch.int64: 'I64',
+          torch.int32: 'I32',
           torch.int16: 'I16', torch.int8: 'I8', torch.uint8: 'U8', torch.bool: 'BOOL'}
 
 def storable(t:torch.Tensor)->bool:
@@ -261,7 +272,8 @@ def mapped_state(
     "A dict of tensors to fill, which is a state saved at `path` when the block is done; they stay usable after it."
     meta = json.dumps(dict(tree={'~': 'dict', 'v': [[name, {'~': 'tensor', 'v': name}] for name in specs]}, info=info))
     header,end,places = {'__metadata__': dict(lrx=meta, checksum='0'*64)},0,{}
-    for name,(shape,dtype) in sorted(specs.items(), key=lambda o: -o[1][1].itemsize):     # so that each starts at a multiple of its item size
+    # so that each starts at a multiple of its item size
+    for name,(shape,dtype) in sorted(specs.items(), key=lambda o: -o[1][1].itemsize):
         start,end = end,end + math.prod(shape)*dtype.itemsize
         places[name] = start,end
         header[name] = dict(dtype=_names[dtype], shape=list(shape), data_offsets=[start, end])
@@ -273,9 +285,11 @@ def mapped_state(
         offset = len(head())
         with open(tmp, 'wb') as f:
             f.truncate(offset+end)
-            if hasattr(os, 'posix_fallocate'): os.posix_fallocate(f.fileno(), 0, offset+end)     # a full disk is an error now, not a crash later
+            # a full disk is an error now, not a crash later
+            if hasattr(os, 'posix_fallocate'): os.posix_fallocate(f.fileno(), 0, offset+end)
         file = torch.from_file(str(tmp), shared=True, size=offset+end, dtype=torch.uint8)
-        tensors = {name: file[offset+a:offset+b].view(specs[name][1]).view(specs[name][0]) for name,(a,b) in ((name, places[name]) for name in specs)}
+        tensors = {name: file[offset+a:offset+b].view(specs[name][1]).view(specs[name][0])
+                   for name,(a,b) in ((name, places[name]) for name in specs)}
         yield tensors
         header['__metadata__']['checksum'] = checksum(meta, tensors)
         file[:offset] = torch.frombuffer(bytearray(head()), dtype=torch.uint8)
@@ -290,9 +304,12 @@ def folder_of(
     try:
         os.fsencode(Path(name).absolute()).decode()
         usable = str(name) and '\0' not in str(name) and (not Path(name).exists() or Path(name).is_dir())
-    except UnicodeDecodeError: raise ValueError(f"{argument}={str(name)!r:.120}: is not in UTF-8, which safetensors needs to read a file; choose another folder") from None
+    except UnicodeDecodeError:
+        raise ValueError(f"{argument}={str(name)!r:.120}: is not in UTF-8, which safetensors needs to read a file; "
+                         f"choose another folder") from None
     except (OSError, ValueError): usable = False
-    if not usable: raise ValueError(f"{argument}={str(name)!r:.120}: is not a folder; pass the name of one, or of a new one")
+    if not usable:
+        raise ValueError(f"{argument}={str(name)!r:.120}: is not a folder; pass the name of one, or of a new one")
     return Path(name)
 
 # %% ../../nbs/core/storage.ipynb #30198b60

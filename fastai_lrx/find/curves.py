@@ -18,14 +18,17 @@ def as_floats(x, name:str)->np.ndarray:
     try:
         res = np.asarray(x)
         if res.dtype.kind not in 'iuf': raise TypeError
-    except (TypeError, ValueError, RuntimeError): raise TypeError(f"{name}: pass a list or an array of numbers") from None
-    if res.ndim!=1 or not len(res): raise ValueError(f"{name}: has shape {res.shape}; pass one number per batch, and at least one")
+    except (TypeError, ValueError, RuntimeError):
+        raise TypeError(f"{name}: pass a list or an array of numbers") from None
+    if res.ndim!=1 or not len(res):
+        raise ValueError(f"{name}: has shape {res.shape}; pass one number per batch, and at least one")
     return res.astype(np.float64)
 
 def as_fraction_between(x, name:str, least:float, most:float)->float:
     "`x` as a float in these bounds."
     try: res = float('' if isinstance(x, (str,bytes,bool)) else x)
-    except (TypeError, ValueError, OverflowError, RuntimeError): raise TypeError(f"{name}={repr(x)[:120]}: pass a number") from None
+    except (TypeError, ValueError, OverflowError, RuntimeError):
+        raise TypeError(f"{name}={repr(x)[:120]}: pass a number") from None
     if not least <= res <= most: raise ValueError(f"{name}={res}: must be between {least:g} and {most:g}")
     return res
 
@@ -50,10 +53,15 @@ class SweepCurve:
     bad_batch:int=None # number in its epoch of a batch with values that are no numbers, if there was one
     def __post_init__(self):
         for k in 'lrs','losses','smooth_losses':
-            if k!='smooth_losses' or self.smooth_losses is not None: object.__setattr__(self, k, as_floats(getattr(self, k), k))
-            if getattr(self, k) is not None and len(getattr(self, k))!=len(self.lrs): raise ValueError(f"lrs and {k}: have lengths {len(self.lrs)} and {len(getattr(self, k))}; pass one number per batch")
-        object.__setattr__(self, 'num_it', len(self.lrs) if self.num_it is None else int(as_fraction_between(self.num_it, 'num_it', 1, 1e7)))
-        if not (isinstance(self.sweep, str) and self.sweep in ('exp','lin')): raise ValueError(f"sweep={repr(self.sweep)[:120]}: must be 'exp' or 'lin'")
+            if k!='smooth_losses' or self.smooth_losses is not None:
+                object.__setattr__(self, k, as_floats(getattr(self, k), k))
+            if getattr(self, k) is not None and len(getattr(self, k))!=len(self.lrs):
+                raise ValueError(f"lrs and {k}: have lengths {len(self.lrs)} and {len(getattr(self, k))}; pass one "
+                                 f"number per batch")
+        object.__setattr__(self, 'num_it', len(self.lrs) if self.num_it is None
+                           else int(as_fraction_between(self.num_it, 'num_it', 1, 1e7)))
+        if not (isinstance(self.sweep, str) and self.sweep in ('exp','lin')):
+            raise ValueError(f"sweep={repr(self.sweep)[:120]}: must be 'exp' or 'lin'")
 
     def __len__(self): return len(self.lrs)
     @property
@@ -93,7 +101,8 @@ class SweepCurve:
 
 # %% ../../nbs/find/curves.ipynb #112f86f1
 def as_curve(curve)->SweepCurve:
-    if not isinstance(curve, SweepCurve): raise TypeError(f"curve={repr(curve)[:120]}: pass a SweepCurve, such as learn.lr_find().curve")
+    if not isinstance(curve, SweepCurve):
+        raise TypeError(f"curve={repr(curve)[:120]}: pass a SweepCurve, such as learn.lr_find().curve")
     return curve
 
 def lowest(
@@ -170,7 +179,8 @@ def valley(
 ): # the rate, and the point (rate, loss) to mark
     "fastai's `valley`, the same answer in O(n log n): a point half-way along the longest decreasing subsequence of the losses."
     lrs,losses = (o if len(as_floats(o, k)) else o for k,o in (('lrs', lrs), ('losses', losses)))
-    if len(lrs)!=len(losses): raise ValueError(f"lrs and losses: have lengths {len(lrs)} and {len(losses)}; pass one number per batch")
+    if len(lrs)!=len(losses):
+        raise ValueError(f"lrs and losses: have lengths {len(lrs)} and {len(losses)}; pass one number per batch")
     tails,longest,end = [],0,0   # tails[k]: the highest loss, negated, that ends a decreasing run of k+1 losses
     for i,loss in enumerate(np.asarray(losses, dtype=np.float64)):
         if np.isnan(loss): continue

@@ -35,8 +35,11 @@ def sweep_rates(learn, start_lr, end_lr, num_it:int, sweep:str, span=(0,1))->lis
     if many==[True,False] and start[-1] > 0: end = start/start[-1]*end[-1]
     if many==[False,True] and end[-1] > 0: start = end/end[-1]*start[-1]
     if start.min() <= 0: raise ValueError(f"start_lr={short_repr(start_lr)}: must be above 0, such as 1e-7")
-    if start.min() < 1e-30 or end.max() > 1e30: raise ValueError(f"start_lr={short_repr(start_lr)}, end_lr={short_repr(end_lr)}: must be between 1e-30 and 1e30")
-    if (start >= end).any(): raise ValueError(f"start_lr={short_repr(start_lr)}, end_lr={short_repr(end_lr)}: the sweep goes upwards, so start_lr must be below end_lr, for every layer group")
+    if start.min() < 1e-30 or end.max() > 1e30:
+        raise ValueError(f"start_lr={short_repr(start_lr)}, end_lr={short_repr(end_lr)}: must be between 1e-30 and 1e30")
+    if (start >= end).any():
+        raise ValueError(f"start_lr={short_repr(start_lr)}, end_lr={short_repr(end_lr)}: the sweep goes upwards, so "
+                         f"start_lr must be below end_lr, for every layer group")
     grow = (lambda s,e,pos: s*(e/s)**pos) if sweep=='exp' else (lambda s,e,pos: s + (e-s)*pos)
     at = [i/num_it if span==(0,1) else span[0] + (span[1]-span[0])*i/num_it for i in range(num_it)]
     return [[grow(s, e, pos) for s,e in zip(start.tolist(), end.tolist())] for pos in at]
@@ -44,7 +47,8 @@ def sweep_rates(learn, start_lr, end_lr, num_it:int, sweep:str, span=(0,1))->lis
 # %% ../../nbs/find/finder.ipynb #859813c7
 def all_finite(batch)->bool:
     "Whether all tensors of a batch hold numbers only."
-    return all(map(all_finite, batch)) if isinstance(batch, (tuple,list)) else not isinstance(batch, Tensor) or bool(batch.isfinite().all())
+    return all(map(all_finite, batch)) if isinstance(batch, (tuple,list)) else not isinstance(batch,
+        Tensor) or bool(batch.isfinite().all())
 
 class LRSweep(ParamScheduler):
     "Set the rate of every batch from a list of rates, record the raw losses, stop at the end or when the loss diverges."
@@ -77,11 +81,13 @@ class LRSweep(ParamScheduler):
         self.losses.append(self.learn.loss.detach().mean())
         self.smooth_losses.append(smooth)
         self.best = min(self.best, float(smooth))
-        if self.bad_batch is None and not np.isfinite(float(smooth)) and not all_finite((*self.xb, *self.yb)): self.bad_batch = self.iter
+        if self.bad_batch is None and not np.isfinite(float(smooth)) and not all_finite((*self.xb, *self.yb)):
+            self.bad_batch = self.iter
         if self.pbar:
             self.pbar.comment = f'{float(smooth):.4f}'
             self.pbar.update(self.train_iter)
-        if (self.stop_div and self.diverged(float(smooth))) or self.train_iter >= len(self.rates): raise CancelFitException()
+        if (self.stop_div and self.diverged(float(smooth))) or self.train_iter >= len(self.rates):
+            raise CancelFitException()
 
     def diverged(self, smooth:float)->bool:
         "No number, or four times the best loss and above all losses of the first tenth; for losses below zero as far above the best."
@@ -106,7 +112,9 @@ def run_sweep(learn:Learner, sweep:LRSweep, seed:int=None, device=None)->LRSweep
     per_epoch = max(1, n_batches(learn.dls)//max(1, num_distrib()))
     check_optimizer(learn)
     check_any_trains(learn)
-    if not hasattr(learn, 'recorder'): raise ValueError("learn has no Recorder: lr_find reads the smoothed loss from it; make the learner with default_cbs=True, or add one")
+    if not hasattr(learn, 'recorder'):
+        raise ValueError("learn has no Recorder: lr_find reads the smoothed loss from it; make the learner with "
+                         "default_cbs=True, or add one")
     sweep.bar = hasattr(learn, 'progress')
     def takes_part(cb): return runs_in_sweep(cb) and not isinstance(cb, ProgressCallback)
     try:
@@ -114,7 +122,8 @@ def run_sweep(learn:Learner, sweep:LRSweep, seed:int=None, device=None)->LRSweep
             if seed is not None: state.reseed(seed)
             learn.fit(-(-len(sweep.rates)//per_epoch), cbs=sweep)
     finally: sweep.close()
-    if not sweep.losses: raise RuntimeError("the sweep saw no loss: a callback cancelled the fit, or every batch, before the first step was done")
+    if not sweep.losses:
+        raise RuntimeError("the sweep saw no loss: a callback cancelled the fit, or every batch, before the first step was done")
     return sweep
 
 def leave_curve(learn:Learner, sweep:LRSweep):
@@ -143,12 +152,14 @@ def stock_curve(curve:SweepCurve)->tuple: # rates and smoothed losses, as tensor
 def takes_curve(func)->bool:
     "Whether `func` takes one argument, the curve, rather than fastai's three."
     params = inspect.signature(func).parameters.values()
-    return len([p for p in params if p.default is p.empty and p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)])==1
+    return len([p for p in params if p.default is p.empty
+                and p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)])==1
 
 def check_rule(func):
     "An error unless `func` can be called with the curve, or as fastai's are."
     try: inspect.signature(func).bind(*(range(1) if takes_curve(func) else range(3)))
-    except (TypeError, ValueError): raise ValueError(f"suggest_funcs: {func} must take one argument, the curve, or three: lrs, losses and num_it") from None
+    except (TypeError, ValueError):
+        raise ValueError(f"suggest_funcs: {func} must take one argument, the curve, or three: lrs, losses and num_it") from None
 
 def apply_rule(func, curve:SweepCurve)->float:
     "The rate a suggestion function of either kind reads off the curve."
@@ -167,23 +178,29 @@ def field_names(funcs)->list:
         base = f if isinstance(f, str) else getattr(f, '__name__', type(f).__name__)
         base = re.sub(r'\W', '_', base).strip('_') or 'suggestion'
         if base[0].isdigit() or base in _taken or keyword.iskeyword(base): base = f'lr_{base}'
-        names.append(next(n for n in itertools.chain([base], (f'{base}_{i}' for i in itertools.count(2))) if n not in names))
+        names.append(next(n for n in itertools.chain([base], (f'{base}_{i}' for i in itertools.count(2)))
+                          if n not in names))
     return names
 
 # %% ../../nbs/find/finder.ipynb #3a5870d7
 def sweep_curve(done:LRSweep, sweep:str='exp', group:int=-1)->SweepCurve:
     "The curve a finished sweep has seen, over the rates of a layer group."
-    return SweepCurve([rates[group] for rates in done.rates[:len(done.losses)]], done.losses, [float(o) for o in done.smooth_losses], len(done.rates), sweep, done.stop_div, done.bad_batch)
+    return SweepCurve([rates[group] for rates in done.rates[:len(done.losses)]], done.losses,
+                      [float(o) for o in done.smooth_losses], len(done.rates), sweep, done.stop_div, done.bad_batch)
 
-def sweep_and_refine(learn, rates, sweep:str, stop_div:bool, num_it:int, extend:bool, seed:int=None, group:int=-1, leave:bool=False, who:str='lr_find', device=None)->list:
+def sweep_and_refine(learn, rates, sweep:str, stop_div:bool, num_it:int, extend:bool, seed:int=None, group:int=-1,
+                     leave:bool=False, who:str='lr_find', device=None)->list:
     "The curve of a sweep through `rates(num_it)` and, where it is inconclusive and `extend`, of a longer second one."
     done = run_sweep(learn, LRSweep(rates(num_it), stop_div), seed, device)
     if leave: leave_curve(learn, done)
     first = sweep_curve(done, sweep, group)
     why,(lo,hi) = diagnose(first),refined_span(first)
-    if not extend or why in ('ok','too few batches','no number','bad batch') or (sweep=='lin' and lo < 0): return [first]
+    if not extend or why in ('ok','too few batches','no number','bad batch') or (sweep=='lin' and lo < 0):
+        return [first]
     second = rates(3*num_it, span=(lo,hi))
-    if not rank_distrib(): learn.logger(f"{who}: {why}, {reasons[why]}; sweeping again, {3*num_it} batches from {second[0][group]:.1e} to {second[-1][group]:.1e}")
+    if not rank_distrib():
+        learn.logger(f"{who}: {why}, {reasons[why]}; sweeping again, {3*num_it} batches from {second[0][group]:.1e} to "
+                     f"{second[-1][group]:.1e}")
     return [first, sweep_curve(run_sweep(learn, LRSweep(second, stop_div), seed, device), sweep, group)]
 
 def other_seeds(n:int)->list:
@@ -219,18 +236,21 @@ class LRFindResult:
         "Raw losses faint, smoothed ones bold, suggestions marked, repetitions as a band. Returns `ax`, or the new figure."
         fig,axes = (None,ax) if ax is not None else new_axes()
         for curves in self.sweeps:
-            for c in curves[:-1]: axes.plot(c.lrs[:c.n_usable], c.losses[:c.n_usable], '.', color='0.6', alpha=0.4, ms=4)
+            for c in curves[:-1]:
+                axes.plot(c.lrs[:c.n_usable], c.losses[:c.n_usable], '.', color='0.6', alpha=0.4, ms=4)
         curve,all_smooth = self.curve,[curves[-1].smooth() for curves in self.sweeps]
         band = None
         if len(all_smooth) > 1:
             lrs = max((o[0] for o in all_smooth), key=len)
             heights = np.array([np.interp(lrs, *o, right=np.nan) for o in all_smooth])
             band = lrs,np.nanmin(heights, axis=0),np.nanmax(heights, axis=0)
-        points = {name: (float(lr), curve.loss_at(float(lr))) for name,lr in zip(self._fields, self) if np.isfinite(float(lr))}
+        points = {name: (float(lr), curve.loss_at(float(lr))) for name,lr in zip(self._fields, self)
+                  if np.isfinite(float(lr))}
         plot_sweep(axes, curve.lrs, curve.losses, curve.smooth(), points, log=curve.sweep=='exp', band=band)
         title = f'Suggested learning rate: {float(self[0]):.2g}' if len(self) else 'Loss against learning rate'
         if self.trust!='ok': title = f'{self.trust}: {reasons[self.trust]}'
-        axes.set_title(title + (f'\n(second sweep, {curve.num_it} batches)' if len(self.sweeps[0]) > 1 else ''), fontsize='medium')
+        axes.set_title(title + (f'\n(second sweep, {curve.num_it} batches)' if len(self.sweeps[0]) > 1 else ''),
+                       fontsize='medium')
         return fig or ax
     def to_frame(self):
         "The curve as a DataFrame: rate, raw loss and smoothed loss of every batch (NaN where it had blown up)."
@@ -241,8 +261,10 @@ class LRFindResult:
         return f"SuggestedLRs({', '.join(f'{k}={float(v):.3g}' for k,v in zip(self._fields, self))}{'' if self.trust=='ok' else f', trust={self.trust!r}'})"
     def _repr_html_(self):
         rows = {'learning rate': self}
-        if len(self.sweeps) > 1: rows |= {name: [self.spread[k][i] for k in self._fields] for i,name in enumerate(['lowest','highest'])}
-        table = pd.DataFrame([[f'{float(v):.2e}' for v in row] for row in rows.values()], columns=self._fields, index=list(rows))
+        if len(self.sweeps) > 1:
+            rows |= {name: [self.spread[k][i] for k in self._fields] for i,name in enumerate(['lowest','highest'])}
+        table = pd.DataFrame([[f'{float(v):.2e}' for v in row] for row in rows.values()], columns=self._fields,
+                             index=list(rows))
         return table.assign(trust=[self.trust] + ['']*(len(rows)-1)).to_html(border=0)
     def _replace(self, **lrs): return suggested_lrs(self._fields, super()._replace(**lrs), self.sweeps, self.answers)
     def __reduce__(self): return suggested_lrs, (self._fields, tuple(self), self.sweeps, self.answers)
@@ -274,7 +296,8 @@ def _suggestion(name, func, curves, built_in):
         if not built_in: raise
         return np.nan
     try: float(lr)
-    except (TypeError, ValueError): raise TypeError(f"suggest_funcs: {name} returned {short_repr(lr)}; it must return a rate") from None
+    except (TypeError, ValueError):
+        raise TypeError(f"suggest_funcs: {name} returned {short_repr(lr)}; it must return a rate") from None
     return lr
 
 # %% ../../nbs/find/finder.ipynb #855d035d
@@ -282,7 +305,8 @@ default_funcs = 'lr','valley','slide','minimum','steep'
 
 def why_not(res)->str:
     "Why a result cannot be trusted, with the batch that is to blame if there is one."
-    bad = first(curves[-1].bad_batch for curves in res.sweeps if diagnose(curves[-1])=='bad batch') if res.trust=='bad batch' else None
+    bad = first(curves[-1].bad_batch for curves in res.sweeps
+                if diagnose(curves[-1])=='bad batch') if res.trust=='bad batch' else None
     return f"{res.trust}, {reasons[res.trust]}" + (f" (batch {bad} of its epoch)" if bad is not None else '')
 
 @patch
@@ -309,21 +333,27 @@ def lr_find(self:Learner,
     if num_it < 6:
         warn(f"num_it={num_it}: a sweep needs 6 batches at the very least; using 6")
         num_it = 6
-    repeats,probe,extend = as_int(repeats, 'repeats', most=1000),as_int(probe, 'probe', 0, most=10**6),as_bool(extend, 'extend')
+    repeats,probe,extend = as_int(repeats, 'repeats', most=1000),as_int(probe, 'probe', 0,
+        most=10**6),as_bool(extend, 'extend')
     device = as_device(device, 'keep the copy beside the learner')
     funcs = [] if suggest_funcs is None else list(tuplify(suggest_funcs))
     for f in funcs:
-        if not (callable(f) or (isinstance(f, str) and f in suggestions)): raise ValueError(f"suggest_funcs={short_repr(f)}: pass a function, or one of {', '.join(suggestions)}")
+        if not (callable(f) or (isinstance(f, str) and f in suggestions)):
+            raise ValueError(f"suggest_funcs={short_repr(f)}: pass a function, or one of {', '.join(suggestions)}")
     names,rules = field_names(funcs),[suggestions[f] if isinstance(f, str) else f for f in funcs]
     for f in rules: check_rule(f)
     if 0 < probe < 10: raise ValueError(f"probe={probe}: must be 0, or at least 10 steps to tell rates apart")
-    if probe and 'lr' not in funcs: raise ValueError(f"probe={probe}: tries rates around 'lr', which is not among suggest_funcs")
+    if probe and 'lr' not in funcs:
+        raise ValueError(f"probe={probe}: tries rates around 'lr', which is not among suggest_funcs")
     rates = partial(sweep_rates, self, start_lr, end_lr, sweep=sweep)
     extend = extend and any(takes_curve(f) for f in rules)   # what stock's functions get does not depend on it
-    sweeps = [sweep_and_refine(self, rates, sweep, stop_div, num_it, extend, seed, leave=seed is None, device=device) for seed in [None, *other_seeds(repeats-1)]]
-    answers = {name: [_suggestion(name, rule, curves, isinstance(f, str)) for curves in sweeps] for name,rule,f in zip(names, rules, funcs)}
+    sweeps = [sweep_and_refine(self, rates, sweep, stop_div, num_it, extend, seed, leave=seed is None, device=device)
+              for seed in [None, *other_seeds(repeats-1)]]
+    answers = {name: [_suggestion(name, rule, curves, isinstance(f, str)) for curves in sweeps]
+               for name,rule,f in zip(names, rules, funcs)}
     numbers = {name: [float(lr) for lr in o if not np.isnan(float(lr))] for name,o in answers.items()}
-    lrs = {name: o[0] if repeats==1 else float(np.median(numbers[name])) if numbers[name] else np.nan for name,o in answers.items()}
+    lrs = {name: o[0] if repeats==1 else float(np.median(numbers[name])) if numbers[name] else np.nan
+           for name,o in answers.items()}
     if probe:
         first = np.array(rates(1)[0])
         around = [lrs['lr']*factor for factor in probe_factors]
@@ -331,6 +361,7 @@ def lr_find(self:Learner,
     res = suggested_lrs(names, lrs.values(), sweeps, answers)
     unread = [name for name,f in zip(names, funcs) if isinstance(f, str) and np.isnan(float(lrs[name]))]
     if funcs and res.trust!='ok': warn(f"lr_find: {why_not(res)}: do not trust these rates")
-    elif unread and suggest_funcs != default_funcs: warn(f"lr_find: a sweep of {num_it} batches is too short for {', '.join(unread)}; use a larger num_it")
+    elif unread and suggest_funcs != default_funcs:
+        warn(f"lr_find: a sweep of {num_it} batches is too short for {', '.join(unread)}; use a larger num_it")
     if show_plot and not rank_distrib(): res.plot(new_axes(shown=True)[1])
     if suggest_funcs is not None: return res

@@ -51,7 +51,9 @@ class RangeSweep(LRSweep):
         self.validate()
         super().after_batch()
 
-    def before_validate(self): self.learn.dl = [apply(torch.clone, b) for b in self.batches]   # the same in all processes, safe from changes in place
+    def before_validate(self):
+        # the same in all processes, safe from changes in place
+        self.learn.dl = [apply(torch.clone, b) for b in self.batches]
 
     def validate(self):
         "Measure, and go on as if nothing had happened. Callbacks that switch between training and validation hear of it as in an epoch."
@@ -100,7 +102,8 @@ def cycle_bounds(
 # %% ../../nbs/find/range_tests.ipynb #90d3b9ce
 class Bounds(namedtuple('Bounds', 'lr_min lr_max')):
     "Lowest and highest rate for cyclical training, with the `curve` of the range test they were read off: of the negated metric if it `rises`."
-    def __float__(self): raise ValueError("Bounds has two rates and stands for none of them; pass lr_max=b.lr_max and lr_min=b.lr_min")
+    def __float__(self):
+        raise ValueError("Bounds has two rates and stands for none of them; pass lr_max=b.lr_max and lr_min=b.lr_min")
     def plot(self,
         ax=None # axes to draw on; by default a new figure
     ):
@@ -108,10 +111,12 @@ class Bounds(namedtuple('Bounds', 'lr_min lr_max')):
         fig,axes = (None,ax) if ax is not None else new_axes()
         sign = -1 if self.rises else 1
         lrs,smooth = self.curve.smooth()
-        plot_sweep(axes, self.curve.lrs, sign*self.curve.losses, (lrs, sign*smooth), log=self.curve.sweep=='exp', label=self.label)
+        plot_sweep(axes, self.curve.lrs, sign*self.curve.losses, (lrs, sign*smooth), log=self.curve.sweep=='exp',
+                   label=self.label)
         if np.isfinite(self.lr_max): axes.axvspan(*self, color='C2', alpha=0.15, lw=0)
         why = diagnose(self.curve)
-        axes.set_title(f'Cycle between {self.lr_min:.2g} and {self.lr_max:.2g}' if why=='ok' else f'{why}: the metric shows no clear range')
+        axes.set_title(f'Cycle between {self.lr_min:.2g} and {self.lr_max:.2g}' if why=='ok'
+                       else f'{why}: the metric shows no clear range')
         return fig or ax
 
 # %% ../../nbs/find/range_tests.ipynb #95d555fb
@@ -135,22 +140,26 @@ def lr_range_test(self:Learner,
     num_it,valid_batches = as_int(num_it, 'num_it', 20, most=10**6),as_int(valid_batches, 'valid_batches')
     device = as_device(device, 'keep the copy beside the learner')
     if metric is not None: metric = as_metric(metric, 'metric')
-    if not n_valid(self.dls): raise ValueError("dls has no validation data: the range test measures on it; use lr_find, which does not")
+    if not n_valid(self.dls):
+        raise ValueError("dls has no validation data: the range test measures on it; use lr_find, which does not")
     metric = deepcopy(metric if metric is not None else self.metrics[0] if self.metrics else AvgLoss())
     sweep_rates(self, start_lr, 1e9 if end_lr is None else end_lr, num_it, sweep)   # raises before anything is trained
     if end_lr is None:
-        quick = sweep_and_refine(self, partial(sweep_rates, self, 1e-7, 10., sweep='exp'), 'exp', True, 100, extend=False, device=device)[0]
+        quick = sweep_and_refine(self, partial(sweep_rates, self, 1e-7, 10., sweep='exp'), 'exp', True, 100,
+                                 extend=False, device=device)[0]
         if diagnose(quick)=='no number': raise ValueError(f"dls.train or loss_func: {reasons['no number']}")
         end_lr = 4*lowest(quick)
     rates = sweep_rates(self, start_lr, end_lr, num_it, sweep)
     with self.preserved(device): batches = list(islice(self.dls.valid, valid_batches))
     done = run_sweep(self, RangeSweep(rates, stop_div, batches, metric), device=device)
     up = rises(metric.name, done.values, done.valid_losses)
-    curve = SweepCurve(done.lrs, np.negative(done.values) if up else done.values, num_it=num_it, sweep=sweep, stop_div=stop_div, bad_batch=done.bad_batch)
+    curve = SweepCurve(done.lrs, np.negative(done.values) if up else done.values, num_it=num_it, sweep=sweep,
+                       stop_div=stop_div, bad_batch=done.bad_batch)
     why = diagnose(curve)
     res = Bounds(*(cycle_bounds(curve) if why in ('ok','still falling','noisy') else (np.nan, np.nan)))
     res.curve,res.rises,res.label = curve,up,f'{metric.name} ({valid_batches} validation batch{"es"*(valid_batches>1)})'
-    if why not in ('ok','still falling'): warn(f"lr_range_test: {why}: {metric.name} shows no clear range; use more num_it or valid_batches")
+    if why not in ('ok','still falling'):
+        warn(f"lr_range_test: {why}: {metric.name} shows no clear range; use more num_it or valid_batches")
     if show_plot and not rank_distrib(): res.plot(new_axes(shown=True)[1])
     return res
 
@@ -173,10 +182,12 @@ class GroupRates(list):
         for lr,curve,color,name in zip(self, self.curves, colors, names):
             if curve is None: continue
             axes.plot(curve.lrs[:curve.n_usable], curve.losses[:curve.n_usable], '.', color=color, alpha=0.2, ms=4)
-            axes.plot(*curve.smooth(), color=color, lw=1.6, label=f'{name} {lr:.2g}' + ('' if diagnose(curve)=='ok' else f' ({diagnose(curve)})'))
+            axes.plot(*curve.smooth(), color=color, lw=1.6,
+                      label=f'{name} {lr:.2g}' + ('' if diagnose(curve)=='ok' else f' ({diagnose(curve)})'))
             axes.plot(lr, curve.loss_at(lr), 'o', color=color, ms=8, mec='white', zorder=5)
         axes.set_xscale('log')
-        axes.set(xlabel='learning rate of one group, the others held still', ylabel='loss', title='A rate for each layer group')
+        axes.set(xlabel='learning rate of one group, the others held still', ylabel='loss',
+                 title='A rate for each layer group')
         axes.legend(frameon=False, fontsize='small')
         return fig or ax
 
@@ -202,14 +213,20 @@ def lr_find_groups(self:Learner,
     n = len(sweep_rates(self, start_lr, end_lr, 1, 'exp')[0])
     first = self.opt.frozen_idx if self.opt is not None else 0
     def alone(group, *args, **kwargs):
-        return [[lr if g==group else 0. for g,lr in enumerate(row)] for row in sweep_rates(self, start_lr, end_lr, *args, sweep='exp', **kwargs)]
-    curves = [sweep_and_refine(self, partial(alone, g), 'exp', stop_div, num_it, extend, group=g, who=f'lr_find_groups, group {g}', device=device)[-1] if g >= first else None for g in range(n)]
+        return [[lr if g==group else 0. for g,lr in enumerate(row)]
+                for row in sweep_rates(self, start_lr, end_lr, *args, sweep='exp', **kwargs)]
+    curves = [sweep_and_refine(self, partial(alone, g), 'exp', stop_div, num_it, extend, group=g,
+                               who=f'lr_find_groups, group {g}', device=device)[-1] if g >= first else None
+                               for g in range(n)]
     whys = [None if c is None else diagnose(c) for c in curves]
     good = [w in ('ok','still falling') for w in whys]
     if not any(good):
         good = [w=='noisy' for w in whys]
-        warn(f"lr_find_groups: no group's curve can be trusted ({', '.join(w for w in whys if w)}): compare before you rely on these rates")
-    if not any(good): raise ValueError(f"no layer group's curve can be trusted ({', '.join(w for w in whys if w)}): use a larger num_it, or one rate for all from lr_find")
+        warn(f"lr_find_groups: no group's curve can be trusted ({', '.join(w for w in whys if w)}): compare before you "
+             f"rely on these rates")
+    if not any(good):
+        raise ValueError(f"no layer group's curve can be trusted ({', '.join(w for w in whys if w)}): use a larger "
+                         f"num_it, or one rate for all from lr_find")
     res = GroupRates(fill_rates([halfway(c) if ok else None for c,ok in zip(curves, good)]))
     res.curves = curves
     if show_plot and not rank_distrib(): res.plot(new_axes(shown=True)[1])

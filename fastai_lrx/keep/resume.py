@@ -47,13 +47,15 @@ def is_plain(v)->bool:
 
 def attributes(o)->dict:
     "What `o` remembers: plain attributes by name, and the states of random generators."
-    return dict(plain={k: v for k,v in vars(o).items() if not k.startswith('__') and is_plain(v)}, generators=generator_states(o))
+    return dict(plain={k: v for k,v in vars(o).items() if not k.startswith('__') and is_plain(v)},
+                generators=generator_states(o))
 
 def put_attributes(o, saved:dict):
     "Give `o` its attributes back."
     for k,v in saved['plain'].items():
         old = vars(o).get(k)
-        vars(o)[k] = v.to(old.device if isinstance(old, Tensor) else v.device, copy=True) if isinstance(v, Tensor) else v
+        vars(o)[k] = v.to(old.device if isinstance(old, Tensor) else v.device, copy=True) if isinstance(v,
+            Tensor) else v
     for k,state in saved['generators'].items(): put_generator_state(vars(o)[k], state)
 
 # %% ../../nbs/keep/resume.ipynb #d0de6f35
@@ -74,12 +76,14 @@ def put_model_state(model:nn.Module, saved:dict):
     put_buffers(model, {name: t for name,t in weights.items() if name not in params} | saved['caches'])
     for name,p in model.named_parameters():
         p.requires_grad_(name in saved['open'])
-        p.grad = torch.zeros_like(p) if name in saved['zero'] else saved['grads'][name].to(p.device, copy=True) if name in saved['grads'] else None
+        p.grad = torch.zeros_like(p) if name in saved['zero'] else saved['grads'][name].to(p.device,
+            copy=True) if name in saved['grads'] else None
 
 def opt_state(opt):
     "Hyper-parameters, frozen groups and the state of each parameter."
     if isinstance(opt, torch.optim.Optimizer): return opt.state_dict()
-    return dict(attributes=attributes(opt), state=[dict(vars(opt)['state'][p]) for ps in opt.param_lists for p in ps] if isinstance(opt, Optimizer) and 'state' in vars(opt) else [])
+    return dict(attributes=attributes(opt), state=[dict(vars(opt)['state'][p]) for ps in opt.param_lists for p in ps]
+                if isinstance(opt, Optimizer) and 'state' in vars(opt) else [])
 
 def put_opt_state(opt, saved:dict):
     if isinstance(opt, torch.optim.Optimizer): return opt.load_state_dict(saved)
@@ -96,7 +100,8 @@ def data_state(dls)->list:
     "Random generators and counters of loaders, data sets and transforms, and the order of texts."
     def of(o):
         count = {k: v for k,v in vars(o).items() if isinstance(v, (int,float)) and not k.startswith('_')}
-        return dict(attributes=dict(plain=count, generators=generator_states(o)), order=list(o.items.idxs) if is_text(o) else None)
+        return dict(attributes=dict(plain=count, generators=generator_states(o)),
+                    order=list(o.items.idxs) if is_text(o) else None)
     return [[of(o) for o in stateful(dl)] for dl in dls.loaders]
 
 def is_text(dl)->bool:
@@ -124,7 +129,8 @@ def callback_state(cb)->dict:
 
 def put_callback_state(cb, saved:dict):
     if 'own' in saved: return cb.load_state_dict(saved['own'])
-    put_attributes(cb, dict(saved['attributes'], plain={k: v for k,v in saved['attributes']['plain'].items() if not is_given(cb, k, v)}))
+    put_attributes(cb, dict(saved['attributes'],
+                            plain={k: v for k,v in saved['attributes']['plain'].items() if not is_given(cb, k, v)}))
     if 'smooth' in saved: put_attributes(cb.smooth_loss, saved['smooth'])
     if 'text' in saved:
         if not cb.file.closed:
@@ -137,9 +143,13 @@ def put_callback_state(cb, saved:dict):
 
 def is_given(cb, name:str, value)->bool:
     "Whether an attribute is up to the script, and never to a file: names of files, folders and the like that it passes to the callback, and all that belongs to the learner."
-    return name not in vars(cb) and hasattr(cb.learn, name) or isinstance(value, (str,Path)) and any(name in inspect.signature(c.__init__).parameters for c in type(cb).__mro__ if c is not object)
+    return name not in vars(cb) and hasattr(cb.learn, name) or isinstance(value,
+        (str,Path)) and any(name in inspect.signature(c.__init__).parameters for c in type(cb).__mro__
+                            if c is not object)
 
-def has_state_dict(cb): return hasattr(type(cb), 'state_dict') and hasattr(type(cb), 'load_state_dict')      # the instance would find the model's
+def has_state_dict(cb):
+    # the instance would find the model's
+    return hasattr(type(cb), 'state_dict') and hasattr(type(cb), 'load_state_dict')
 
 def unsaved_callbacks(learn)->list:
     "Names of callbacks, none of fastai's, that remember what cannot be stored."
@@ -161,7 +171,8 @@ def has_hidden_state(v, learn)->bool:
 def part_state(o)->dict:
     "Of a module weights and buffers, and numbers and modes that it and its parts keep as attributes; of another object its attributes."
     if not isinstance(o, nn.Module): return dict(attributes=attributes(o))
-    numbers = [{k: v for k,v in vars(m).items() if isinstance(v, (int,float)) and not k.startswith('_')} for m in o.modules()]
+    numbers = [{k: v for k,v in vars(m).items() if isinstance(v, (int,float)) and not k.startswith('_')}
+               for m in o.modules()]
     return dict(model=model_state(o), numbers=numbers)
 
 def put_part_state(o, saved:dict):
@@ -208,14 +219,22 @@ def put_run_state(learn:Learner, saved:dict):
 # %% ../../nbs/keep/resume.ipynb #42eecb79
 def description(learn:Learner)->dict:
     "What a fit is, in a few words: epochs, model, optimizer, schedule, loss, data and the arguments of callbacks."
-    model,schedules = get_model(learn.model),{k: s for cb in learn.cbs if isinstance(cb, ParamScheduler) for k,s in cb.scheds.items()}
+    model,schedules = get_model(learn.model),{k: s for cb in learn.cbs if isinstance(cb, ParamScheduler)
+                                              for k,s in cb.scheds.items()}
     n,tensors = n_batches(learn.dls)*learn.n_epoch,list(model.named_parameters())
-    def values(s): return s.at(np.linspace(0, max(n-1, 0), 33).astype(int), max(n, 1)).tolist() if isinstance(s, Schedule) else [np.asarray(s(p), dtype=float).tolist() for p in np.linspace(0, 1, 33)]
-    hypers = [{k: float(v) for k,v in group.items() if isinstance(v, (int,float,np.generic)) and k not in schedules} for group in learn.opt.hypers]
+    def values(s):
+        return s.at(np.linspace(0, max(n-1, 0), 33).astype(int), max(n, 1)).tolist() if isinstance(s,
+            Schedule) else [np.asarray(s(p), dtype=float).tolist() for p in np.linspace(0, 1, 33)]
+    hypers = [{k: float(v) for k,v in group.items() if isinstance(v, (int,float,np.generic)) and k not in schedules}
+              for group in learn.opt.hypers]
     loss = getattr(learn.loss_func, 'func', learn.loss_func)
-    return dict(epochs=learn.n_epoch, model=f'{sum(t.numel() for _,t in tensors)} weights ({digest([[name, list(t.shape), str(t.dtype)] for name,t in tensors], without_addresses(model))})', groups=[len(ps) for ps in learn.opt.param_lists],
-                schedule={k: f'from {np.ravel(values(s))[0]:.3g}, up to {np.max(values(s)):.3g} ({digest(values(s))})' for k,s in schedules.items()},
-                optimizer=[type(o).__name__ for o in optimizers(learn.opt)], hypers=hypers, loss=f"{getattr(learn.loss_func, '__name__', type(learn.loss_func).__name__)} ({digest(without_addresses(loss), loss.state_dict() if isinstance(loss, nn.Module) else None)})",
+    return dict(epochs=learn.n_epoch, model=f'{sum(t.numel() for _,t in tensors)} weights '
+                                            f'({digest([[name, list(t.shape), str(t.dtype)] for name,t in tensors], without_addresses(model))})', groups=[len(ps) for ps in learn.opt.param_lists],
+                schedule={k: f'from {np.ravel(values(s))[0]:.3g}, up to {np.max(values(s)):.3g} ({digest(values(s))})'
+                          for k,s in schedules.items()},
+                optimizer=[type(o).__name__ for o in optimizers(learn.opt)], hypers=hypers,
+                loss=f"{getattr(learn.loss_func, '__name__', type(learn.loss_func).__name__)} "
+                     f"({digest(without_addresses(loss), loss.state_dict() if isinstance(loss, nn.Module) else None)})",
                 data=[described_data(dl, n_batches_of(learn.dls, i)) for i,dl in enumerate(learn.dls.loaders)],
                 callbacks=[f"{name}({', '.join(f'{k}={v}' for k,v in arguments(cb).items())})"
                            for (name,_),cb in stateful_callbacks(learn).items() if not only_watches(cb)])
@@ -246,7 +265,8 @@ def data_sample(items):
     if isinstance(items, (Tensor,ndarray)) and not items.ndim: return repr(items.tolist())
     if isinstance(items, (Tensor,ndarray,list,tuple,L)) and len(items):
         some = items[::max(1, len(items)//64)]
-        return [len(items), some if isinstance(some, Tensor) or getattr(some, 'dtype', np.dtype(object)).kind in 'biuf' else [plain_part(o) for o in some]]
+        return [len(items), some if isinstance(some, Tensor) or getattr(some, 'dtype', np.dtype(object)).kind in 'biuf'
+                else [plain_part(o) for o in some]]
     own = vars(items) if is_user_code(type(items)) and hasattr(items, '__dict__') else {}
     seen = {k: data_sample(in_any_order(v)) for k,v in own.items() if is_data(items, k, v)}
     return [type(items).__name__, len(items) if hasattr(items, '__len__') else 0, *([seen] if seen else [])]
@@ -276,7 +296,8 @@ def plain_part(o):
 
 def arguments(cb)->dict:
     "The plain arguments that a callback was made with."
-    return {k: str(vars(cb)[k]) for k in inspect.signature(type(cb).__init__).parameters if k in vars(cb) and isinstance(vars(cb)[k], (bool,int,float,str,Path,type(None)))}
+    return {k: str(vars(cb)[k]) for k in inspect.signature(type(cb).__init__).parameters if k in vars(cb)
+            and isinstance(vars(cb)[k], (bool,int,float,str,Path,type(None)))}
 
 def difference(then:dict, now:dict)->str:
     "The first thing in which two descriptions differ, in words; empty if they do not."
@@ -311,8 +332,10 @@ class Resume(FitCallback):
         keep_last:int=2, # checkpoints to keep of each fit
         restart:bool=False # forget what the folder has, and start over
     ):
-        self.folder,self.every,self.keep_last,self.restart = folder_of(name, 'name').absolute(),as_int(every, 'every'),as_int(keep_last, 'keep_last'),as_bool(restart, 'restart')
-        self.n_fits,self.writing = 0,None                  # how many have come to their end; what is on its way to the disk
+        self.folder,self.every,self.keep_last,self.restart = folder_of(name, 'name').absolute(),as_int(every,
+            'every'),as_int(keep_last, 'keep_last'),as_bool(restart, 'restart')
+        # how many have come to their end; what is on its way to the disk
+        self.n_fits,self.writing = 0,None
 
     @property
     def learn(self): return vars(self).get('learner')
@@ -344,16 +367,20 @@ class Resume(FitCallback):
         "Warn of callbacks that remember what cannot be stored, once."
         new = [name for name in unsaved_callbacks(self.learn) if name not in self.named]
         self.named += new
-        if new: warn(f"Resume({str(self.folder)!r}): {', '.join(new)} cannot be stored, so a resumed fit may differ; give it state_dict and load_state_dict")
+        if new:
+            warn(f"Resume({str(self.folder)!r}): {', '.join(new)} cannot be stored, so a resumed fit may differ; give "
+                 f"it state_dict and load_state_dict")
 
     def stand_in(self, learn:Learner):
         "Have the learner ask here before each epoch, until one is to be run."
         def with_events(f, event_type, ex, final=noop):
-            if self.learn is not learn: del learn._with_events              # another callback failed before the first epoch
+            # another callback failed before the first epoch
+            if self.learn is not learn: del learn._with_events
             elif event_type == 'epoch':
                 self.order = 1000                          # from here on the last one
                 if not self.begun: self.begin()
-                if self.finished or learn.epoch < self.done: return learn.progress.before_epoch() if hasattr(learn, 'progress') else None
+                if self.finished or learn.epoch < self.done:
+                    return learn.progress.before_epoch() if hasattr(learn, 'progress') else None
                 try: return type(learn)._with_events(learn, f, event_type, ex, final)
                 except CancelFitException: raise
                 except BaseException:                      # one that stays with the learner is the first again
@@ -367,13 +394,16 @@ class Resume(FitCallback):
         "Put the saved state back, now that all callbacks are ready, or write the first one."
         self.begun,learn,epoch = True,self.learn,self.learn.epoch
         if self.saved is None: return self.write(0)
-        for dl in (o for loader in learn.dls.loaders for o in stateful(loader) if self.done and isinstance(o, TfmdDL) and 'dl' not in vars(o)):
-            if not getattr(dl, '_types', None): dl._one_pass()                     # fastai looks at an item once; that was before
+        for dl in (o for loader in learn.dls.loaders for o in stateful(loader) if self.done and isinstance(o, TfmdDL)
+                   and 'dl' not in vars(o)):
+            # fastai looks at an item once; that was before
+            if not getattr(dl, '_types', None): dl._one_pass()
         put_run_state(learn, self.saved)
         learn.epoch = epoch
         if not self.finished: self.saved = None
         for cb in learn.cbs if self.finished else []:
-            if isinstance(cb, TrackerCallback): cb.run = False                     # nothing to save, or to load, at the end of this fit
+            # nothing to save, or to load, at the end of this fit
+            if isinstance(cb, TrackerCallback): cb.run = False
 
     def after_epoch(self):
         n = self.epoch+1
@@ -424,7 +454,8 @@ def write(self:Resume, done:int, finished:bool=False):
     self.settle()
     path,state,info = self.file(done, finished),run_state(self.learn),dict(what=self.what)
     by_thread = is_on_cuda(self.learn)
-    self.writing = (done, finished),written_by_thread(path, state, info) if by_thread else partial(write_state, path, *file_content(state, info))
+    self.writing = (done, finished),written_by_thread(path, state, info) if by_thread else partial(write_state, path,
+        *file_content(state, info))
     if finished or not by_thread: self.settle()
 
 @patch
@@ -433,7 +464,9 @@ def settle(self:Resume):
     if self.writing is None: return
     (done,finished),finish = self.writing
     try: finish()
-    except OSError as e: return warn(f"Resume({str(self.folder)!r}): the checkpoint after {done} epochs could not be written ({e}); {'the one before is kept' if self.checkpoints() else 'there is none yet'}")
+    except OSError as e:
+        return warn(f"Resume({str(self.folder)!r}): the checkpoint after {done} epochs could not be written ({e}); "
+                    f"{'the one before is kept' if self.checkpoints() else 'there is none yet'}")
     finally: self.writing = None
     for old in [o for o in self.checkpoints() if o <= (done, finished)][:-self.keep_last]:
         discard(self.file(*old), f"Resume({str(self.folder)!r}): an old checkpoint")
@@ -451,19 +484,26 @@ def find(self:Resume):
             warn(f"Resume({str(self.folder)!r}): {e}")
         if not all(all_gather(saved is not None)): continue
         other = difference(info['what'], self.what)
-        if other: raise ValueError(f"name={str(self.folder)!r}: was begun by another fit, with {other}; use another name, or restart=True to start over")
+        if other:
+            raise ValueError(f"name={str(self.folder)!r}: was begun by another fit, with {other}; use another name, or "
+                             f"restart=True to start over")
         self.done,self.finished,self.saved = done,finished,saved
         if finished and any('only its length is known' in o for o in self.what['data']): warn(
             f"name={str(self.folder)!r}: fit {self.number} was finished with data as long as these, all that is known; "
             "where they are others, as in cross-validation, give each a name of its own, such as f'{name}_fold{i}'")
-        if not rank_distrib(): print(f"Resume: fit {self.number} of {str(self.folder)!r} " + ('was finished; its result is back' if finished else f'goes on after {done} of {self.learn.n_epoch} epochs'))
+        if not rank_distrib():
+            print(f"Resume: fit {self.number} of {str(self.folder)!r} "
+                  + ('was finished; its result is back' if finished
+                     else f'goes on after {done} of {self.learn.n_epoch} epochs'))
         return
 
 @patch
 def forget(self:Resume):
     "Remove the checkpoints of all fits in the folder."
     for p in self.folder.glob('fit*.safetensors'):
-        if not rank_distrib() and re.fullmatch(r'fit\d{3,}_epoch\d{5,}(_end)?(_rank\d+)?\.safetensors', p.name) and p.is_file(): p.unlink(missing_ok=True)
+        if not rank_distrib() and re.fullmatch(r'fit\d{3,}_epoch\d{5,}(_end)?(_rank\d+)?\.safetensors',
+                                               p.name) and p.is_file():
+            p.unlink(missing_ok=True)
     distrib_barrier()
 
 @patch
@@ -472,6 +512,9 @@ def acquire(self:Resume):
     key = self.folder.resolve()
     if rank_distrib() or key in _locks: return
     try: file = try_lock(self.folder/'.lock')
-    except OSError as e: raise ValueError(f"name={str(self.folder)!r}: cannot be written to ({e}); use another folder") from None
-    if file is None: raise ValueError(f"name={str(self.folder)!r}: another process is training under this name; wait until it is done, or use another name")
+    except OSError as e:
+        raise ValueError(f"name={str(self.folder)!r}: cannot be written to ({e}); use another folder") from None
+    if file is None:
+        raise ValueError(f"name={str(self.folder)!r}: another process is training under this name; wait until it is "
+                         f"done, or use another name")
     _locks[key] = file

@@ -42,14 +42,17 @@ class Snapshot:
         "The weights, by name, on the CPU. ValueError if the file is damaged or gone."
         if self.weights is not None: return self.weights
         try: return load_state(self.path)[0]
-        except FileNotFoundError: raise ValueError(f"path={str(self.path)!r}: is gone, dropped by a later fit with `keep` or deleted; make the ensemble anew from those that are left") from None
+        except FileNotFoundError:
+            raise ValueError(f"path={str(self.path)!r}: is gone, dropped by a later fit with `keep` or deleted; make "
+                             f"the ensemble anew from those that are left") from None
 
 # %% ../../nbs/keep/snapshots.ipynb #1d84daad
 class Snapshots(FitCallback):
     """Keep the weights, buffers included, at the end of every cycle of a fit with a schedule, for a `SnapshotEnsemble`.
 
     They are in `snapshots`, oldest first. Further fits with the same callback add to them."""
-    order,run_in_sweep,needs_cycles = 52,False,True        # after the recorder, so that it knows the losses, and before others can end the fit
+    # after the recorder, so that it knows the losses, and before others can end the fit
+    order,run_in_sweep,needs_cycles = 52,False,True
     def __init__(self,
         folder=None, # where to write them; by default they stay in memory
         *,
@@ -58,7 +61,8 @@ class Snapshots(FitCallback):
         best:bool=False # keep those with the lowest validation loss instead of the last ones
     ):
         self.folder = None if folder is None else folder_of(folder, 'folder').absolute()
-        self.every,self.keep,self.best = as_int(every, 'every'),None if keep is None else as_int(keep, 'keep'),as_bool(best, 'best')
+        self.every,self.keep,self.best = as_int(every, 'every'),None if keep is None else as_int(keep,
+            'keep'),as_bool(best, 'best')
         if best and keep is None: raise ValueError("best=True: say how many to keep, such as keep=3")
         self.snapshots,self.mine,self.n_taken = [],set(),0
 
@@ -69,7 +73,9 @@ class Snapshots(FitCallback):
 
     def before_train(self):
         others = set(files_in(self.folder)) - self.mine if self.folder else ()
-        if others: raise ValueError(f"folder={str(self.folder)!r}: has {len(others)} snapshots of another run, such as {min(others).name}; delete them, or choose another folder")
+        if others:
+            raise ValueError(f"folder={str(self.folder)!r}: has {len(others)} snapshots of another run, such as "
+                             f"{min(others).name}; delete them, or choose another folder")
 
     def after_batch(self):
         if not self.training: return
@@ -98,8 +104,10 @@ class Snapshots(FitCallback):
         path = self.folder/f'snapshot_{self.n_taken:04}.safetensors'
         self.mine.add(path)
         try:
-            if not rank_distrib(): save_state(path, snap.weights, cycle=snap.cycle, epoch=snap.epoch, measured=snap.measured)
-        except OSError as e: warn(f"folder={str(self.folder)!r}: {path.name} could not be written ({e}), it stays in memory")
+            if not rank_distrib():
+                save_state(path, snap.weights, cycle=snap.cycle, epoch=snap.epoch, measured=snap.measured)
+        except OSError as e:
+            warn(f"folder={str(self.folder)!r}: {path.name} could not be written ({e}), it stays in memory")
         distrib_barrier()
         if path.exists():
             snap.path,snap.weights = path,None
@@ -112,8 +120,11 @@ class Snapshots(FitCallback):
         "What `Resume` stores: the snapshots that are in memory, and the names of those in files."
         return dict(n_taken=self.n_taken, snapshots=[vars(s) for s in self.snapshots])
     def load_state_dict(self, saved:dict):
-        path = lambda s: s['path'] and self.folder/Path(s['path']).name          # of this folder, whatever the file says
-        vars(self).update(n_taken=saved['n_taken'], snapshots=[Snapshot(**s | dict(path=path(s))) for s in saved['snapshots']])      # fastai would warn, as `learn.snapshots` is this callback
+        # of this folder, whatever the file says
+        path = lambda s: s['path'] and self.folder/Path(s['path']).name
+        # fastai would warn, as `learn.snapshots` is this callback
+        vars(self).update(n_taken=saved['n_taken'],
+                          snapshots=[Snapshot(**s | dict(path=path(s))) for s in saved['snapshots']])
         if self.folder: self.mine = set(files_in(self.folder))       # also what was written after that state
 
 def files_in(folder)->list:
@@ -123,7 +134,8 @@ def files_in(folder)->list:
 # %% ../../nbs/keep/snapshots.ipynb #8fd8003f
 def with_softmax_known(loss_func):
     "A loss function of fastai's, which knows its activation and how to decode; of torch's, the one that stands for it."
-    ours = {F.cross_entropy: CrossEntropyLossFlat, nn.CrossEntropyLoss: CrossEntropyLossFlat, F.binary_cross_entropy_with_logits: BCEWithLogitsLossFlat, nn.BCEWithLogitsLoss: BCEWithLogitsLossFlat}
+    ours = {F.cross_entropy: CrossEntropyLossFlat, nn.CrossEntropyLoss: CrossEntropyLossFlat,
+            F.binary_cross_entropy_with_logits: BCEWithLogitsLossFlat, nn.BCEWithLogitsLoss: BCEWithLogitsLossFlat}
     plain = loss_func.func if isinstance(loss_func, partial) else loss_func
     cls = ours.get(plain if plain in ours else type(plain))
     return cls() if cls and not hasattr(loss_func, 'activation') else loss_func
@@ -134,11 +146,13 @@ def activation_of(loss_func):
 
 def inverse_of(act, output:Tensor):
     "A function that turns predictions of `act` into an output that gives them; ValueError if there is none. `output` is one, for its shape."
-    preds = act(3*torch.sin(1.7*torch.arange(output.numel(), dtype=torch.float64)).float().view(output.shape))     # every row has high ones and low ones
+    # every row has high ones and low ones
+    preds = act(3*torch.sin(1.7*torch.arange(output.numel(), dtype=torch.float64)).float().view(output.shape))
     if preds.shape == output.shape and preds.is_floating_point():
         for inverse in (noop, lambda p: p.clamp_min(torch.finfo(p.dtype).tiny).log(), lambda p: p.logit(1e-7)):
             if torch.allclose(act(inverse(preds)), preds, rtol=1e-3, atol=1e-9): return inverse
-    raise ValueError(f"act={act}: no output of the model gives the mean of such predictions; pass the act of a softmax, a sigmoid or none")
+    raise ValueError(f"act={act}: no output of the model gives the mean of such predictions; pass the act of a "
+                     f"softmax, a sigmoid or none")
 
 # %% ../../nbs/keep/snapshots.ipynb #21924969
 class MeanPrediction(Callback):
@@ -149,7 +163,8 @@ class MeanPrediction(Callback):
     def next_model(self): self.n_models,self.n_batches = self.n_models+1,0
 
     def after_pred(self):
-        if not isinstance(self.pred, Tensor): raise ValueError(f"learn.model: gives {type(self.pred).__name__} instead of a tensor, of which no mean can be taken")
+        if not isinstance(self.pred, Tensor):
+            raise ValueError(f"learn.model: gives {type(self.pred).__name__} instead of a tensor, of which no mean can be taken")
         output = self.pred.detach().as_subclass(Tensor).float().cpu()
         if self.inverse is None: self.inverse = inverse_of(self.act, output)
         preds,i = self.act(output),self.n_batches
@@ -181,12 +196,18 @@ class SnapshotEnsemble:
     ):
         if not isinstance(learn, Learner): raise TypeError(f"learn={short_repr(learn)}: pass a Learner")
         snaps = snaps.snapshots if isinstance(snaps, Snapshots) else snaps
-        if not isinstance(snaps, (list,tuple,L)) or not all(isinstance(s, Snapshot) for s in snaps): raise TypeError(f"snaps: is of type {type(snaps).__name__}; pass a Snapshots callback or a list of its snapshots, or use SnapshotEnsemble.load(folder, learn)")
+        if not isinstance(snaps, (list,tuple,L)) or not all(isinstance(s, Snapshot) for s in snaps):
+            raise TypeError(f"snaps: is of type {type(snaps).__name__}; pass a Snapshots callback or a list of its "
+                            f"snapshots, or use SnapshotEnsemble.load(folder, learn)")
         self.learn,self.snapshots,self.act = learn,list(snaps),act
-        if not self.snapshots: raise ValueError("snaps: has no snapshot; give it to a fit with cycles first, as in learn.fit_sgdr(3, 1, cbs=snaps)")
+        if not self.snapshots:
+            raise ValueError("snaps: has no snapshot; give it to a fit with cycles first, as in learn.fit_sgdr(3, 1, "
+                             "cbs=snaps)")
         last = None if last is None else as_int(last, 'last')
-        if act is not None and not callable(act): raise TypeError(f"act={short_repr(act)}: pass a function, such as torch.sigmoid")
-        if last is not None and last > len(self.snapshots): raise ValueError(f"last={last}: there are {len(self.snapshots)} snapshots")
+        if act is not None and not callable(act):
+            raise TypeError(f"act={short_repr(act)}: pass a function, such as torch.sigmoid")
+        if last is not None and last > len(self.snapshots):
+            raise ValueError(f"last={last}: there are {len(self.snapshots)} snapshots")
         self.snapshots = self.snapshots[-(last or 0):]
         check_weights(get_model(learn.model), self.snapshots[-1].load(), 'snaps')
 
@@ -206,7 +227,8 @@ class SnapshotEnsemble:
         return cls(learn, [snapshot(path) for path in files_in(folder)], last, act)
 
     def __len__(self): return len(self.snapshots)
-    def __repr__(self): return f'{type(self).__name__} of {len(self)} snapshots, cycles {", ".join(str(s.cycle) for s in self.snapshots)}'
+    def __repr__(self):
+        return f'{type(self).__name__} of {len(self)} snapshots, cycles {", ".join(str(s.cycle) for s in self.snapshots)}'
 
     def each(self, do, dl=None):
         "Call `do` with each snapshot in the model, last one first, with the same random numbers; nobody writes."
@@ -225,7 +247,9 @@ class SnapshotEnsemble:
         n = len(self.learn.dls.loaders)
         try: ok = -n <= operator.index('' if isinstance(ds_idx, bool) else ds_idx) < n
         except (TypeError, RuntimeError): ok = False
-        if dl is None and not ok: raise ValueError(f"ds_idx={short_repr(ds_idx)}: must be the number of a loader of dls, 0 to {n-1}; 1 is the validation set")
+        if dl is None and not ok:
+            raise ValueError(f"ds_idx={short_repr(ds_idx)}: must be the number of a loader of dls, 0 to {n-1}; 1 is "
+                             f"the validation set")
         if dl is not None and not serves_batches(dl): raise TypeError(
             f"dl={short_repr(dl)}: pass a loader, such as learn.dls.test_dl(items)")
         if dl is not None and not len(dl): raise ValueError("dl: is empty, so there is nothing to predict")
@@ -260,7 +284,9 @@ def get_preds(self:SnapshotEnsemble,
     "Mean predictions and targets, and what else was asked for, as `Learner.get_preds` gives them."
     dl = self.loader(ds_idx, dl)
     act = self.act if act is None else act
-    return self.means(lambda: self.learn.get_preds(ds_idx=ds_idx, dl=dl, with_input=with_input, with_decoded=with_decoded, with_loss=with_loss, act=act, **kwargs), dl, act)
+    return self.means(lambda: self.learn.get_preds(ds_idx=ds_idx, dl=dl, with_input=with_input,
+                                                   with_decoded=with_decoded, with_loss=with_loss, act=act, **kwargs),
+                                                   dl, act)
 
 @patch
 def validate(self:SnapshotEnsemble,
@@ -306,7 +332,8 @@ def curve(self:SnapshotEnsemble,
     "Loss and metrics of ensembles of the last snapshot, the last two, ...; one row for each number of members."
     self.check(ds_idx, dl)
     results = self.means(lambda: self.learn.validate(ds_idx, dl), dl, every=True)
-    return pd.DataFrame([list(r) for r in results], index=pd.RangeIndex(1, len(self)+1, name='members'), columns=['valid_loss', *self.learn.metrics.attrgot('name')])
+    return pd.DataFrame([list(r) for r in results], index=pd.RangeIndex(1, len(self)+1, name='members'),
+                        columns=['valid_loss', *self.learn.metrics.attrgot('name')])
 
 @patch
 def plot(self:SnapshotEnsemble,
@@ -318,14 +345,19 @@ def plot(self:SnapshotEnsemble,
     "Draw the error (or another metric) against the number of members. Returns `ax`, or the new figure."
     names = ['valid_loss', *self.learn.metrics.attrgot('name')]
     name = names[:2][-1] if metric is None else metric
-    if not isinstance(name, str) or name not in names: raise ValueError(f"metric={short_repr(metric)}: the learner has {', '.join(names)}")
+    if not isinstance(name, str) or name not in names:
+        raise ValueError(f"metric={short_repr(metric)}: the learner has {', '.join(names)}")
     as_error = (lambda v: 1-v) if name == 'accuracy' else noop
-    values,alone = self.curve(ds_idx, dl)[name],[s.measured.get(name, s.measured.get(f'valid_{name}', np.nan)) for s in reversed(self.snapshots)]
+    values,alone = self.curve(ds_idx, dl)[name],[s.measured.get(name, s.measured.get(f'valid_{name}', np.nan))
+                                                 for s in reversed(self.snapshots)]
     fig,axes = (None,ax) if ax is not None else new_axes()
     axes.plot(values.index, as_error(values), 'o-', color='C0', label='mean of the last')
-    if ds_idx == 1 and dl is None: axes.plot(values.index, as_error(np.array(alone)), 'x', color='0.5', label='each snapshot alone')
-    label,(first,*_,last) = 'error rate' if name == 'accuracy' else name.replace('_', ' '),[*as_error(values), as_error(values.iloc[-1])]
-    axes.set(xlabel='members', ylabel=label, xticks=values.index, title=f'{label}: {first:.3g} for the last alone, {last:.3g} for all together')
+    if ds_idx == 1 and dl is None:
+        axes.plot(values.index, as_error(np.array(alone)), 'x', color='0.5', label='each snapshot alone')
+    label,(first,*_,last) = 'error rate' if name == 'accuracy' else name.replace('_', ' '),[*as_error(values),
+        as_error(values.iloc[-1])]
+    axes.set(xlabel='members', ylabel=label, xticks=values.index,
+             title=f'{label}: {first:.3g} for the last alone, {last:.3g} for all together')
     axes.legend(frameon=False, fontsize='small')
     return fig or ax
 
@@ -338,7 +370,8 @@ def diversity(self:SnapshotEnsemble,
     "For each pair of snapshots the share of predictions in which they differ; for regression, the root of their mean squared difference."
     decoded,loss_func,dl = [],with_softmax_known(self.learn.loss_func),self.loader(ds_idx, dl)
     act = self.act or activation_of(loss_func)
-    self.each(lambda: decoded.append(getattr(loss_func, 'decodes', noop)(self.learn.get_preds(ds_idx=ds_idx, dl=dl, act=act)[0])), dl)
+    self.each(lambda: decoded.append(getattr(loss_func, 'decodes',
+                                             noop)(self.learn.get_preds(ds_idx=ds_idx, dl=dl, act=act)[0])), dl)
     differ = lambda a,b: float((a-b).pow(2).mean().sqrt() if a.is_floating_point() else (a != b).float().mean())
     names = [f'cycle {s.cycle}' for s in self.snapshots]
     if len(set(names)) < len(names): names = [f'snapshot {i}' for i in range(len(self))]        # of several fits

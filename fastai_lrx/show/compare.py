@@ -35,7 +35,8 @@ class Run:
     name:str # the candidate
     seed:int
     seconds:float=0. # that it trained, validation included
-    curve:list=field(default_factory=list) # losses and metrics by name after each epoch, with the epochs trained until then
+    # losses and metrics by name after each epoch, with the epochs trained until then
+    curve:list=field(default_factory=list)
     final:dict=field(default_factory=dict) # those of the model that it left
     epochs:list=field(default_factory=list) # trained until after each batch
     lrs:list=field(default_factory=list) # rate of the last layer group at each batch
@@ -48,7 +49,8 @@ class NoResume(Callback):
     "Refuses `Resume`, before it has written anything."
     order,run_in_sweep = -1000,False
     def before_fit(self):
-        if any(isinstance(cb, Resume) for cb in self.learn.cbs): raise ValueError("Resume: would take one run of a comparison for the other; leave it out")
+        if any(isinstance(cb, Resume) for cb in self.learn.cbs):
+            raise ValueError("Resume: would take one run of a comparison for the other; leave it out")
 
 class Watch(FitCallback):
     "Notes rates and measurements of a run, and gives every epoch random numbers of its own."
@@ -68,10 +70,12 @@ class Watch(FitCallback):
         self.done = self.before + (self.iter+1)/self.n_iter
         self.notes.epochs.append(self.done)
         self.notes.lrs.append(self.opt.hypers[-1]['lr'])
-    after_cancel_train = after_cancel_epoch = after_cancel_fit = after_batch        # another callback has ended it before this one was told
+    # another callback has ended it before this one was told
+    after_cancel_train = after_cancel_epoch = after_cancel_fit = after_batch
 
     def after_train(self):
-        if not all(read_scalars([p.detach().isfinite().all() for p in self.model.parameters()])): raise Diverged('weights are no numbers any more')
+        if not all(read_scalars([p.detach().isfinite().all() for p in self.model.parameters()])):
+            raise Diverged('weights are no numbers any more')
 
     def after_epoch(self):
         if not self.has_trained: return
@@ -83,7 +87,8 @@ def validated(learn:Learner)->dict:
     "Validation loss and metrics of the present model, by name."
     aside = [cb for cb in learn.cbs if not runs_in_sweep(cb)]      # they would take it for an epoch, or shorten it
     with learn.removed_cbs(aside), learn.no_logging(): values = learn.validate()
-    return {k: float(v) for k,v in zip(recorded_names(learn.recorder)[-len(values):], values) if isinstance(v, (int,float))}
+    return {k: float(v) for k,v in zip(recorded_names(learn.recorder)[-len(values):], values)
+            if isinstance(v, (int,float))}
 
 def prepare_run(learn:Learner, state:LearnerState, metrics=None):
     "Put `learn` into `state`, and callbacks aside that write or draw."
@@ -93,8 +98,10 @@ def prepare_run(learn:Learner, state:LearnerState, metrics=None):
 
 def remarks(learn:Learner, run:Run, loss_func, valid)->str:
     "What makes a result another than it seems."
-    other = [name for name,old,new in (('loss_func', loss_func, learn.loss_func), ('dls.valid', valid, learn.dls.valid)) if old is not new]
-    said = [f"has changed {' and '.join(other)}, so its losses are not those of the others; decide by a metric (monitor=)"]*bool(other)
+    other = [name for name,old,new in (('loss_func', loss_func, learn.loss_func),
+                                       ('dls.valid', valid, learn.dls.valid)) if old is not new]
+    said = [f"has changed {' and '.join(other)}, so its losses are not those of the others; decide by a metric "
+            f"(monitor=)"]*bool(other)
     return '; '.join(said + ['has trained no batch']*(not run.epochs))
 
 def run_once(learn:Learner, state:LearnerState, name:str, fit, seed:int, metrics=None)->Run:
@@ -113,7 +120,9 @@ def run_once(learn:Learner, state:LearnerState, name:str, fit, seed:int, metrics
     except Diverged: run.failed = 'diverged'
     except Exception as e:
         if rank_and_size(learn)[1] > 1: raise                     # the other processes may be waiting for this one
-        run.failed = f'{type(e).__name__}: ' + re.sub(r'^Exception occured in `\w+` when calling event `\w+`:\s*', '', str(e))       # fastai's prefix
+        # fastai's prefix
+        run.failed = f'{type(e).__name__}: ' + re.sub(r'^Exception occured in `\w+` when calling event `\w+`:\s*', '',
+                                                      str(e))
     return run
 
 # %% ../../nbs/show/compare.ipynb #4c21442e
@@ -128,7 +137,8 @@ class Comparison:
 
     def best_of(self, run:Run)->dict:
         "What was measured in a run where `monitor` was best."
-        return min([*run.curve, dict(epoch=run.epochs[-1] if run.epochs else 0.) | run.final], key=lambda o: self.rank(o.get(self.monitor)))
+        return min([*run.curve, dict(epoch=run.epochs[-1] if run.epochs else 0.) | run.final],
+                   key=lambda o: self.rank(o.get(self.monitor)))
 
     def rank(self, value)->float:
         "The lower the better."
@@ -138,7 +148,8 @@ class Comparison:
     def target(self)->float:
         "The value of `monitor` to be reached: by default what the first candidate with a result reaches with every seed."
         if self._target is not None: return self._target
-        return next((max((self.best_of(run)[self.monitor] for run in self.of(name)), key=self.rank) for name in self.names if self.of(name)), np.nan)
+        return next((max((self.best_of(run)[self.monitor] for run in self.of(name)), key=self.rank)
+                     for name in self.names if self.of(name)), np.nan)
 
     def epochs_to_target(self, run:Run)->float:
         "Epochs until `monitor` is as good as `target`; NaN if it never is."
@@ -152,7 +163,8 @@ class Comparison:
     @property
     def best(self)->str:
         "The candidate with the best mean `monitor` at its end, of those with fewest failed runs; None if none has a result."
-        return min(filter(self.of, self.names), key=lambda name: (self.n_failed(name), self.mean_rank(name)), default=None)
+        return min(filter(self.of, self.names),
+                   key=lambda name: (self.n_failed(name), self.mean_rank(name)), default=None)
 
     def mean_rank(self, name:str)->float:
         "The lower the better, on average over the seeds."
@@ -168,7 +180,8 @@ class Comparison:
         final = {run.seed: self.rank(run.final[self.monitor]) for run in self.of(second)}
         lead = [final[run.seed] - self.rank(run.final[self.monitor]) for run in self.of(best) if run.seed in final]
         mean,error = mean_and_error(lead)
-        return f'{best} ends best' + ('' if mean > stats.t.ppf(0.975, len(lead)-1)*error else f'; its lead over {second} may be chance')
+        return f'{best} ends best' + ('' if mean > stats.t.ppf(0.975, len(lead)-1)*error
+                                      else f'; its lead over {second} may be chance')
 
     def table(self)->pd.DataFrame:
         "One row per candidate: mean and standard error over the seeds of final and best losses and metrics, epochs to `target`, seconds, runs with a result, and remarks, such as why others have none."
@@ -176,12 +189,14 @@ class Comparison:
         for name in self.names:
             runs,row = self.of(name),{}
             for k in self.start:
-                for kind,values in dict(final=[run.final.get(k, np.nan) for run in runs], best=[self.best_of(run).get(k, np.nan) for run in runs]).items():
+                for kind,values in dict(final=[run.final.get(k, np.nan) for run in runs],
+                                        best=[self.best_of(run).get(k, np.nan) for run in runs]).items():
                     row[k,kind],row[k,f'{kind} se'] = mean_and_error(values)
             reached = [e for e in map(self.epochs_to_target, runs) if not np.isnan(e)]
             row[f'{self.monitor} {self.target:.3g}','epochs'],row[f'{self.monitor} {self.target:.3g}','reached'] = mean_and_error(reached)[0],len(reached)
             row['runs','seconds'],row['runs','ended'] = mean_and_error([run.seconds for run in runs])[0],len(runs)
-            row['runs','remarks'] = '; '.join(dict.fromkeys(said for run in self.runs if run.name==name for said in (run.failed, run.remark) if said))
+            row['runs','remarks'] = '; '.join(dict.fromkeys(said for run in self.runs if run.name==name
+                                                            for said in (run.failed, run.remark) if said))
             rows[name] = row
         res = pd.DataFrame.from_dict(rows, orient='index')
         res.columns = pd.MultiIndex.from_tuples(res.columns)
@@ -196,13 +211,16 @@ class Comparison:
 
 def readable(table:pd.DataFrame)->pd.DataFrame:
     "The same table with each mean and its error in one column."
-    def cell(mean, error): return '' if np.isnan(mean) else f'{mean:.3g}' + ('' if np.isnan(error) else f' ± {error:.1g}')
-    res = {(k,kind): [cell(*o) for o in zip(table[k,kind], table[k,f'{kind} se'])] if (k,f'{kind} se') in table else table[k,kind].round(1) for k,kind in table if not kind.endswith(' se')}
+    def cell(mean, error):
+        return '' if np.isnan(mean) else f'{mean:.3g}' + ('' if np.isnan(error) else f' ± {error:.1g}')
+    res = {(k,kind): [cell(*o) for o in zip(table[k,kind], table[k,f'{kind} se'])] if (k,f'{kind} se') in table
+           else table[k,kind].round(1) for k,kind in table if not kind.endswith(' se')}
     return pd.DataFrame(res, index=table.index)
 
 def mean_and_error(values)->tuple:
     "Mean and its standard error; NaN where there are too few values."
-    return (float(np.mean(values)) if len(values) else np.nan), (float(np.std(values, ddof=1)/len(values)**0.5) if len(values) > 1 else np.nan)
+    return (float(np.mean(values)) if len(values) else np.nan), (float(np.std(values, ddof=1)/len(values)**0.5)
+                                                                 if len(values) > 1 else np.nan)
 
 # %% ../../nbs/show/compare.ipynb #702a34c8
 @patch
@@ -212,7 +230,8 @@ def plot(self:Comparison,
 ):
     "Draw means over the seeds with their standard errors, and below them the rates of the last layer group with the first seed. Returns `ax`, or the new figure."
     name = self.monitor if name is None else name
-    if not isinstance(name, str) or name not in self.start: raise ValueError(f"name={short_repr(name)}: was not measured; choose one of {', '.join(map(repr, self.start))}")
+    if not isinstance(name, str) or name not in self.start:
+        raise ValueError(f"name={short_repr(name)}: was not measured; choose one of {', '.join(map(repr, self.start))}")
     fig,(top,*below) = (None,(ax,)) if ax is not None else two_axes()
     for i,candidate in enumerate(self.names):
         runs,look = self.of(candidate),dict(color=f'C{i%10}', ls=('-','--',':')[i//10%3])
@@ -223,7 +242,8 @@ def plot(self:Comparison,
         top.fill_between(epochs, means-errors, means+errors, color=look['color'], alpha=0.2, lw=0)
         if not runs: continue
         mean,error = mean_and_error([run.final.get(name, np.nan) for run in runs])
-        top.errorbar(np.mean([run.epochs[-1] if run.epochs else 0. for run in runs]), mean, np.nan_to_num(error), fmt='o', color=look['color'], mfc='none')
+        top.errorbar(np.mean([run.epochs[-1] if run.epochs else 0. for run in runs]), mean, np.nan_to_num(error),
+                     fmt='o', color=look['color'], mfc='none')
         for axes in below: axes.plot(runs[0].epochs, runs[0].lrs, lw=1.2, **look)
     top.set(ylabel=name, title=textwrap.fill(plot_text(self.conclusion(), 140), 70))
     top.legend(frameon=False, fontsize='small')
@@ -232,7 +252,9 @@ def plot(self:Comparison,
     if len(lines := lines[np.isfinite(lines)]) and falls and lines.min() > 0 and lines.max() > 5*lines.min():
         log_axis(top)
         top.set_ylim(lines.min()/1.2)
-    if name==self.monitor and self.lower and len(lines) and lines.max() > 10*self.start[name] > lines.min(): top.set_ylim(top=10*self.start[name])       # runaway losses
+    # runaway losses
+    if name==self.monitor and self.lower and len(lines) and lines.max() > 10*self.start[name] > lines.min():
+        top.set_ylim(top=10*self.start[name])
     for axes in below: axes.set(ylabel='learning rate', ylim=(0, None))
     (below or [top])[-1].set_xlabel('epoch')
     return fig or ax
@@ -257,34 +279,43 @@ def two_axes():
 def mean_curve(runs:list, name:str)->tuple:
     "Epochs, and for each the mean and the standard error of those runs that measured there."
     at = {}
-    for o in (o for run in runs for o in run.curve if name in o): at.setdefault(round(o['epoch'], 6), []).append(o[name])
+    for o in (o for run in runs for o in run.curve if name in o):
+        at.setdefault(round(o['epoch'], 6), []).append(o[name])
     means = np.array([mean_and_error(at[epoch]) for epoch in sorted(at)]).reshape(-1, 2)
     return np.array(sorted(at)),means[:,0],np.nan_to_num(means[:,1])
 
 # %% ../../nbs/show/compare.ipynb #f7a1dc1c
 def check_seeds(seeds)->list:
     "The seeds meant by a number or a list of them."
-    res = [as_int(seed, 'seeds', 0) for seed in seeds] if is_iter(seeds) else list(range(as_int(seeds, 'seeds', most=10**4)))
-    if not res or len(set(res)) < len(res): raise ValueError(f"seeds={short_repr(seeds)}: pass how many, or a list of different ones")
+    res = [as_int(seed, 'seeds', 0) for seed in seeds] if is_iter(seeds) else list(range(as_int(seeds,
+        'seeds', most=10**4)))
+    if not res or len(set(res)) < len(res):
+        raise ValueError(f"seeds={short_repr(seeds)}: pass how many, or a list of different ones")
     return res
 
 def check_candidates(candidates)->dict:
     "Candidates by name; raises unless each is a function."
-    if not isinstance(candidates, dict) or not candidates: raise TypeError(f"candidates={short_repr(candidates)}: pass a dict such as {{'fixed': lambda l: l.fit(7, 1e-2), 'SGDR': lambda l: l.fit_sgdr(3, 1, 1e-2)}}")
+    if not isinstance(candidates, dict) or not candidates:
+        raise TypeError(f"candidates={short_repr(candidates)}: pass a dict such as {{'fixed': lambda l: l.fit(7, "
+                        f"1e-2), 'SGDR': lambda l: l.fit_sgdr(3, 1, 1e-2)}}")
     for name,fit in candidates.items():
         if not isinstance(name, str): raise TypeError(f"candidates: the name {name!r} is not a string")
-        if not callable(fit): raise TypeError(f"candidates: {name!r} is {fit!r}; pass a function that takes the learner, such as lambda l: l.fit(7, 1e-2)")
+        if not callable(fit):
+            raise TypeError(f"candidates: {name!r} is {fit!r}; pass a function that takes the learner, such as lambda "
+                            f"l: l.fit(7, 1e-2)")
     return candidates
 
 def keep_weights(learn:Learner, kept):
     "Give `learn` the weights of a run, `(run, weights)`, or say why not."
     if kept is None: return warn("keep='best': no run has a result, so the weights stay as they are")
     try: put_weights(get_model(learn.model), kept[1])
-    except ValueError as e: warn(f"keep='best': the weights stay as they are, the best candidate has changed the model ({e})")
+    except ValueError as e:
+        warn(f"keep='best': the weights stay as they are, the best candidate has changed the model ({e})")
     else: print(f"compare: the model has the weights of {kept[0].name!r} with seed {kept[0].seed}")
 
 # %% ../../nbs/show/compare.ipynb #6124de49
-lower_is_better = 'loss', 'error', 'mse', 'mae', 'msle', 'rmspe', 'perplexity', 'brier'       # in the name of what is measured
+# in the name of what is measured
+lower_is_better = 'loss', 'error', 'mse', 'mae', 'msle', 'rmspe', 'perplexity', 'brier'
 
 @patch
 def compare(self:Learner,
@@ -302,10 +333,15 @@ def compare(self:Learner,
     Candidates that raise, or whose weights are no numbers any more, are reported and do not stop the others; with several processes an error does. Ctrl-C ends the comparison, and keeps the runs that are done.
     Make the callbacks of a candidate within its function, so that each run has its own."""
     candidates,seeds = check_candidates(candidates),check_seeds(seeds)
-    if not (keep is None or isinstance(keep, str) and keep=='best'): raise ValueError(f"keep={short_repr(keep)}: must be None or 'best'")
-    if not any(comp is o for o in (None, np.less, np.greater)): raise ValueError(f"comp={short_repr(comp)}: must be np.less or np.greater")
-    if not isinstance(monitor, str): raise TypeError(f"monitor={short_repr(monitor)}: pass the name of a loss or metric, such as 'valid_loss' or 'accuracy'")
-    if target is not None and not math.isfinite(target := as_float(target, 'target')): raise ValueError(f"target={target}: must be a number")
+    if not (keep is None or isinstance(keep, str) and keep=='best'):
+        raise ValueError(f"keep={short_repr(keep)}: must be None or 'best'")
+    if not any(comp is o for o in (None, np.less, np.greater)):
+        raise ValueError(f"comp={short_repr(comp)}: must be np.less or np.greater")
+    if not isinstance(monitor, str):
+        raise TypeError(f"monitor={short_repr(monitor)}: pass the name of a loss or metric, such as 'valid_loss' or "
+                        f"'accuracy'")
+    if target is not None and not math.isfinite(target := as_float(target, 'target')):
+        raise ValueError(f"target={target}: must be a number")
     if metrics is not None: metrics = L(metrics).map(partial(as_metric, name='metrics'))
     check_validation(self, 'learn.compare()')
     lower = comp is np.less if comp is not None else any(o in monitor for o in lower_is_better)
@@ -314,15 +350,20 @@ def compare(self:Learner,
     try:
         prepare_run(self, state, metrics)
         start = validated(self)
-        if monitor not in start: raise ValueError(f"monitor={short_repr(monitor)}: is not measured; choose one of {', '.join(map(repr, start))}, or name it in metrics")
+        if monitor not in start:
+            raise ValueError(f"monitor={short_repr(monitor)}: is not measured; choose one of "
+                             f"{', '.join(map(repr, start))}, or name it in metrics")
         res = Comparison(list(candidates), monitor, lower, start, target)
         for i,(seed,name) in enumerate(itertools.product(seeds, candidates)):
             if bar is not None:
                 bar.comment = f'{name}, seed {seed}'
                 bar.update(i)
             run = run_once(self, state, name, candidates[name], seed, metrics)
-            if not run.failed and not math.isfinite(value := run.final.get(monitor, math.nan)): run.failed = f'{monitor} is {value}'
-            if keep and not run.failed and (name not in kept or res.rank(run.final[monitor]) < res.rank(kept[name][0].final[monitor])): kept[name] = run,weights_of(get_model(self.model))
+            if not run.failed and not math.isfinite(value := run.final.get(monitor, math.nan)):
+                run.failed = f'{monitor} is {value}'
+            if keep and not run.failed and (name not in kept
+                                            or res.rank(run.final[monitor]) < res.rank(kept[name][0].final[monitor])):
+                kept[name] = run,weights_of(get_model(self.model))
             res.runs.append(run)
     except KeyboardInterrupt:
         if res is None or not res.runs: raise
@@ -333,7 +374,9 @@ def compare(self:Learner,
     for name in candidates:
         runs = [run for run in res.runs if run.name==name]
         reasons,remarks_ = ([said for run in runs if (said := getattr(run, kind))] for kind in ('failed', 'remark'))
-        if reasons: warn(f"learn.compare(): {name!r} failed in {len(reasons)} of {len(runs)} runs: {'; '.join(dict.fromkeys(reasons))}")
+        if reasons:
+            warn(f"learn.compare(): {name!r} failed in {len(reasons)} of {len(runs)} runs: "
+                 f"{'; '.join(dict.fromkeys(reasons))}")
         if remarks_: warn(f"learn.compare(): {name!r} {'; '.join(dict.fromkeys(remarks_))}")
     if keep: keep_weights(self, kept.get(res.best))
     return res

@@ -46,7 +46,8 @@ class PlannedFit:
     @property
     def stages(self)->np.ndarray:
         "Number of the stage of each iteration: a new one begins where other groups are frozen."
-        return np.r_[0, (self.frozen[1:] != self.frozen[:-1]).any(1).cumsum()].astype(int) if len(self) else np.zeros(0, int)
+        return np.r_[0, (self.frozen[1:] != self.frozen[:-1]).any(1).cumsum()].astype(int) if len(self) else np.zeros(0,
+            int)
 
 # %% ../../nbs/show/dry_run.ipynb #c0284ec8
 class Recording:
@@ -58,7 +59,8 @@ class Recording:
         learn,opt = self.learn,self.learn.opt
         learn.n_iter = n = n_batches(learn.dls)
         cbs = [cb for cb in learn.cbs.sorted('order') if cb.run]
-        before,after = ([getattr(cb, event) for cb in cbs if hasattr(type(cb), event)] for event in ('before_batch', 'after_batch'))
+        before,after = ([getattr(cb, event) for cb in cbs if hasattr(type(cb), event)]
+                        for event in ('before_batch', 'after_batch'))
         frozen,names = frozen_params(opt),[k for k,v in opt.hypers[0].items() if isinstance(v, (int,float,np.generic))]
         closed = [all(p in frozen for p in ps) for ps in opt.param_lists]
         values,cycles = [],[]
@@ -71,26 +73,40 @@ class Recording:
                 cycles.append(vars(learn).get('cycle', 0))
                 values.append([h[k] for k in names for h in opt.hypers])
                 for f in after: f()
-        finally: self.epochs.append(dict(epoch=learn.epoch, names=names, values=np.array(values, float).reshape(-1, len(names), len(closed)), cycles=np.array(cycles[:len(values)], int), closed=closed, trainable=sum(p.numel() for ps in opt.param_lists for p in ps if p.requires_grad)))
+        finally:
+            self.epochs.append(dict(epoch=learn.epoch, names=names,
+                                    values=np.array(values, float).reshape(-1, len(names), len(closed)),
+                                    cycles=np.array(cycles[:len(values)], int), closed=closed,
+                                    trainable=sum(p.numel() for ps in opt.param_lists for p in ps if p.requires_grad)))
 
     def planned(self, number:int)->PlannedFit:
         "All epochs together."
         learn,n_groups,per_epoch = self.learn,len(self.learn.opt.param_lists),n_batches(self.learn.dls)
-        scheduled,parts = first(cb for cb in learn.cbs if isinstance(cb, Scheduled)),[e for e in self.epochs if len(e['values'])]
-        def joined(f, shape=(), dtype=int): return np.concatenate([np.zeros((0, *shape), dtype), *(np.broadcast_to(f(e), (len(e['values']), *shape)) for e in parts)])
+        scheduled,parts = first(cb for cb in learn.cbs if isinstance(cb, Scheduled)),[e for e in self.epochs
+            if len(e['values'])]
+        def joined(f, shape=(), dtype=int):
+            return np.concatenate([np.zeros((0, *shape), dtype),
+                                   *(np.broadcast_to(f(e), (len(e['values']), *shape)) for e in parts)])
         names = parts[0]['names'] if parts else []
         values = joined(lambda e: e['values'], (len(names), n_groups), float)
         epochs,batches = joined(lambda e: e['epoch']),joined(lambda e: np.arange(len(e['values'])))
-        ends = [i+1 for i,step in enumerate(epochs*per_epoch + batches) if scheduled is not None and step+1 in scheduled.ends]
-        marks = {name: at for cb in self.left_out if hasattr(type(cb), 'in_plan') for name,at in cb.in_plan(ends).items()}
-        unknown = [type(cb).__name__ for cb in self.left_out if is_user_code(type(cb)) and not waits_for_losses(cb) and not type(cb).__module__.startswith('fastai_lrx.')]
+        ends = [i+1 for i,step in enumerate(epochs*per_epoch + batches) if scheduled is not None and step
+                +1 in scheduled.ends]
+        marks = {name: at for cb in self.left_out if hasattr(type(cb), 'in_plan')
+                 for name,at in cb.in_plan(ends).items()}
+        unknown = [type(cb).__name__ for cb in self.left_out if is_user_code(type(cb)) and not waits_for_losses(cb)
+                   and not type(cb).__module__.startswith('fastai_lrx.')]
         waiting = {type(cb).__name__: hypers_it_sets(cb) for cb in self.left_out if waits_for_losses(cb)}
         each_batch = {k for cb in learn.cbs if isinstance(cb, ParamScheduler) for k in cb.scheds}
         overridden = {name: names for name,names in waiting.items() if names and each_batch.issuperset(names)}
-        return PlannedFit(number, learn.n_epoch, per_epoch, epochs, batches, joined(lambda e: e['cycles'] if scheduled is not None else 0), {k: values[:,i] for i,k in enumerate(names)}, joined(lambda e: e['closed'], (n_groups,), bool),
+        return PlannedFit(number, learn.n_epoch, per_epoch, epochs, batches,
+                          joined(lambda e: e['cycles'] if scheduled is not None else 0),
+                          {k: values[:,i] for i,k in enumerate(names)},
+                          joined(lambda e: e['closed'], (n_groups,), bool),
                           joined(lambda e: e['trainable']), ends, marks,
                           [name for name in waiting if name not in overridden], unknown,
-                          [type(cb).__name__ for cb in self.left_out if getattr(type(cb), 'needs_cycles', False) and scheduled is None], overridden)
+                          [type(cb).__name__ for cb in self.left_out if getattr(type(cb), 'needs_cycles', False)
+                           and scheduled is None], overridden)
 
 # %% ../../nbs/show/dry_run.ipynb #b6f87b77
 def doubts(
@@ -101,21 +117,37 @@ def doubts(
     if not len(fit): return [f'fit {fit.number} has no iterations']
     res,lr,mom = [],fit.hypers.get('lr'),fit.hypers.get('mom')
     in_epoch = [end for end in fit.ends if fit.batches[end-1] != fit.per_epoch-1]
-    if in_epoch: res.append(f'fit {fit.number}: {len(in_epoch)} of {len(fit.ends)} cycles end in mid-epoch, where nothing is validated')
-    if fit.ends and fit.ends[-1] != len(fit): res.append(f'fit {fit.number}: its last cycle is cut short, after {len(fit)-fit.ends[-1]} batches')
-    if before and len(before) and fit.epochs[0] > 0 == before.epochs[0]: res.append(f'fit {fit.number} resumes at epoch {fit.epochs[0]}, but fit {before.number} before it starts anew; leave it out, or its schedule runs twice')
-    if fit.without_cycles: res.append(f"fit {fit.number}: {', '.join(fit.without_cycles)} will raise, as it waits for the ends of cycles and there are none")
+    if in_epoch:
+        res.append(f'fit {fit.number}: {len(in_epoch)} of {len(fit.ends)} cycles end in mid-epoch, where nothing is '
+                   f'validated')
+    if fit.ends and fit.ends[-1] != len(fit):
+        res.append(f'fit {fit.number}: its last cycle is cut short, after {len(fit)-fit.ends[-1]} batches')
+    if before and len(before) and fit.epochs[0] > 0 == before.epochs[0]:
+        res.append(f'fit {fit.number} resumes at epoch {fit.epochs[0]}, but fit {before.number} before it starts anew; '
+                   f'leave it out, or its schedule runs twice')
+    if fit.without_cycles:
+        res.append(f"fit {fit.number}: {', '.join(fit.without_cycles)} will raise, as it waits for the ends of cycles "
+                   f"and there are none")
     for name,names in fit.overridden.items():
         res.append(f"fit {fit.number}: {name} cannot change {', '.join(names)}, which a schedule sets at every batch; "
                    "leave it out, or train with fit")
-    if fit.unknown: res.append(f"fit {fit.number}: the plan is without {', '.join(fit.unknown)}, callbacks of yours; run_in_dry_run=True in the class lets it take part, False says that it sets nothing")
-    if fit.frozen.all(1).any(): res.append(f'fit {fit.number}: every layer group is frozen for {fit.frozen.all(1).sum()} batches, so nothing is learnt')
-    if lr is not None and not np.isfinite(lr).all(): res.append(f'fit {fit.number}: the rate is no number for {(~np.isfinite(lr)).any(1).sum()} batches')
+    if fit.unknown:
+        res.append(f"fit {fit.number}: the plan is without {', '.join(fit.unknown)}, callbacks of yours; "
+                   f"run_in_dry_run=True in the class lets it take part, False says that it sets nothing")
+    if fit.frozen.all(1).any():
+        res.append(f'fit {fit.number}: every layer group is frozen for {fit.frozen.all(1).sum()} batches, so nothing '
+                   f'is learnt')
+    if lr is not None and not np.isfinite(lr).all():
+        res.append(f'fit {fit.number}: the rate is no number for {(~np.isfinite(lr)).any(1).sum()} batches')
     elif lr is not None:
         trains = ~fit.frozen
         still = [g for g in range(lr.shape[1]) if trains[:,g].any() and lr[trains[:,g],g].max() < 1e-8]
-        if still: res.append(f"fit {fit.number}: the rate of layer group{'s' if len(still) > 1 else ''} {', '.join(map(str, still))} never rises above 1e-8, so nothing is learnt there")
-        if mom is not None and np.ptp(lr[:,-1]) > 0 and np.ptp(mom[:,-1]) > 0 and np.corrcoef(lr[:,-1], mom[:,-1])[0,1] > 0.5: res.append(f'fit {fit.number}: momentum rises with the rate; it is meant to fall as the rate rises')
+        if still:
+            res.append(f"fit {fit.number}: the rate of layer group{'s' if len(still) > 1 else ''} "
+                       f"{', '.join(map(str, still))} never rises above 1e-8, so nothing is learnt there")
+        if mom is not None and np.ptp(lr[:,-1]) > 0 and np.ptp(mom[:,-1]) > 0 and np.corrcoef(lr[:,-1],
+            mom[:,-1])[0,1] > 0.5:
+            res.append(f'fit {fit.number}: momentum rises with the rate; it is meant to fall as the rate rises')
     return res
 
 # %% ../../nbs/show/dry_run.ipynb #d1948b8e
@@ -130,23 +162,36 @@ class Plan:
         "One row for each iteration and layer group: fit, stage, epoch, batch, cycle, group, whether it is frozen, and every hyper-parameter."
         def rows(fit):
             n,g = fit.frozen.shape
-            each = dict(fit=np.full(n, fit.number), stage=fit.stages, epoch=fit.epochs, batch=fit.batches, cycle=fit.cycles)
-            return pd.DataFrame({k: v.repeat(g) for k,v in each.items()} | dict(group=np.tile(np.arange(g), n), frozen=fit.frozen.ravel()) | {k: v.ravel() for k,v in fit.hypers.items()})
+            each = dict(fit=np.full(n, fit.number), stage=fit.stages, epoch=fit.epochs, batch=fit.batches,
+                        cycle=fit.cycles)
+            return pd.DataFrame({k: v.repeat(g) for k,v in each.items()}
+                                | dict(group=np.tile(np.arange(g), n), frozen=fit.frozen.ravel())
+                                | {k: v.ravel() for k,v in fit.hypers.items()})
         return pd.concat(map(rows, self.fits), ignore_index=True) if self.fits else pd.DataFrame()
 
     def summary(self,
         batch_seconds:float=None # seconds that a training batch takes, for an estimate
     )->pd.DataFrame:
         "One row for each stage: epochs, iterations, layer groups and parameters that train, highest rate, ends of cycles in epochs, snapshots, callbacks that depend on losses."
-        if batch_seconds is not None and (batch_seconds := as_float(batch_seconds, 'batch_seconds')) < 0: raise ValueError(f"batch_seconds={batch_seconds}: must not be negative")
+        if batch_seconds is not None and (batch_seconds := as_float(batch_seconds, 'batch_seconds')) < 0:
+            raise ValueError(f"batch_seconds={batch_seconds}: must not be negative")
         def row(fit, stage):
             at = np.flatnonzero(fit.stages == stage)
             within = lambda steps: [s for s in steps if at[0] < s <= at[-1]+1]
             epochs = sorted(set(fit.epochs[at].tolist()))
-            res = dict(fit=fit.number, stage=stage, epochs=f'{epochs[0]} to {epochs[-1]}' if len(epochs) > 1 else str(epochs[0]), iterations=len(at), groups=f'{(~fit.frozen[at[0]]).sum()} of {fit.frozen.shape[1]}', trainable=int(fit.trainable[at[0]]),
-                       lr_max=fit.hypers['lr'][at].max(), cycle_ends=', '.join(f'{fit.epochs[e-1] + (fit.batches[e-1]+1)/fit.per_epoch:g}' for e in within(fit.ends)), snapshots=len(within(fit.marks.get('snapshot', []))), depends_on_losses=', '.join(fit.on_losses))
+            res = dict(fit=fit.number, stage=stage,
+                       epochs=f'{epochs[0]} to {epochs[-1]}' if len(epochs) > 1 else str(epochs[0]), iterations=len(at),
+                       groups=f'{(~fit.frozen[at[0]]).sum()} of {fit.frozen.shape[1]}',
+                       trainable=int(fit.trainable[at[0]]),
+                       lr_max=fit.hypers['lr'][at].max(),
+                       cycle_ends=', '.join(f'{fit.epochs[e-1] + (fit.batches[e-1]+1)/fit.per_epoch:g}'
+                                            for e in within(fit.ends)),
+                                            snapshots=len(within(fit.marks.get('snapshot', []))),
+                                            depends_on_losses=', '.join(fit.on_losses))
             return res if batch_seconds is None else res | dict(minutes=len(at)*batch_seconds/60)
-        return pd.DataFrame([row(fit, stage) for fit in self.fits for stage in dict.fromkeys(fit.stages.tolist())]).set_index(['fit', 'stage']) if len(self) else pd.DataFrame()
+        return pd.DataFrame([row(fit, stage) for fit in self.fits
+                             for stage in dict.fromkeys(fit.stages.tolist())]).set_index(['fit',
+            'stage']) if len(self) else pd.DataFrame()
 
 # %% ../../nbs/show/dry_run.ipynb #50f7f269
 @patch
@@ -161,7 +206,8 @@ def dry_run(self:Learner):
     with trial(self, runs_in_dry_run):
         if is_shared:
             share = sys.modules['fastai.distributed'].DistributedDL
-            self.dls.loaders = [share(dl, device='cpu') for dl in self.dls.loaders]      # each process has its share of the batches
+            # each process has its share of the batches
+            self.dls.loaders = [share(dl, device='cpu') for dl in self.dls.loaders]
         @contextmanager
         def added_cbs(cbs):
             made = L(cbs).map(lambda cb: cb() if isinstance(cb, type) else cb)
@@ -174,7 +220,9 @@ def dry_run(self:Learner):
             self.all_batches = recording.all_batches
             try: type(self)._do_fit(self)
             finally: plan.fits.append(recording.planned(len(plan.fits)))
-        def no_data(*args, **kwargs): raise ValueError("learn.dry_run(): sweeps, comparisons and predictions need data; give the rate that you expect, or do them before the dry run")
+        def no_data(*args, **kwargs):
+            raise ValueError("learn.dry_run(): sweeps, comparisons and predictions need data; give the rate that you "
+                             "expect, or do them before the dry run")
         self.added_cbs,self._do_fit,self._do_epoch_validate,self.precomputed = added_cbs,do_fit,noop,lambda *args, **kwargs: nullcontext(self)
         self.lr_find = self.lr_range_test = self.lr_find_groups = self.compare = self.validate = self.get_preds = no_data
         self.logger = noop
@@ -193,12 +241,15 @@ def plot(self:Plan,
     if not len(self): raise ValueError("plan: has no iterations to plot; put fits into the block of learn.dry_run()")
     starts = np.cumsum([0, *map(len, self.fits)])
     n_groups = max(fit.frozen.shape[1] for fit in self.fits)
-    def joined(values): return np.concatenate([np.pad(values(fit), ((0,0), (n_groups-fit.frozen.shape[1], 0)), mode='edge') for fit in self.fits])
+    def joined(values):
+        return np.concatenate([np.pad(values(fit), ((0,0), (n_groups-fit.frozen.shape[1], 0)), mode='edge')
+                               for fit in self.fits])
     rates = joined(lambda fit: fit.hypers['lr'])
     mom = joined(lambda fit: fit.hypers['mom']) if all('mom' in fit.hypers for fit in self.fits) else np.zeros(1)
     moves = np.ptp(mom) > 0
     fig,(top,*more) = (None,(ax,)) if ax is not None else stacked_axes(2 + moves, n_groups)
-    for axes,values,label in [(top, np.where(joined(lambda fit: fit.frozen), np.nan, rates), 'learning rate'), *([(more[0], mom, 'momentum')] if len(more) > 1 else [])]:
+    for axes,values,label in [(top, np.where(joined(lambda fit: fit.frozen), np.nan, rates), 'learning rate'),
+                              *([(more[0], mom, 'momentum')] if len(more) > 1 else [])]:
         plot_groups(axes, values, label, [start+end for start,fit in zip(starts, self.fits) for end in fit.ends])
         for start in starts[1:-1]: axes.axvline(start-0.5, color='0.3', lw=1.5)
     for name,marker in zip(dict.fromkeys(name for fit in self.fits for name in fit.marks), 'v*s'):
@@ -230,8 +281,11 @@ def strips(ax, fits, starts, n_groups:int):
         for stage in dict.fromkeys(fit.stages.tolist()):
             at = np.flatnonzero(fit.stages == stage)
             label = f'fit {fit.number}, '*(len(fits) > 1) + f'stage {stage}'
-            if several and len(at) > 0.014*len(label)*starts[-1]: ax.text(start+at[0], n_groups-0.5, label, fontsize='small', va='bottom')
+            if several and len(at) > 0.014*len(label)*starts[-1]:
+                ax.text(start+at[0], n_groups-0.5, label, fontsize='small', va='bottom')
             for g,(frozen,color) in enumerate(zip(fit.frozen[at[0]], group_colors(fit.frozen.shape[1]))):
-                ax.barh(g + n_groups-fit.frozen.shape[1], len(at), left=start+at[0]-0.5, height=0.8, color='white' if frozen else color, edgecolor='0.6' if frozen else color, hatch='////' if frozen else None, lw=0.5)
+                ax.barh(g + n_groups-fit.frozen.shape[1], len(at), left=start+at[0]-0.5, height=0.8,
+                        color='white' if frozen else color, edgecolor='0.6' if frozen else color,
+                        hatch='////' if frozen else None, lw=0.5)
     ax.grid(False)
     ax.set(xlabel='batch', yticks=range(n_groups), ylabel='group', ylim=(-0.5, n_groups))

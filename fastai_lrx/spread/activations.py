@@ -55,7 +55,8 @@ class Rows:
         "Activations and targets of some rows."
         n_acts,types = self.form
         parts = [take_rows(t, at, self.device) for t in self.tensors]
-        return mark(parts[0] if n_acts is None else parts[:n_acts]),*(y.as_subclass(cls) for y,cls in zip(parts[n_acts or 1:], types))
+        return mark(parts[0] if n_acts is None else parts[:n_acts]),*(y.as_subclass(cls)
+                                                                      for y,cls in zip(parts[n_acts or 1:], types))
 
 def take_rows(t:Tensor, at:Tensor, device:torch.device)->Tensor:
     "Some rows of a tensor, on `device`; for a GPU they are gathered in pinned memory, so that nobody waits until they are there."
@@ -70,11 +71,13 @@ def _(o:Rows, keeper): "Never changed, and large."
 class CachedDL(DataLoader):
     "Batches of activations and targets, of the items and in the order that the loader `source` would give."
     _default = 'source'
-    bs,shuffle,drop_last = (property(lambda self, k=k: getattr(self.source, k), lambda self, v, k=k: setattr(self.source, k, v)) for k in ('bs', 'shuffle', 'drop_last'))
+    bs,shuffle,drop_last = (property(lambda self, k=k: getattr(self.source, k), lambda self, v,
+                                     k=k: setattr(self.source, k, v)) for k in ('bs', 'shuffle', 'drop_last'))
     def __init__(self, source, rows:Rows):
         state = random.getstate()
         self.source,self.rows,self.epoch = source,rows,-1
-        super().__init__(source.dataset, bs=source.bs, shuffle=source.shuffle, drop_last=source.drop_last, device=source.device)
+        super().__init__(source.dataset, bs=source.bs, shuffle=source.shuffle, drop_last=source.drop_last,
+                         device=source.device)
         random.setstate(state)       # every loader draws a seed; this one has no use for it
     def __iter__(self): return super().__iter__() if self.rows.serve(self.dataset) else iter(self.source)
     def __len__(self): return len(self.source)
@@ -85,7 +88,8 @@ class CachedDL(DataLoader):
     def one_batch(self): return self.source.one_batch()
     def new(self, dataset=None, cls=None, **kwargs):
         source = self.source.new(dataset, cls, **kwargs)
-        return CachedDL(source, self.rows) if source.dataset is self.dataset and not kwargs.keys() & {'after_item', 'before_batch', 'after_batch'} else source
+        return CachedDL(source, self.rows) if source.dataset is self.dataset and not kwargs.keys() & {'after_item',
+            'before_batch', 'after_batch'} else source
 
 class CachedTorchDL(torch.utils.data.DataLoader):
     "The same for torch's loaders, whose workers draw batches ahead, and a seed unless they are there already."
@@ -112,7 +116,8 @@ def is_torchs(dl): return isinstance(dl, torch.utils.data.DataLoader)
 
 def cached_loader(learn:Learner, dl, rows:Rows):
     "A loader of `rows` in the place of `dl`; fastai trains with a loader of its own for one of torch's if there are several processes."
-    if is_torchs(dl) and rank_and_size(learn)[1] > 1: dl = sys.modules['fastai.distributed'].DistributedDL(dl, device='cpu').dl
+    if is_torchs(dl) and rank_and_size(learn)[1] > 1:
+        dl = sys.modules['fastai.distributed'].DistributedDL(dl, device='cpu').dl
     return (CachedTorchDL if is_torchs(dl) else CachedDL)(dl, rows)
 
 # %% ../../nbs/spread/activations.ipynb #c12d336b
@@ -161,7 +166,9 @@ def check_loader(dl, i:int):
     try: ok = len(dl.dataset) and (dl.batch_sampler is not None if is_torchs(dl) else dl.indexed and dl.bs is not None)
     except (TypeError, AttributeError): ok = False
     ok = ok and not isinstance(dl.dataset, IterableDataset)
-    if not ok: raise ValueError(f"dls[{i}]: its items must be numbered and come in batches, so that their activations can be kept; give it a dataset with a length and indices, and a batch size")
+    if not ok:
+        raise ValueError(f"dls[{i}]: its items must be numbered and come in batches, so that their activations can be "
+                         f"kept; give it a dataset with a length and indices, and a batch size")
     cls,parts = (DataLoader, ('__iter__', 'sample', 'create_batches', 'chunkify'))
     if is_torchs(dl): cls,parts = torch.utils.data.DataLoader,('__iter__',)
     own = first(k for k in parts if k in vars(dl) or getattr(type(dl), k) is not getattr(cls, k))
@@ -188,23 +195,31 @@ def inputs_and_targets(learn:Learner, batch)->tuple:
                          "give an input and its targets as a tuple (collate_fn)")
     batch = learn._set_device(batch)
     n_inp = getattr(learn.dls, 'n_inp', max(len(batch)-1, 1))
-    if n_inp != 1: raise ValueError(f"dls: a batch has {n_inp} inputs; activations can be computed beforehand for models of one input")
-    if not isinstance(batch[0], Tensor): raise ValueError(f"dls: the input of a batch is of type {type(batch[0]).__name__}; activations can be computed beforehand for tensors")
+    if n_inp != 1:
+        raise ValueError(f"dls: a batch has {n_inp} inputs; activations can be computed beforehand for models of one input")
+    if not isinstance(batch[0], Tensor):
+        raise ValueError(f"dls: the input of a batch is of type {type(batch[0]).__name__}; activations can be computed "
+                         f"beforehand for tensors")
     return batch[0].as_subclass(Tensor),list(batch[1:])      # as fits have it, and compiled modules want it
 
 def rows_to_keep(acts, ys:list, n:int)->tuple:
     "Form and tensors of what is kept of a batch of `n` items; raises where something has not one row for each."
-    if not isinstance(acts, (Tensor,tuple,list)): raise ValueError(f"activations of type {type(acts).__name__} cannot be kept, tensors and tuples of them can")
+    if not isinstance(acts, (Tensor,tuple,list)):
+        raise ValueError(f"activations of type {type(acts).__name__} cannot be kept, tensors and tuples of them can")
     form = (None if isinstance(acts, Tensor) else len(acts), [type(y) for y in ys])
     tensors = [*([acts] if form[0] is None else acts), *ys]
     for t in tensors:
-        if not isinstance(t, Tensor) or not t.ndim or len(t) != n: raise ValueError(f"dls: a batch of {n} items has {f'a tensor of shape {list(t.shape)}' if isinstance(t, Tensor) else type(t).__name__} as activations or target; these must be tensors with a row for each item")
+        if not isinstance(t, Tensor) or not t.ndim or len(t) != n:
+            raise ValueError(f"dls: a batch of {n} items has "
+                             f"{f'a tensor of shape {list(t.shape)}' if isinstance(t, Tensor) else type(t).__name__} "
+                             f"as activations or target; these must be tensors with a row for each item")
     return form,tensors
 
 def compute_rows(learn:Learner, stages:list, batch, mixed)->tuple:
     "Form and tensors of what is kept of a batch, computed in the precision `mixed`."
     x,ys = inputs_and_targets(learn, batch)
-    if x.ndim == 4 and getattr(mixed, '_enabled', False): x = x.contiguous(memory_format=torch.channels_last)      # half precision is fastest so
+    # half precision is fastest so
+    if x.ndim == 4 and getattr(mixed, '_enabled', False): x = x.contiguous(memory_format=torch.channels_last)
     with torch.no_grad(), mixed: acts = apply_layers(stages, x)
     return rows_to_keep(acts, ys, find_bs(x))
 
@@ -231,13 +246,18 @@ def fill(learn:Learner, stages:list, dl, augmented:bool, mixed, tensors:list, st
             if (batch := next(batches, None)) is None: return
             parts = compute_rows(learn, stages, batch, mixed)[1]
             return parts if team[1] == 1 else [t.cpu() for t in parts]       # to be sent to the others
-        for parts in (parts for _ in range(0, len(in_order(dl)), team[1]) for parts in in_all_processes(learn, next_parts) if parts is not None):
+        for parts in (parts for _ in range(0, len(in_order(dl)), team[1])
+                      for parts in in_all_processes(learn, next_parts) if parts is not None):
             for t,part in zip(tensors, parts):
-                if part.shape[1:] != t.shape[1:]: raise ValueError(f"activations or targets differ in shape, {list(part.shape[1:])} here and {list(t.shape[1:])} before, so they cannot be kept; bring all items to one size")
+                if part.shape[1:] != t.shape[1:]:
+                    raise ValueError(f"activations or targets differ in shape, {list(part.shape[1:])} here and "
+                                     f"{list(t.shape[1:])} before, so they cannot be kept; bring all items to one size")
                 t[at:at+len(part)].copy_(part, non_blocking=True)
             at += len(parts[0])
             next(bar)
-    if at-start != len(dl.dataset): raise ValueError(f"dls: {at-start} of {len(dl.dataset)} items came out of the loader; remove the others from the dataset")
+    if at-start != len(dl.dataset):
+        raise ValueError(f"dls: {at-start} of {len(dl.dataset)} items came out of the loader; remove the others from "
+                         f"the dataset")
 
 # %% ../../nbs/spread/activations.ipynb #15fec8ac
 @canonical.register
@@ -249,7 +269,8 @@ def _(o, inner): return [type(o).__name__, inner(o.to_dict('list') if isinstance
 
 def transforms_of(dl, augmented:bool)->list:
     "The transforms of a loader that have a say; augmentation has none where it is switched off."
-    pipelines = [getattr(dl, name, None) for name in ('after_item', 'before_batch', 'after_batch')] + [tl.tfms for tl in getattr(dl.dataset, 'tls', [dl.dataset] if isinstance(dl.dataset, TfmdLists) else [])]
+    pipelines = [getattr(dl, name, None) for name in ('after_item', 'before_batch', 'after_batch')] + [tl.tfms
+        for tl in getattr(dl.dataset, 'tls', [dl.dataset] if isinstance(dl.dataset, TfmdLists) else [])]
     if is_torchs(dl): pipelines = [dl.collate_fn]
     return [[f for f in p.fs if augmented or f.split_idx != 0] if isinstance(p, Pipeline) else p for p in pipelines]
 
@@ -258,14 +279,18 @@ def items_of(dataset):
     if isinstance(dataset, Datasets): return [items_of(tl) for tl in dataset.tls]
     if not isinstance(dataset, TfmdLists): return dataset
     f = first(dataset.tfms.fs)
-    named = f is not None and not isinstance(dataset.items[0], (str,Path)) and isinstance(name := f(dataset.items[0]), (str,Path)) and os.path.isfile(name)
+    named = f is not None and not isinstance(dataset.items[0], (str,Path)) and isinstance(name := f(dataset.items[0]),
+        (str,Path)) and os.path.isfile(name)
     return [dataset.items, [f(o) for o in dataset.items] if named else None]
 
 def cache_key(learn:Learner, stages:list, n_aug:int, trials:list, mixed)->str:
     "A fingerprint of all that activations depend on; `trials` are inputs and targets of the first items of each loader, drawn with a seed; `mixed` is the precision."
-    loaders = [[in_canonical_form(items_of(dl.dataset)), in_canonical_form(transforms_of(dl, n_aug > 0 and i == 0))] for i,dl in enumerate(learn.dls.loaders)]
-    classes = [in_canonical_form(c) for c in dict.fromkeys(type(m) for stage in stages for m in stage.modules()) if is_user_code(c)]
-    return fingerprint(2, torch.__version__, str(getattr(mixed, 'fast_dtype', None)), n_aug, repr(stages), classes, [fingerprint(m) for m in stages], loaders, trials)
+    loaders = [[in_canonical_form(items_of(dl.dataset)), in_canonical_form(transforms_of(dl, n_aug > 0 and i == 0))]
+               for i,dl in enumerate(learn.dls.loaders)]
+    classes = [in_canonical_form(c) for c in dict.fromkeys(type(m) for stage in stages for m in stage.modules())
+               if is_user_code(c)]
+    return fingerprint(2, torch.__version__, str(getattr(mixed, 'fast_dtype', None)), n_aug, repr(stages), classes,
+                       [fingerprint(m) for m in stages], loaders, trials)
 
 # %% ../../nbs/spread/activations.ipynb #f2267d67
 def kept_rows(learn:Learner, stages:list, n_aug:int, cache, max_memory:float, device=None)->tuple:
@@ -280,11 +305,15 @@ def kept_rows(learn:Learner, stages:list, n_aug:int, cache, max_memory:float, de
         first_rows |= {f'{i}.{k}': part for k,part in enumerate(parts[:n_acts]) if not augmented}
         forms.append((len(dl.dataset), n_aug if augmented else 1, form))
         specs |= {f'{i}.{k}': ((math.prod(forms[i][:2]), *part.shape[1:]), part.dtype) for k,part in enumerate(parts)}
-    if rank_and_size(learn)[1] > 1 and len(set(in_all_processes(learn, lambda: fingerprint({name: [*shape, str(dtype)] for name,(shape,dtype) in specs.items()}, *map(fingerprint, stages))))) > 1: raise ValueError("dls or the frozen layers differ between processes; give all the same data and weights")
+    if rank_and_size(learn)[1] > 1 and len(set(in_all_processes(learn,
+                                                                lambda: fingerprint({name: [*shape, str(dtype)]
+        for name,(shape,dtype) in specs.items()}, *map(fingerprint, stages))))) > 1:
+        raise ValueError("dls or the frozen layers differ between processes; give all the same data and weights")
     n_bytes,own = sum(math.prod(shape)*dtype.itemsize for shape,dtype in specs.values()),device_of(learn)
     if device is None: device = own if n_bytes < room_on(own)/2 else torch.device('cpu')
     def rows(tensors):
-        return [Rows(*form, [t for name,t in tensors.items() if name.startswith(f'{i}.')], own) for i,form in enumerate(forms)]
+        return [Rows(*form, [t for name,t in tensors.items() if name.startswith(f'{i}.')], own)
+                for i,form in enumerate(forms)]
     def placed(tensors): return rows({name: t.to(device) for name,t in tensors.items()})
     def fill_all(tensors):
         batches = range(sum(form[1]*len(in_order(dl)) for form,(dl,_) in zip(forms, loaders)))
@@ -297,7 +326,8 @@ def kept_rows(learn:Learner, stages:list, n_aug:int, cache, max_memory:float, de
         tensors = cached_tensors(path, specs, first_rows)
         if all(in_all_processes(learn, lambda: tensors is not None)): return placed(tensors),None
     elif device.type != 'cpu' or n_bytes <= max_memory*1e9:
-        fill_all(tensors := {name: torch.empty(shape, dtype=dtype, device=device) for name,(shape,dtype) in specs.items()})
+        fill_all(tensors := {name: torch.empty(shape, dtype=dtype, device=device)
+                             for name,(shape,dtype) in specs.items()})
         return rows(tensors),None
     else:
         folder = tempfile.TemporaryDirectory()
@@ -305,7 +335,9 @@ def kept_rows(learn:Learner, stages:list, n_aug:int, cache, max_memory:float, de
     reads = cache is not None and rank_and_size(learn)[1] > 1 and int(os.environ.get('LOCAL_RANK', rank_distrib())) > 0
     with nullcontext({}) if reads else mapped_state(path, specs) as tensors: fill_all(tensors)
     in_all_processes(learn, noop)                                # the first process of each machine has written it now
-    if reads and (tensors := cached_tensors(path, specs, first_rows)) is None: raise ValueError(f"cache={str(cache)!r}: process {rank_distrib()} does not find what the first process of its machine has written; name a folder that all of them see")
+    if reads and (tensors := cached_tensors(path, specs, first_rows)) is None:
+        raise ValueError(f"cache={str(cache)!r}: process {rank_distrib()} does not find what the first process of its "
+                         f"machine has written; name a folder that all of them see")
     return placed(tensors),folder
 
 def first_batch(learn:Learner, dl, augmented:bool, n=4):
@@ -320,7 +352,8 @@ def cached_tensors(path:Path, specs:dict, first_rows:dict):
     try: tensors,_ = load_state(path, mapped=True)
     except ValueError as e: return warn(f'{e}; computed anew')
     if {name: (tuple(t.shape), t.dtype) for name,t in tensors.items()} != specs: return None
-    return tensors if all(equal_up_to_rounding(tensors[name][:len(rows)], rows.cpu()) for name,rows in first_rows.items()) else None
+    return tensors if all(equal_up_to_rounding(tensors[name][:len(rows)], rows.cpu())
+                          for name,rows in first_rows.items()) else None
 
 def device_of(learn:Learner)->torch.device:
     "Where a fit trains, as a tensor there has it."

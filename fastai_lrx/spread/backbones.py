@@ -31,12 +31,15 @@ class TimmBody(nn.Module):
 def timm_args(arch:str, n_in:int, img_size:tuple, **kwargs)->dict:
     "Arguments of `timm.create_model` for images of `n_in` channels and `img_size` pixels; ValueError if timm does not know `arch`."
     import timm
-    if not isinstance(arch, str): raise TypeError(f"arch={short_repr(arch)}: must be the name of a timm architecture; for torchvision's there is vision_learner")
+    if not isinstance(arch, str):
+        raise TypeError(f"arch={short_repr(arch)}: must be the name of a timm architecture; for torchvision's there is "
+                        f"vision_learner")
     args = dict(model_name=arch, num_classes=0, in_chans=n_in)
     if ':' in arch: return args | kwargs           # from a hub or a folder
     if not timm.is_model(arch):
         close = ', '.join(get_close_matches(arch.split('.')[0], timm.list_models(), 4))
-        raise ValueError(f"arch={short_repr(arch)}: timm has no such architecture; {f'close to it: {close}' if close else 'timm.list_models() lists them'}")
+        raise ValueError(f"arch={short_repr(arch)}: timm has no such architecture; "
+                         f"{f'close to it: {close}' if close else 'timm.list_models() lists them'}")
     if '.' in arch and arch not in (tags := timm.list_pretrained(arch.split('.')[0] + '.*')):
         raise ValueError(f"arch={arch!r}: timm has no weights of this name; it has {', '.join(tags)}")
     if timm.get_pretrained_cfg(arch).fixed_input_size: args['img_size'] = tuple(img_size)
@@ -46,11 +49,15 @@ def n_features(args:dict, img_size:tuple)->int:
     "Number of features of the model that timm creates from `args`; ValueError if it cannot take images of this size."
     import timm
     try:
-        with torch.device('meta'), torch.no_grad(): return TimmBody(timm.create_model(**args)).eval()(torch.empty(2, args['in_chans'], *img_size)).shape[1]
+        with torch.device('meta'), torch.no_grad():
+            return TimmBody(timm.create_model(**args)).eval()(torch.empty(2, args['in_chans'], *img_size)).shape[1]
     except (RuntimeError, AssertionError, ValueError, IndexError) as e:
         made_for = timm.get_pretrained_cfg(args['model_name']).input_size if timm.is_model(args['model_name']) else 'unknown to timm'
-        others = ', '.join(f'{k}={v!r}' for k,v in args.items() if k not in ('model_name', 'num_classes', 'in_chans', 'img_size'))
-        raise ValueError(f"arch={args['model_name']!r}{f' with {others}' if others else ''} cannot take images of {args['in_chans']} x {img_size[0]} x {img_size[1]} ({repr(e).splitlines()[0]}); the size it was made for is {made_for}") from e
+        others = ', '.join(f'{k}={v!r}' for k,v in args.items()
+                           if k not in ('model_name', 'num_classes', 'in_chans', 'img_size'))
+        raise ValueError(f"arch={args['model_name']!r}{f' with {others}' if others else ''} cannot take images of "
+                         f"{args['in_chans']} x {img_size[0]} x {img_size[1]} ({repr(e).splitlines()[0]}); the size it "
+                         f"was made for is {made_for}") from e
 
 # %% ../../nbs/spread/backbones.ipynb #6eb90483
 def channel_stats(stats:tuple, n_in:int)->list:
@@ -60,10 +67,12 @@ def channel_stats(stats:tuple, n_in:int)->list:
 def add_normalize(dls, cfg:dict, n_in:int):
     "Have the loaders normalise by the statistics of a model's config, unless they normalise already."
     if dls.after_batch.fs.filter(risinstance(Normalize)): return
-    dls.add_tfms([Normalize.from_stats(channel_stats(cfg['mean'], n_in), channel_stats(cfg['std'], n_in))], 'after_batch')
+    dls.add_tfms([Normalize.from_stats(channel_stats(cfg['mean'], n_in), channel_stats(cfg['std'], n_in))],
+                 'after_batch')
 
 # %% ../../nbs/spread/backbones.ipynb #14d82ad0
-elsewhere = dict(cut="the body is always the whole model up to its classifier", pool="timm pools as the model was built to; global_pool= chooses another way",
+elsewhere = dict(cut="the body is always the whole model up to its classifier",
+                 pool="timm pools as the model was built to; global_pool= chooses another way",
                  concat_pool="timm pools as the model was built to; global_pool='catavgmax' is the same for most convnets", weights="a tag in the name chooses weights: 'resnet18.a1_in1k'",
                  num_classes="say n_out=", in_chans="say n_in=", features_only="the head needs one vector per image",
                  checkpoint_path="with pretrained=True, pretrained_cfg_overlay=dict(file=...) loads a file")
@@ -72,7 +81,9 @@ def shape_of_batch(dls)->tuple:
     "Channels and image size of a batch of `dls`."
     n_batches(dls)      # raises where there is none
     x = (dls.one_batch() if hasattr(dls, 'one_batch') else first(dls.train))[0]
-    if not (isinstance(x, Tensor) and x.ndim == 4): raise ValueError(f"dls: the first of a batch must be images [batch, channels, height, width], and is {f'a tensor of shape {list(x.shape)}' if isinstance(x, Tensor) else f'of {type(x)}'}")
+    if not (isinstance(x, Tensor) and x.ndim == 4):
+        raise ValueError(f"dls: the first of a batch must be images [batch, channels, height, width], and is "
+                         f"{f'a tensor of shape {list(x.shape)}' if isinstance(x, Tensor) else f'of {type(x)}'}")
     return x.shape[1],tuple(x.shape[2:])
 
 def image_shape(dls, n_in=None, img_size=None)->tuple:
@@ -103,29 +114,36 @@ def timm_learner(
     y_range:tuple=None, # range of the outputs
     splitter=None, # layer groups of your own; by default `timm_split` into `n_groups`
     train_bn:bool=True, # let norm layers of frozen groups train, as fastai does; False: nothing of a frozen group moves (`NormFreeze`)
-    cbs=None, loss_func=None, opt_func=Adam, lr=defaults.lr, metrics=None, path=None, model_dir='models', wd=None, wd_bn_bias=False, moms=(0.95,0.85,0.95), # as in `Learner`
+    cbs=None, loss_func=None, opt_func=Adam, lr=defaults.lr, metrics=None, path=None, model_dir='models', wd=None,
+    wd_bn_bias=False, moms=(0.95,0.85,0.95), # as in `Learner`
     **kwargs # for `timm.create_model`
 )->Learner:
     "A learner for any timm architecture: timm's model up to its classifier, fastai's head, real layer groups; frozen if pretrained."
     for k in kwargs.keys() & elsewhere: raise TypeError(f"{k}: {elsewhere[k]}")
-    if not hasattr(dls, 'train') or not hasattr(dls, 'loaders'): raise TypeError(f"dls={short_repr(dls)}: must be DataLoaders")
-    if custom_head is not None and not isinstance(custom_head, nn.Module): raise TypeError(f"custom_head={short_repr(custom_head)}: pass a module")
-    if splitter is None and n_groups is not None: n_groups = as_int(n_groups, 'n_groups', 2)      # before anything is downloaded
+    if not hasattr(dls, 'train') or not hasattr(dls, 'loaders'):
+        raise TypeError(f"dls={short_repr(dls)}: must be DataLoaders")
+    if custom_head is not None and not isinstance(custom_head, nn.Module):
+        raise TypeError(f"custom_head={short_repr(custom_head)}: pass a module")
+    # before anything is downloaded
+    if splitter is None and n_groups is not None: n_groups = as_int(n_groups, 'n_groups', 2)
     cbs,train_bn = as_callbacks(cbs),as_bool(train_bn, 'train_bn')
     n_out = get_c(dls) if n_out is None else as_int(n_out, 'n_out')
     if not n_out: raise ValueError("n_out: not given, and dls has no number of classes (dls.c) to go by")
     n_in,img_size = image_shape(dls, n_in, img_size)
     args = timm_args(arch, n_in, img_size, **kwargs)
     nf = n_features(args, img_size)
-    import timm                                             # here and not above, so that text and tabular do without them
+    # here and not above, so that text and tabular do without them
+    import timm
     from fastai.vision.learner import create_head
     body = TimmBody(timm.create_model(pretrained=pretrained, **args))
-    head = ifnone(custom_head, create_head(nf, n_out, lin_ftrs, ps, pool=False, first_bn=first_bn, bn_final=bn_final, lin_first=lin_first, y_range=y_range))
+    head = ifnone(custom_head, create_head(nf, n_out, lin_ftrs, ps, pool=False, first_bn=first_bn, bn_final=bn_final,
+                                           lin_first=lin_first, y_range=y_range))
     if init is not None: apply_init(head, init)
     splitter = ifnone(splitter, partial(timm_split, n_groups=n_groups))
     model = nn.Sequential(body, head)
     splitter(model)
-    learn = Learner(dls, model, loss_func=loss_func, opt_func=opt_func, lr=lr, splitter=splitter, cbs=cbs + ([] if train_bn else [NormFreeze()]), metrics=metrics,
+    learn = Learner(dls, model, loss_func=loss_func, opt_func=opt_func, lr=lr, splitter=splitter,
+                    cbs=cbs + ([] if train_bn else [NormFreeze()]), metrics=metrics,
                     path=path, model_dir=model_dir, wd=wd, wd_bn_bias=wd_bn_bias, train_bn=train_bn, moms=moms)
     if pretrained:
         if normalize: add_normalize(dls, body.model.pretrained_cfg, n_in)

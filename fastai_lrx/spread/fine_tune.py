@@ -73,13 +73,15 @@ class GradualUnfreezing(FitCallback):
         return [p.requires_grad for p in self.model.parameters()]
 
     def state_dict(self)->dict: return {}            # all follows from the epoch
-    def load_state_dict(self, saved): self.wrapped = []      # a resumed fit has wrapped the model as it begins, not as it goes on
+    def load_state_dict(self, saved):
+        self.wrapped = []      # a resumed fit has wrapped the model as it begins, not as it goes on
 
 # %% ../../nbs/spread/fine_tune.ipynb #ae75e1e0
 def check_trainable(learn:Learner):
     "ValueError where all that the learner trains was frozen by hand."
     if len(frozen_by_hand(learn)) == sum(map(len, groups_of(learn))):
-        raise ValueError("all weights of learn.model are frozen, so there is nothing to train; open some (requires_grad_)")
+        raise ValueError("all weights of learn.model are frozen, so there is nothing to train; open some "
+                         "(requires_grad_)")
 
 def check_layers(learn:Learner):
     "ValueError where the layer groups are none that could be opened one by one."
@@ -92,7 +94,8 @@ def check_open(learn:Learner):
     "ValueError if none of the weights in the open layer groups trains."
     if not any(p.requires_grad for ps in learn.opt.param_lists for p in ps):
         raise ValueError("the layer groups that train first were frozen by hand, so there is nothing to train; "
-                         "use freeze_epochs=0 (of GradualUnfreezing start=0), fewer groups, or open the head (requires_grad_)")
+                         "use freeze_epochs=0 (of GradualUnfreezing start=0), fewer groups, or open the head "
+                         "(requires_grad_)")
 
 # %% ../../nbs/spread/fine_tune.ipynb #fbbb9785
 def rewrap(learn:Learner):
@@ -120,7 +123,9 @@ shapes = dict(
 
 def staged_schedule(shape:str, rates:np.ndarray, freeze_epochs:int, epochs:int)->Joined:
     "Schedule of a frozen stage and the one after it; either may have no epochs."
-    frozen = ([], []) if not freeze_epochs else ([OneCycle(rates, pct_start=0.99)], [freeze_epochs]) if shape=='one_cycle' else shapes[shape](rates, freeze_epochs)
+    frozen = ([], []) if not freeze_epochs else ([OneCycle(rates, pct_start=0.99)],
+                                                 [freeze_epochs]) if shape=='one_cycle' else shapes[shape](rates,
+        freeze_epochs)
     after = shapes[shape](rates, epochs) if epochs else ([], [])
     return join(frozen[0]+after[0], frozen[1]+after[1])
 
@@ -151,7 +156,8 @@ def default_groups(learn:Learner, base_lr)->int:
     n = n_groups_of(learn)
     by_fastai = (getattr(learn.splitter, '__module__', None) or '').startswith('fastai.')
     stocks = n==2 and timm_part(learn.model)[1] is not None and by_fastai
-    chosen = isinstance(learn.opt or learn.opt_func, OptimWrapper) or base_lr is not None and not isinstance(base_lr, slice) and np.size(as_rates(base_lr, 'base_lr'))==n
+    chosen = isinstance(learn.opt or learn.opt_func, OptimWrapper) or base_lr is not None and not isinstance(base_lr,
+        slice) and np.size(as_rates(base_lr, 'base_lr'))==n
     return 4 if stocks and not chosen else n
 
 # %% ../../nbs/spread/fine_tune.ipynb #fe07beec
@@ -182,8 +188,11 @@ def fine_tune_discriminative(self:Learner,
     precompute,train_bn = as_bool(precompute, 'precompute'),as_bool(train_bn, 'train_bn')
     total = freeze_epochs+epochs
     groups_of(self)
-    n_now,n = n_groups_of(self),default_groups(self, base_lr) if n_groups is None else as_int(n_groups, 'n_groups', 2, most=10**5)
-    if n < 2: raise ValueError("the model has one layer group, so there is nothing to freeze; give the learner a splitter, or n_groups= to cut it by its modules")
+    n_now,n = n_groups_of(self),default_groups(self, base_lr) if n_groups is None else as_int(n_groups, 'n_groups',
+        2, most=10**5)
+    if n < 2:
+        raise ValueError("the model has one layer group, so there is nothing to freeze; give the learner a splitter, "
+                         "or n_groups= to cut it by its modules")
     check_trainable(self)
     present = {id(p) for p in self.model.parameters()}
     stale = not all(id(p) in present for ps in groups_of(self) for p in ps)
@@ -192,9 +201,13 @@ def fine_tune_discriminative(self:Learner,
     if stale and not (anew or reset_opt):
         raise ValueError("learn.opt: has weights that learn.model no longer has; use reset_opt=True to train the new ones")
     cbs = check_fit(self, total, cbs, wd, start_epoch, n)
-    if any(isinstance(cb, GradualUnfreezing) for cb in cbs): raise ValueError("cbs: fine_tune_discriminative brings its own GradualUnfreezing; choose with unfreeze=, or use yours with another fit method")
+    if any(isinstance(cb, GradualUnfreezing) for cb in cbs):
+        raise ValueError("cbs: fine_tune_discriminative brings its own GradualUnfreezing; choose with unfreeze=, or "
+                         "use yours with another fit method")
     moms = self.moms if moms is None and schedule=='one_cycle' and 'mom' in optimizer_of(self).hypers[0] else moms
-    def plan(freeze_epochs=freeze_epochs, epochs=epochs): return staged_schedule(schedule, rates_per_group(self, 1. if base_lr is None else base_lr, n, div), freeze_epochs, epochs)
+    def plan(freeze_epochs=freeze_epochs, epochs=epochs):
+        return staged_schedule(schedule, rates_per_group(self, 1. if base_lr is None else base_lr, n, div),
+                               freeze_epochs, epochs)
     check_schedule(self, total, plan(), moms)           # what is wrong is said before anything changes
     cbs = cbs + ([] if train_bn else [NormFreeze()])
     precompute = precompute and start_epoch < freeze_epochs
@@ -208,10 +221,13 @@ def fine_tune_discriminative(self:Learner,
     if self.opt is not None: note_closed(self, frozen_by_hand(self))      # a new optimizer would not know
     if anew:
         self.regroup(n)
-        if n_groups is None: print(f"fine_tune_discriminative: the model came in {n_now} layer groups and is now in {n}")
+        if n_groups is None:
+            print(f"fine_tune_discriminative: the model came in {n_now} layer groups and is now in {n}")
     opening = GradualUnfreezing(start=freeze_epochs, at_once=unfreeze=='all')
     if not precompute: return fit_scheduled(self, total, plan(), moms, cbs+opening, reset_opt, wd, start_epoch)
     if self.opt is None or reset_opt: self.create_opt()
     close_groups(self, n-1)
-    with self.precomputed(): fit_scheduled(self, freeze_epochs, plan(epochs=0), moms, cbs+opening, wd=wd, start_epoch=start_epoch)
-    fit_scheduled(self, epochs, plan(freeze_epochs=0), moms, cbs+GradualUnfreezing(start=0, at_once=unfreeze=='all'), wd=wd)
+    with self.precomputed():
+        fit_scheduled(self, freeze_epochs, plan(epochs=0), moms, cbs+opening, wd=wd, start_epoch=start_epoch)
+    fit_scheduled(self, epochs, plan(freeze_epochs=0), moms,
+                  cbs+GradualUnfreezing(start=0, at_once=unfreeze=='all'), wd=wd)

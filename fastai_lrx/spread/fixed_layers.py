@@ -35,7 +35,8 @@ def is_fixed(m:nn.Module, x, frozen:set)->bool:
 def equal_up_to_rounding(a, b)->bool:
     "Whether two outputs are equal up to rounding."
     if isinstance(a, (tuple,list)): return len(a)==len(b) and all(map(equal_up_to_rounding, a, b))
-    return a.shape==b.shape and bool((a-b).abs().max() <= 1e-2*b.abs().max() + 1e-6 if a.is_floating_point() else (a==b).all())
+    return a.shape==b.shape and bool((a-b).abs().max() <= 1e-2*b.abs().max() + 1e-6 if a.is_floating_point()
+                                     else (a==b).all())
 
 @torch.no_grad()
 def fixed_stages(m:nn.Module, x, frozen:set)->tuple:
@@ -59,26 +60,34 @@ def fixed_part(model:nn.Module, x, frozen:set)->list:
     "The fixed modules that begin `model`; ValueError if there are none, or nothing else."
     model.eval()
     stages,stop = fixed_stages(model, x, frozen)
-    if stop is None: raise ValueError("every layer of the model is frozen, so there is nothing to train on its activations; learn.freeze() leaves the head open")
+    if stop is None:
+        raise ValueError("every layer of the model is frozen, so there is nothing to train on its activations; "
+                         "learn.freeze() leaves the head open")
     if any(True for m in stages for _ in m.parameters()): return stages
     name = next(name for name,m in model.named_modules() if m is stop) or 'learn.model'
     what = f'{name} ({type(stop).__name__})'
     if any(p.requires_grad and p not in frozen for p in stop.parameters()):
-        if stop is model and not is_chain(model): raise ValueError(f"{what} does not just call one module after the other, as nn.Sequential does, and not all of it is frozen, so no part of it can be computed beforehand")
-        raise ValueError(f"{what} comes first and is not frozen, so nothing can be computed beforehand; learn.freeze() freezes all but the head")
-    raise ValueError(f"{what} comes first and is random or keeps a state, so nothing after it can be computed beforehand")
+        if stop is model and not is_chain(model):
+            raise ValueError(f"{what} does not just call one module after the other, as nn.Sequential does, and not "
+                             f"all of it is frozen, so no part of it can be computed beforehand")
+        raise ValueError(f"{what} comes first and is not frozen, so nothing can be computed beforehand; learn.freeze() "
+                         f"freezes all but the head")
+    raise ValueError(f"{what} comes first and is random or keeps a state, so nothing after it can be computed "
+                     f"beforehand")
 
 # %% ../../nbs/spread/fixed_layers.ipynb #67c058fc
 class Activations(Tensor):
     "Marks what the fixed modules have made; so many of them it has `passed` already."
     passed = 0
     @classmethod
-    def __torch_function__(cls, func, types, args=(), kwargs=None): return super().__torch_function__(func, (cls,), args, kwargs)     # beside any other kind of tensor
+    def __torch_function__(cls, func, types, args=(), kwargs=None):
+        return super().__torch_function__(func, (cls,), args, kwargs)     # beside any other kind of tensor
 
 def mark(acts, passed:int=0):
     "Activations, marked."
     if not isinstance(acts, Tensor): return tuple(mark(a, passed) for a in acts)
-    acts = torch.as_subclass(acts, Activations)          # tensors have `as_subclass` from fastai: there the two would share their attributes
+    # tensors have `as_subclass` from fastai: there the two would share their attributes
+    acts = torch.as_subclass(acts, Activations)
     acts.passed = passed
     return acts
 

@@ -50,13 +50,15 @@ def freeze_to(self:Learner,
     if self.opt is None: self.create_opt()
     n_groups = len(self.opt.param_lists)
     if n < 0 and -n >= n_groups:
-        warn(f"freeze_to({n}): the model has {n_groups} layer group{'s'*(n_groups > 1)}, so nothing is frozen; learn.regroup({1-n}) makes more")
+        warn(f"freeze_to({n}): the model has {n_groups} layer group{'s'*(n_groups > 1)}, so nothing is frozen; "
+             f"learn.regroup({1-n}) makes more")
         n = 0
     by_hand = frozen_by_hand(self)
     self.opt.freeze_to(n)
     note_closed(self, by_hand)
     ids = {id(p) for p in by_hand}
-    for p in (p for ps in self.opt.param_lists[:self.opt.frozen_idx] for p in ps if id(p) in ids): p.requires_grad_(False)
+    for p in (p for ps in self.opt.param_lists[:self.opt.frozen_idx] for p in ps if id(p) in ids):
+        p.requires_grad_(False)
     self.opt.clear_state()
 
 # %% ../../nbs/spread/freezing.ipynb #802a76ad

@@ -35,7 +35,8 @@ def layers_by_name(names:list)->list:
 def is_matched(name:str, matcher)->bool:
     "Whether timm's `matcher` knows a parameter."
     if callable(matcher): return True
-    specs = [s for spec in matcher.values() if spec is not None for s in (spec if isinstance(spec, (tuple,list)) else [(spec,)])]
+    specs = [s for spec in matcher.values() if spec is not None
+             for s in (spec if isinstance(spec, (tuple,list)) else [(spec,)])]
     return any(re.match(s[0], name) for s in specs)
 
 # %% ../../nbs/spread/layer_groups.ipynb #7787c55c
@@ -48,11 +49,14 @@ def body_and_head(model:nn.Module, in_head:set)->tuple:
 def matched_layers(model:nn.Module, names:list, matcher)->list:
     "The parameters `names` layer by layer, as timm's `matcher` has them."
     from timm.models import group_parameters
-    if not (callable(matcher) or isinstance(matcher, dict)): raise TypeError(f"matcher={short_repr(matcher)}: must be a dict of regular expressions, or a function of a parameter's name")
+    if not (callable(matcher) or isinstance(matcher, dict)):
+        raise TypeError(f"matcher={short_repr(matcher)}: must be a dict of regular expressions, or a function of a "
+                        f"parameter's name")
     try:
         order = group_parameters(model, matcher, reverse=True)
         known = {name: order[name] for name in names if is_matched(name, matcher)}
-    except Exception as e: raise ValueError(f"matcher={short_repr(matcher)}: {type(e).__name__}, {e}; see timm's group_matcher for its form") from e
+    except Exception as e:
+        raise ValueError(f"matcher={short_repr(matcher)}: {type(e).__name__}, {e}; see timm's group_matcher for its form") from e
     if not known: raise ValueError("matcher: matches no parameter of the model; see timm's group_matcher for its form")
     stem,last = min(known.values()),max(known.values())
     n_stem = next((i for i,name in enumerate(names) if known.get(name, stem) > stem), len(names))
@@ -63,14 +67,16 @@ def matched_layers(model:nn.Module, names:list, matcher)->list:
 def timm_layers(model:nn.Module, coarse:bool=False, matcher=None)->tuple:
     "Of a timm model: the names of its body's parameters, layer by layer, and those of its classifier."
     try: classifier = model.get_classifier()
-    except AttributeError: classifier = None     # a few look into the classifier, and with `num_classes=0` there is none
+    except AttributeError:
+        classifier = None     # a few look into the classifier, and with `num_classes=0` there is none
     in_head = {id(p) for m in L(classifier) if isinstance(m, nn.Module) for p in m.parameters()}
     body,head = body_and_head(model, in_head)
     if matcher is not None: return matched_layers(model, body, matcher),head
     if hasattr(model, 'group_matcher'):
         try: matcher = model.group_matcher(coarse=coarse)
         except AssertionError: matcher = model.group_matcher(coarse=False)
-        with contextlib.suppress(ValueError):        # in older versions of timm levit's matches nothing, and repvit's only the stem
+        # in older versions of timm levit's matches nothing, and repvit's only the stem
+        with contextlib.suppress(ValueError):
             layers = matched_layers(model, body, matcher)
             if len(layers) > 1: return layers,head
     return layers_by_name(body),head
@@ -87,12 +93,14 @@ def outer_blocks(model:nn.Module)->tuple:
 def module_layers(model:nn.Module, matcher=None)->tuple:
     "Of a model that is none of timm's: the names of its body's parameters, layer by layer, and those of its head."
     prefix,blocks = outer_blocks(model)
-    if len(blocks) < 2: raise ValueError("the model has fewer than two modules with parameters, so there is nothing to split")
+    if len(blocks) < 2:
+        raise ValueError("the model has fewer than two modules with parameters, so there is nothing to split")
     in_head = {id(p) for p in model.get_submodule(prefix+blocks[-1]).parameters()}
     body,head = body_and_head(model, in_head)
     if matcher is not None: return matched_layers(model, body, matcher),head
     if len(blocks) == 2: prefix = f'{prefix}{blocks[0]}.'
-    return [[prefix+name for name in layer] for layer in layers_by_name([name.removeprefix(prefix) for name in body])],head
+    return [[prefix+name for name in layer] for layer in layers_by_name([name.removeprefix(prefix)
+        for name in body])],head
 
 def model_layers(model:nn.Module, coarse:bool=False, matcher=None, head:tuple=None)->tuple:
     "Of any model: the names of its body's parameters, layer by layer, and those of its head."
@@ -102,7 +110,8 @@ def model_layers(model:nn.Module, coarse:bool=False, matcher=None, head:tuple=No
         prefix = f'{prefix}.' if prefix else ''
         layers,classifier = timm_layers(part, coarse, matcher)
         layers = [[prefix+name for name in layer] for layer in layers]
-        rest = [prefix+name for name in classifier] + [name for name,_ in model.named_parameters() if not name.startswith(prefix)]
+        rest = [prefix+name for name in classifier] + [name for name,_ in model.named_parameters()
+                                                       if not name.startswith(prefix)]
     if head is None: return layers,rest
     layers = [[name for name in layer if name not in head] for layer in [*layers, rest]]
     return [layer for layer in layers if layer],[name for name,_ in model.named_parameters() if name in head]
@@ -128,7 +137,8 @@ def timm_split(
     "A fastai `splitter` that cuts the model into `n_groups` layer groups; raises ValueError where it has too few layers."
     if not isinstance(model, nn.Module): raise TypeError(f"model={short_repr(model)}: pass a module")
     one_of(by, 'by', ('depth','params'))
-    if head is not None and not (isinstance(head, (tuple,list,set)) and all(isinstance(name, str) for name in head)): raise TypeError(f"head={short_repr(head)}: pass a list of names of parameters")
+    if head is not None and not (isinstance(head, (tuple,list,set)) and all(isinstance(name, str) for name in head)):
+        raise TypeError(f"head={short_repr(head)}: pass a list of names of parameters")
     coarse = as_bool(coarse, 'coarse')
     layers,head = model_layers(model, coarse, matcher, head)
     most = len(layers) + bool(head)
@@ -137,7 +147,8 @@ def timm_split(
     params = dict(model.named_parameters())
     sizes = [1 if by=='depth' else sum(params[name].numel() for name in layer) for layer in layers]
     cuts = cut_points(sizes, n_groups - bool(head))
-    groups = [[name for layer in layers[a:b] for name in layer] for a,b in zip(cuts, cuts[1:])] + ([head] if head else [])
+    groups = [[name for layer in layers[a:b] for name in layer] for a,b in zip(cuts, cuts[1:])] + ([head]
+        if head else [])
     return L(L(params[name] for name in group) for group in groups)
 
 # %% ../../nbs/spread/layer_groups.ipynb #47d4a432
@@ -151,7 +162,8 @@ def discriminative_lrs(
     if lr_max < 0: raise ValueError(f"lr_max={lr_max}: must not be negative")
     if div <= 0: raise ValueError(f"div={div}: must be above 0")
     with np.errstate(all='ignore'): lrs = lr_max / div**np.arange(n_groups-1, -1, -1)
-    if not np.isfinite(lrs).all(): raise ValueError(f"div={div}: gives rates beyond all numbers for {n_groups} layer groups; the article's is 3 to 10")
+    if not np.isfinite(lrs).all():
+        raise ValueError(f"div={div}: gives rates beyond all numbers for {n_groups} layer groups; the article's is 3 to 10")
     return lrs
 
 # %% ../../nbs/spread/layer_groups.ipynb #0b74a2ff
@@ -255,12 +267,16 @@ class LayerGroups:
     "The layer groups of a learner as a table, with a plot."
     def __init__(self, learn:Learner):
         layers = {name for name,m in learn.model.named_modules() if name and not any(True for _ in m.children())}
-        names = {id(p): owner if (owner := name.rpartition('.')[0]) in layers else name for name,p in learn.model.named_parameters()}
+        names = {id(p): owner if (owner := name.rpartition('.')[0]) in layers else name
+                 for name,p in learn.model.named_parameters()}
         groups = groups_of(learn)
         lrs = [h['lr'] for h in learn.opt.hypers] if learn.opt is not None else [learn.lr]*len(groups)
         modules = [list(dict.fromkeys(names[id(p)] for p in g if id(p) in names)) for g in groups]
-        self.frame = pd.DataFrame(dict(first=[m[0] if m else '' for m in modules], last=[m[-1] if m else '' for m in modules], layers=[len(m) for m in modules],
-                                       parameters=[sum(p.numel() for p in g) for g in groups], trainable=[sum(p.numel() for p in g if p.requires_grad) for g in groups], lr=lrs))
+        self.frame = pd.DataFrame(dict(first=[m[0] if m else '' for m in modules],
+                                       last=[m[-1] if m else '' for m in modules], layers=[len(m) for m in modules],
+                                       parameters=[sum(p.numel() for p in g) for g in groups],
+                                       trainable=[sum(p.numel() for p in g if p.requires_grad) for g in groups],
+                                       lr=lrs))
         self.frame.index.name = 'group'
     def to_frame(self)->pd.DataFrame: return self.frame.copy()
     def __len__(self): return len(self.frame)
@@ -274,10 +290,12 @@ class LayerGroups:
         for g,(row,color) in enumerate(zip(self.frame.itertuples(), group_colors(len(self)))):
             axes.bar(g, row.parameters, color=color, alpha=0.3)
             axes.bar(g, row.trainable, color=color)
-            axes.annotate(f'{row.lr:.1e}', (g, row.parameters), ha='center', va='bottom', fontsize='small', rotation=90*(len(self) > 8))
+            axes.annotate(f'{row.lr:.1e}', (g, row.parameters), ha='center', va='bottom', fontsize='small',
+                          rotation=90*(len(self) > 8))
         axes.yaxis.set_major_formatter(EngFormatter())
         open_share = self.frame.trainable.sum()/self.frame.parameters.sum()
-        axes.set(xticks=range(len(self)), xlabel='layer group, from input to head', ylabel='parameters', title=f'{open_share:.0%} of the parameters train; numbers are rates')
+        axes.set(xticks=range(len(self)), xlabel='layer group, from input to head', ylabel='parameters',
+                 title=f'{open_share:.0%} of the parameters train; numbers are rates')
         return fig or ax
 
 @patch(as_prop=True)

@@ -76,15 +76,21 @@ class FixedBody(WithinBlock):
     def hold(self):
         "Raise if the fixed part is open, or if a callback needs images; keep all that is frozen out of autograd."
         frozen = frozen_params(self.opt)
-        if any(p.requires_grad and p not in frozen for p in self.fixed): raise ValueError("layers whose activations were computed beforehand have been opened; leave learn.precomputed() before you unfreeze")
-        if self.acts_ndim < 4 and any(c.__name__ == 'CutMix' for cb in self.learn.cbs for c in type(cb).__mro__): raise ValueError("cbs: CutMix cuts patches out of images, but inside learn.precomputed() there are only their activations; use MixUp, or leave the block")
+        if any(p.requires_grad and p not in frozen for p in self.fixed):
+            raise ValueError("layers whose activations were computed beforehand have been opened; leave "
+                             "learn.precomputed() before you unfreeze")
+        if self.acts_ndim < 4 and any(c.__name__ == 'CutMix' for cb in self.learn.cbs for c in type(cb).__mro__):
+            raise ValueError("cbs: CutMix cuts patches out of images, but inside learn.precomputed() there are only "
+                             "their activations; use MixUp, or leave the block")
         for p in self.fixed | frozen:
             self.switches.setdefault(p, p.requires_grad)
             p.requires_grad_(False).grad = None
 
     def check_weights(self):
         "Raise if the frozen part has other weights."
-        if self.changes() != self.versions and self.weights() != self.state: raise ValueError("layers whose activations were computed beforehand have other weights now; leave learn.precomputed() before you load some")
+        if self.changes() != self.versions and self.weights() != self.state:
+            raise ValueError("layers whose activations were computed beforehand have other weights now; leave "
+                             "learn.precomputed() before you load some")
         self.versions = self.changes()
     def weights(self): return [fingerprint(m) for m in self.stages]
     def changes(self):
@@ -95,7 +101,8 @@ class FixedBody(WithinBlock):
 def with_state(opt:Optimizer, n=slice(None), with_grad:bool=False)->L:
     "What `opt.all_params` gives, without a look at the state of each of the frozen parameters, which have no gradient, in each step."
     if not with_grad: return type(opt).all_params(opt, n)
-    return L((p, ps, opt.state[p], hyper) for ps,hyper in zip(opt.param_lists[n], opt.hypers[n]) for p in ps if p.grad is not None)
+    return L((p, ps, opt.state[p], hyper) for ps,hyper in zip(opt.param_lists[n], opt.hypers[n]) for p in ps
+             if p.grad is not None)
 
 # %% ../../nbs/spread/precompute.ipynb #98da6be8
 def stages_of(learn:Learner)->list:
@@ -103,14 +110,17 @@ def stages_of(learn:Learner)->list:
     for i,dl in enumerate(learn.dls.loaders): check_loader(dl, i)
     if learn.opt is None: learn.create_opt()
     frozen = frozen_params(learn.opt) | {p for p in learn.model.parameters() if not p.requires_grad}
-    with data_and_modes_kept(learn): return fixed_part(learn.model, inputs_and_targets(learn, first_batch(learn, learn.dls.train, False))[0], frozen)
+    with data_and_modes_kept(learn):
+        return fixed_part(learn.model, inputs_and_targets(learn, first_batch(learn, learn.dls.train, False))[0], frozen)
 
 def remove_hooks_of(o):
     "Remove methods of `o` from the hooks that all modules have, also one of which nobody knows after Ctrl-C."
     hooks = nn.modules.module._global_forward_pre_hooks
     for k in [k for k,f in hooks.items() if getattr(f, '__self__', None) is o]: del hooks[k]
 
-def no_transforms(*args, **kwargs): raise ValueError("transforms cannot be added inside learn.precomputed(), where activations are computed already; leave the block")
+def no_transforms(*args, **kwargs):
+    raise ValueError("transforms cannot be added inside learn.precomputed(), where activations are computed already; "
+                     "leave the block")
 
 @patch
 @contextmanager
@@ -125,11 +135,13 @@ def precomputed(self:Learner,
 
     Training is then that of the whole model with its frozen layers in evaluation mode. Raises ValueError where nothing is frozen or nothing can be computed beforehand."""
     n_aug = as_int(n_aug, 'n_aug', 0, most=1000)
-    max_memory = math.inf if isinstance(max_memory, float) and max_memory==math.inf else as_float(max_memory, 'max_memory')
+    max_memory = math.inf if isinstance(max_memory,
+                                        float) and max_memory==math.inf else as_float(max_memory, 'max_memory')
     if max_memory < 0: raise ValueError(f"max_memory={max_memory}: pass gigabytes, 0 or more")
     if cache is not None: cache = folder_of(cache, 'cache')
     device = as_device(device, 'keep activations where there is room')
-    if any(isinstance(cb, FixedBody) for cb in self.cbs): raise ValueError("learn.precomputed() is open already; it cannot be nested")
+    if any(isinstance(cb, FixedBody) for cb in self.cbs):
+        raise ValueError("learn.precomputed() is open already; it cannot be nested")
     with norms_synced_once(self):
         with data_and_modes_kept(self):
             self.model.to(device_of(self))           # where a fit would put it
@@ -141,8 +153,11 @@ def precomputed(self:Learner,
             inside.loaders = [cached_loader(self, dl, r) for dl,r in zip(self.dls.loaders, rows)]
             inside.add_tfms = no_transforms
         outside,watch = self.dls,FixedBody(stages, rows[0].tensors[0].ndim)
-        if any(watch.switches.values()) and not any(isinstance(cb, NormFreeze) for cb in self.cbs): warn("norm layers of frozen groups, which fastai goes on training, are fixed inside learn.precomputed(); train_bn=False has them fixed outside as well")
-        cbs,training,modes = [watch, MarkActivations()],self.model.training,{m: m.training for stage in stages for m in stage.modules()}
+        if any(watch.switches.values()) and not any(isinstance(cb, NormFreeze) for cb in self.cbs):
+            warn("norm layers of frozen groups, which fastai goes on training, are fixed inside learn.precomputed(); "
+                 "train_bn=False has them fixed outside as well")
+        cbs,training,modes = [watch, MarkActivations()],self.model.training,{m: m.training for stage in stages
+            for m in stage.modules()}
         opt,own_all_params = self.opt,type(self.opt).all_params is not Optimizer.all_params or 'all_params' in vars(self.opt)
         everyone = WeakSet()
         try:
@@ -156,7 +171,8 @@ def precomputed(self:Learner,
             with uninterrupted():
                 remove_hooks_of(watch)
                 for bypass in list(everyone): bypass.leave()
-                for m,mode in modes.items(): m.training = mode if self.model.training == training else self.model.training
+                for m,mode in modes.items():
+                    m.training = mode if self.model.training == training else self.model.training
                 for p,switch in watch.switches.items():
                     if switch: p.requires_grad_(True)
                 self.remove_cbs(cbs)

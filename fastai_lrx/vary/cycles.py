@@ -30,33 +30,45 @@ def whole_epochs(
     if length <= 0: raise ValueError(f"cycle_len={short_repr(cycle_len)}: must be a positive number of epochs")
     before,per_unit = as_fraction(before),sum(as_fraction(l) for l in lengths)
     total = before + as_fraction(length)*per_unit
-    if total > 10**7: raise ValueError(f"cycle_len={short_repr(cycle_len)}: {len(lengths)} cycles would take more than {10**7} epochs; use fewer or shorter cycles, or cycle_mult=1 for cycles of one length")
+    if total > 10**7:
+        raise ValueError(f"cycle_len={short_repr(cycle_len)}: {len(lengths)} cycles would take more than {10**7} "
+                         f"epochs; use fewer or shorter cycles, or cycle_mult=1 for cycles of one length")
     n_epoch = round(total)
     if n_epoch >= 1 and abs(total-n_epoch) < Fraction(1, 10**6)*n_epoch: return n_epoch
     fits = [((n-before)/per_unit).limit_denominator(10**6) for n in (int(total), int(total)+1) if n > before]
-    raise ValueError(f"cycle_len={cycle_len}: {len(lengths)} cycles would take {float(total):g} epochs, which is not a whole number; "
-                     f"use cycle_len={' or '.join(f'{f}' for f in fits)} ({' or '.join(str(round(before+f*per_unit)) for f in fits)} epochs)")
+    raise ValueError(f"cycle_len={cycle_len}: {len(lengths)} cycles would take {float(total):g} epochs, which is not a "
+                     f"whole number; "
+                     f"use cycle_len={' or '.join(f'{f}' for f in fits)} "
+                     f"({' or '.join(str(round(before+f*per_unit)) for f in fits)} epochs)")
 
 # %% ../../nbs/vary/cycles.ipynb #76eb3989
 def lowest_rates(learn, lr_min, highs, name='lr_min'):
     "The lowest rate of each layer group, given the highest; raises unless it is lower."
     if isinstance(lr_min, slice) or np.ndim(as_rates(lr_min, name)): lows = group_rates(learn, lr_min, name)
     else: lows = as_rates(lr_min, name) * highs/(highs[-1] or 1)
-    if (lows > highs).any() or lows.min() < 0: raise ValueError(f"{name}={short_repr(lr_min)}: must be at least 0 and not above lr_max={highs.tolist()}, for every layer group")
+    if (lows > highs).any() or lows.min() < 0:
+        raise ValueError(f"{name}={short_repr(lr_min)}: must be at least 0 and not above lr_max={highs.tolist()}, for "
+                         f"every layer group")
     return lows
 
 def check_schedule(learn, n_epoch, schedule, moms=None)->dict:
     "Schedules of rate and momentum for a fit of `n_epoch`; raises if they cannot run."
     n_steps = n_batches(learn.dls)*n_epoch
-    if n_steps > 10**8: raise ValueError(f"{n_epoch} epochs of {n_steps//n_epoch} batches: schedules are for {10**8} batches at most; use fewer epochs")
+    if n_steps > 10**8:
+        raise ValueError(f"{n_epoch} epochs of {n_steps//n_epoch} batches: schedules are for {10**8} batches at most; "
+                         f"use fewer epochs")
     schedule.cycle_ends(n_steps)   # raises where there are fewer batches than cycles
-    if len(learn.dls.loaders) < 2: raise ValueError("dls: has no validation loader, and every epoch ends with validation; make DataLoaders(train, valid), where valid may be empty")
+    if len(learn.dls.loaders) < 2:
+        raise ValueError("dls: has no validation loader, and every epoch ends with validation; make DataLoaders(train, "
+                         "valid), where valid may be empty")
     n_valid(learn.dls)                                  # raises where nobody knows
     check_optimizer(learn, **({} if moms is None else dict(mom=f'moms={moms}')))
     if moms is None: return dict(lr=schedule)
     pair = as_rates(L(moms.start, moms.stop) if isinstance(moms, slice) else moms, 'moms')
-    if not isinstance(pair, tuple) or len(pair) not in (2,3) or pair[2:] not in ((), pair[:1]) or not 0 <= min(pair) <= max(pair) < 1:
-        raise ValueError(f"moms={short_repr(moms)}: pass (momentum at lr_min, momentum at lr_max), such as (0.95, 0.85), or fastai's triple that ends where it began")
+    if not isinstance(pair, tuple) or len(pair) not in (2,3) or pair[2:] not in ((),
+        pair[:1]) or not 0 <= min(pair) <= max(pair) < 1:
+        raise ValueError(f"moms={short_repr(moms)}: pass (momentum at lr_min, momentum at lr_max), such as (0.95, "
+                         f"0.85), or fastai's triple that ends where it began")
     return dict(lr=schedule, mom=schedule.mirrored(*pair[:2]))
 
 def check_fit(learn, n_epoch, cbs=None, wd=None, start_epoch=0, n=None)->L:
@@ -72,7 +84,8 @@ def fit_scheduled(learn, n_epoch, schedule, moms=None, cbs=None, reset_opt=False
     if not any(getattr(cb, 'opens_groups', False) for cb in [*learn.cbs, *cbs]): check_any_trains(learn)
     if wd is not None: wd = group_rates(learn, wd, 'wd').tolist()
     if learn.opt is None: learn.create_opt()
-    with autocast_kept(): learn.fit(n_epoch, cbs=[Scheduled(**schedules)]+cbs, reset_opt=reset_opt, wd=wd, start_epoch=start_epoch)
+    with autocast_kept():
+        learn.fit(n_epoch, cbs=[Scheduled(**schedules)]+cbs, reset_opt=reset_opt, wd=wd, start_epoch=start_epoch)
 
 # %% ../../nbs/vary/cycles.ipynb #449c684e
 @patch
@@ -141,7 +154,8 @@ def fit_stlr(self:Learner,
 ):
     "Train with slanted triangular rates (ULMFiT, Howard & Ruder, arXiv 1801.06146): up over the first `cut_frac`, then down to `lr_max/ratio`."
     schedule = SlantedTriangular(group_rates(self, lr_max), cut_frac, ratio)
-    fit_scheduled(self, as_int(n_epoch, 'n_epoch'), schedule, moms, cbs, reset_opt=reset_opt, wd=wd, start_epoch=start_epoch)
+    fit_scheduled(self, as_int(n_epoch, 'n_epoch'), schedule, moms, cbs, reset_opt=reset_opt, wd=wd,
+                  start_epoch=start_epoch)
 
 # %% ../../nbs/vary/cycles.ipynb #8f0546c1
 class UntilOverfit(FitCallback):
@@ -180,7 +194,8 @@ class UntilOverfit(FitCallback):
         self.recorder.cycle_losses.append(np.nan if loss is None else loss)
         if loss is None: pass                                  # not validated, so not worse
         elif loss < (np.inf if self.best is None else self.best[-1]):
-            self.best,self.weights,self.n_worse = (self.cycle, self.epoch, len(self.recorder.lrs), loss),weights_of(get_model(self.model)),0
+            self.best,self.weights,self.n_worse = (self.cycle, self.epoch, len(self.recorder.lrs),
+                                                   loss),weights_of(get_model(self.model)),0
         else: self.n_worse += 1
         self.n_recorded = len(self.recorder.values)
         return loss

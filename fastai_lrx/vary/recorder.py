@@ -27,11 +27,13 @@ def epoch_metrics(learn:Learner)->dict:
 def valid_losses(r:Recorder)->list:
     "Batches after which a validation loss was recorded, and the losses; those of epochs without training are left out."
     names = recorded_names(r)
-    return [(i, float(v[names.index('valid_loss')])) for i,v in zip(r.iters, r.values) if len(v) == len(names) and v[names.index('valid_loss')] is not None] if 'valid_loss' in names else []
+    return [(i, float(v[names.index('valid_loss')])) for i,v in zip(r.iters, r.values) if len(v) == len(names)
+            and v[names.index('valid_loss')] is not None] if 'valid_loss' in names else []
 
 def mark_step(learn:Learner, name:str, step:int=None):
     "Mark a step of this fit for `learn.recorder.plot_cycles`, by default the present one."
-    if hasattr(learn, 'recorder'): learn.recorder.marks.setdefault(name, []).append(len(learn.recorder.lrs) if step is None else step)
+    if hasattr(learn, 'recorder'):
+        learn.recorder.marks.setdefault(name, []).append(len(learn.recorder.lrs) if step is None else step)
 
 # %% ../../nbs/vary/recorder.ipynb #78b3d795
 @patch
@@ -42,18 +44,23 @@ def plot_sched(self:Recorder,
     "Plot the scheduled hyper-parameters, one line per layer group where `Scheduled` recorded them."
     keys = L(self.hps.keys() if keys is None else keys)
     for k in keys:
-        if not isinstance(k, str) or k not in self.hps: raise ValueError(f"keys={short_repr(k)}: was not scheduled in the last fit; choose of {', '.join(map(repr, self.hps))}")
-    if not len(keys): raise ValueError("keys: is empty, so there is nothing to plot; leave it out for all that was scheduled")
+        if not isinstance(k, str) or k not in self.hps:
+            raise ValueError(f"keys={short_repr(k)}: was not scheduled in the last fit; choose of "
+                             f"{', '.join(map(repr, self.hps))}")
+    if not len(keys):
+        raise ValueError("keys: is empty, so there is nothing to plot; leave it out for all that was scheduled")
     if figsize is not None:
         figsize = as_rates(figsize, 'figsize')
-        if not isinstance(figsize, tuple) or len(figsize) != 2 or min(figsize) <= 0: raise ValueError(f"figsize={short_repr(figsize)}: pass width and height in inches")
+        if not isinstance(figsize, tuple) or len(figsize) != 2 or min(figsize) <= 0:
+            raise ValueError(f"figsize={short_repr(figsize)}: pass width and height in inches")
     rows,cols = (len(keys)+1)//2, min(2, len(keys))
     size = (6, 3.7) if figsize is None else (figsize[0]/cols, figsize[1]/rows)
     _,axes = new_axes(rows, cols, size, shown=True)
     for k,ax in zip(keys, np.ravel(axes)):
         groups = getattr(self, 'group_hps', {}).get(k, [])
         known = [g[-1] for g in groups]==list(self.hps[k])   # not those of an earlier fit
-        plot_groups(ax, groups if known else self.hps[k], dict(lr='learning rate', mom='momentum').get(k, k), self.cycles['ends'] if known and vars(self).get('cycles') else ())
+        plot_groups(ax, groups if known else self.hps[k], dict(lr='learning rate', mom='momentum').get(k, k),
+                    self.cycles['ends'] if known and vars(self).get('cycles') else ())
 
 # %% ../../nbs/vary/recorder.ipynb #83508ff6
 @patch
@@ -62,15 +69,19 @@ def plot_cycles(self:Recorder,
 ):
     "Losses and rate of the last fit with a schedule that was not interrupted, the ends of its cycles, and marks that callbacks made. Returns `ax`, or the new figure."
     cycles = vars(self).get('cycles')
-    if not cycles or not cycles['rates']: raise ValueError("learn.recorder: no fit with a schedule of the rate has come to its end, so there are no cycles to plot; use learn.fit_sgdr or another fit with cycles")
+    if not cycles or not cycles['rates']:
+        raise ValueError("learn.recorder: no fit with a schedule of the rate has come to its end, so there are no "
+                         "cycles to plot; use learn.fit_sgdr or another fit with cycles")
     fig,axes = (None,ax) if ax is not None else new_axes()
     losses,valid = [float(l) for l in cycles['losses']],cycles['valid']
     axes.plot(losses, color='C0', lw=1.6, label='training, smoothed')
     if valid: axes.plot([i-1 for i,_ in valid], [v for _,v in valid], 'o-', color='C1', lw=1, ms=4, label='validation')
-    for (name,steps),look in zip(cycles['marks'].items(), ('vC2', '*C3', 'sC4')): axes.plot([s-1 for s in steps], [losses[s-1] for s in steps], look, ms=9, mec='white', label=name, zorder=5)
+    for (name,steps),look in zip(cycles['marks'].items(), ('vC2', '*C3', 'sC4')):
+        axes.plot([s-1 for s in steps], [losses[s-1] for s in steps], look, ms=9, mec='white', label=name, zorder=5)
     mark_cycle_ends(axes, cycles['ends'])
     axes.set(xlabel='batch', ylabel='loss')
-    if lowest := min((v for v in valid if np.isfinite(v[1])), key=lambda v: v[1], default=None): axes.set_title(f'Lowest validation loss {lowest[1]:.3g}, after {lowest[0]} batches')
+    if lowest := min((v for v in valid if np.isfinite(v[1])), key=lambda v: v[1], default=None):
+        axes.set_title(f'Lowest validation loss {lowest[1]:.3g}, after {lowest[0]} batches')
     axes.legend(frameon=False, fontsize='small')
     under = axes.twinx()
     under.fill_between(range(len(losses)), cycles['rates'], color='0.5', alpha=0.15, lw=0)

@@ -37,8 +37,10 @@ class Scheduled(FitCallback, ParamScheduler):
     order,run_valid = 60,False
     def __init__(self, **schedules):
         for k,s in schedules.items():
-            if not isinstance(s, Schedule): raise TypeError(f"{k}={short_repr(s)}: pass a Schedule, such as CosineRestarts(3, 1e-2)")
-        if not schedules: raise ValueError("Scheduled(): name at least one hyper-parameter, such as lr=CosineRestarts(3, 1e-2)")
+            if not isinstance(s, Schedule):
+                raise TypeError(f"{k}={short_repr(s)}: pass a Schedule, such as CosineRestarts(3, 1e-2)")
+        if not schedules:
+            raise ValueError("Scheduled(): name at least one hyper-parameter, such as lr=CosineRestarts(3, 1e-2)")
         super().__init__(schedules)
 
     @property
@@ -55,7 +57,9 @@ class Scheduled(FitCallback, ParamScheduler):
         self.values = {k: s.at(np.arange(self.n_steps), self.n_steps) for k,s in self.scheds.items()}
         self.ends = set(self.cycles.cycle_ends(self.n_steps).tolist())
         mid = sorted(end for end in self.ends if end%per_epoch)
-        if mid: warn(f"{len(mid)} of {len(self.ends)} cycles end in mid-epoch (the first after {mid[0]/per_epoch:.2f} epochs): validation will not see the model at their ends")
+        if mid:
+            warn(f"{len(mid)} of {len(self.ends)} cycles end in mid-epoch (the first after {mid[0]/per_epoch:.2f} "
+                 f"epochs): validation will not see the model at their ends")
         self.learn.cycle,self.learn.cycle_end,self.begun,self.counted = 0,False,None,None
         self.n_done,self.cut_short = 0,False
         if hasattr(self.learn, 'recorder'): self.recorder.marks = {}
@@ -101,17 +105,22 @@ class Scheduled(FitCallback, ParamScheduler):
         if hasattr(self.learn, 'recorder') and 'hps' in vars(self):
             r = self.recorder
             r.group_hps = self.group_hps
-            r.cycles = dict(rates=[rates[-1] for rates in self.group_hps.get('lr', [])], losses=list(r.losses), ends=self.reached, marks=r.marks, valid=valid_losses(r))
+            r.cycles = dict(rates=[rates[-1] for rates in self.group_hps.get('lr', [])], losses=list(r.losses),
+                            ends=self.reached, marks=r.marks, valid=valid_losses(r))
 
 # %% ../../nbs/vary/scheduled.ipynb #e6e82a80
 def check_cycles(learn:Learner, who:str):
     "ValueError if `who` waits for the end of a cycle in a fit that has none."
-    if not any(isinstance(cb, Scheduled) for cb in learn.cbs): raise ValueError(f"{who} waits for the ends of cycles, and this fit has none; remove it, or use learn.fit_sgdr, fit_triangular or fit_stlr, or cbs=Scheduled(lr=...) with any fit")
+    if not any(isinstance(cb, Scheduled) for cb in learn.cbs):
+        raise ValueError(f"{who} waits for the ends of cycles, and this fit has none; remove it, or use "
+                         f"learn.fit_sgdr, fit_triangular or fit_stlr, or cbs=Scheduled(lr=...) with any fit")
 
 def check_validation(learn:Learner, who:str):
     "ValueError if `who` needs validation losses in a fit that has none."
     has = hasattr(learn, 'recorder') and learn.recorder.valid_metrics and n_valid(learn.dls)
-    if not has: raise ValueError(f"{who} compares validation losses, and this fit will have none; give learn.dls a validation set, and let its recorder keep valid_metrics")
+    if not has:
+        raise ValueError(f"{who} compares validation losses, and this fit will have none; give learn.dls a validation "
+                         f"set, and let its recorder keep valid_metrics")
 
 def ends_cycle(learn:Learner)->bool:
     "Whether a cycle ends where the present epoch does."

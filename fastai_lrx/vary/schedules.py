@@ -23,7 +23,9 @@ def whole_ends(
 )->tuple: # where each part ends, in steps; the last is `n_steps`
     "Ends of consecutive parts in whole steps: exact sums, each rounded once, at least one step per part."
     n = len(lengths)
-    if n_steps < n: raise ValueError(f"n_steps={n_steps}: fewer steps than the {n} parts of the schedule; train longer or use fewer cycles")
+    if n_steps < n:
+        raise ValueError(f"n_steps={n_steps}: fewer steps than the {n} parts of the schedule; train longer or use "
+                         f"fewer cycles")
     lengths = [as_fraction(l) for l in lengths]
     total,done,ends = sum(lengths),Fraction(0),[]
     for i,length in enumerate(lengths):
@@ -109,15 +111,24 @@ class CosineRestarts(Schedule):
     cycle_decay:float=1. # top of each cycle over that of the one before
     warmup:float=0. # share of all steps, before the first cycle, that rise linearly from `lr_min` to `lr_max`
     def __post_init__(self):
-        set_fields(self, **as_rate_bounds(self.lr_min, self.lr_max), **{k: as_float(getattr(self, k), k) for k in ('cycle_mult','cycle_decay','warmup')})
+        set_fields(self, **as_rate_bounds(self.lr_min, self.lr_max),
+                   **{k: as_float(getattr(self, k), k) for k in ('cycle_mult','cycle_decay','warmup')})
         set_fields(self, n_cycles=as_int(self.n_cycles, 'n_cycles', most=10**6 if self.cycle_mult==1 else 1000))
-        if not 0 < self.cycle_mult < np.inf: raise ValueError(f"cycle_mult={self.cycle_mult}: must be positive; 1 keeps all cycles equally long")
-        if not 0 < self.cycle_decay < np.inf: raise ValueError(f"cycle_decay={self.cycle_decay}: must be positive; 1 restarts every cycle at lr_max")
-        with np.errstate(over='ignore'): highest = np.max(np.abs(self.lr_max))*np.float64(self.cycle_decay)**(self.n_cycles-1)
-        if not np.isfinite(highest): raise ValueError(f"cycle_decay={self.cycle_decay}: the rates of {self.n_cycles} cycles would go beyond all numbers; use 1 or less")
+        if not 0 < self.cycle_mult < np.inf:
+            raise ValueError(f"cycle_mult={self.cycle_mult}: must be positive; 1 keeps all cycles equally long")
+        if not 0 < self.cycle_decay < np.inf:
+            raise ValueError(f"cycle_decay={self.cycle_decay}: must be positive; 1 restarts every cycle at lr_max")
+        with np.errstate(over='ignore'):
+            highest = np.max(np.abs(self.lr_max))*np.float64(self.cycle_decay)**(self.n_cycles-1)
+        if not np.isfinite(highest):
+            raise ValueError(f"cycle_decay={self.cycle_decay}: the rates of {self.n_cycles} cycles would go beyond all "
+                             f"numbers; use 1 or less")
         tops = np.asarray(self.lr_max)*np.float64(self.cycle_decay)**(self.n_cycles-1)
-        if self.cycle_decay < 1 and (np.less(self.lr_min, self.lr_max) & (tops < self.lr_min)).any(): raise ValueError(f"cycle_decay={self.cycle_decay}: the last of {self.n_cycles} cycles would start below lr_min={short_repr(self.lr_min)}; use a higher cycle_decay or a lower lr_min")
-        if not 0 <= self.warmup < 1: raise ValueError(f"warmup={self.warmup}: must be a share of all steps, at least 0 and below 1")
+        if self.cycle_decay < 1 and (np.less(self.lr_min, self.lr_max) & (tops < self.lr_min)).any():
+            raise ValueError(f"cycle_decay={self.cycle_decay}: the last of {self.n_cycles} cycles would start below "
+                             f"lr_min={short_repr(self.lr_min)}; use a higher cycle_decay or a lower lr_min")
+        if not 0 <= self.warmup < 1:
+            raise ValueError(f"warmup={self.warmup}: must be a share of all steps, at least 0 and below 1")
 
     def _warmup_steps(self, n_steps): return floor(as_fraction(self.warmup)*steps(n_steps) + Fraction(1,2))
     def cycle_ends(self, n_steps):
@@ -143,15 +154,20 @@ class Triangular(Schedule):
     n_cycles:int # number of cycles, all of equal length
     lr_max:float # top of the first triangle, or one per group
     lr_min:float # bottom of the triangles, or one per group
-    mode:str='triangular' # 'triangular', 'triangular2' (amplitude halved every cycle) or 'exp_range' (times `gamma` every iteration)
+    # 'triangular', 'triangular2' (amplitude halved every cycle) or 'exp_range' (times `gamma` every iteration)
+    mode:str='triangular'
     gamma:float=0.99994 # exp_range only: factor on the amplitude per iteration (the paper's value for 42000 iterations)
     up_frac:float=0.5 # share of each cycle that rises
     def __post_init__(self):
-        set_fields(self, n_cycles=as_int(self.n_cycles, 'n_cycles', most=10**6), **as_rate_bounds(self.lr_min, self.lr_max),
+        set_fields(self, n_cycles=as_int(self.n_cycles, 'n_cycles', most=10**6),
+                   **as_rate_bounds(self.lr_min, self.lr_max),
                    **{k: as_float(getattr(self, k), k) for k in ('gamma','up_frac')})
         one_of(self.mode, 'mode', ('triangular', 'triangular2', 'exp_range'))
-        if not 0 < self.gamma <= 1: raise ValueError(f"gamma={self.gamma}: must be above 0 and at most 1; it is applied at every iteration, so values near 1 are usual")
-        if not 0 < self.up_frac < 1: raise ValueError(f"up_frac={self.up_frac}: must be between 0 and 1; 0.5 rises for half of the cycle")
+        if not 0 < self.gamma <= 1:
+            raise ValueError(f"gamma={self.gamma}: must be above 0 and at most 1; it is applied at every iteration, so "
+                             f"values near 1 are usual")
+        if not 0 < self.up_frac < 1:
+            raise ValueError(f"up_frac={self.up_frac}: must be between 0 and 1; 0.5 rises for half of the cycle")
 
     def cycle_ends(self, n_steps): return np.array(whole_ends((1,)*self.n_cycles, steps(n_steps)))
     def height(self, step, n_steps):
@@ -170,7 +186,8 @@ class Mirrored(Schedule):
     at_min:float # value where `schedule` has its lowest rate
     at_max:float # value where `schedule` has its highest rate
     def __post_init__(self):
-        if not isinstance(self.schedule, Schedule): raise TypeError(f"schedule={short_repr(self.schedule)}: pass a Schedule, such as Flat(1e-3)")
+        if not isinstance(self.schedule, Schedule):
+            raise TypeError(f"schedule={short_repr(self.schedule)}: pass a Schedule, such as Flat(1e-3)")
         set_fields(self, at_min=as_rates(self.at_min, 'at_min'), at_max=as_rates(self.at_max, 'at_max'))
     lr_min,lr_max = property(lambda self: self.at_min), property(lambda self: self.at_max)
     def cycle_ends(self, n_steps): return self.schedule.cycle_ends(n_steps)
@@ -184,8 +201,10 @@ class SlantedTriangular(Schedule):
     cut_frac:float=0.1 # share of the steps that rise
     ratio:float=32 # `lr_max` over the lowest rate
     def __post_init__(self):
-        set_fields(self, lr_max=as_rates(self.lr_max), **{k: as_float(getattr(self, k), k) for k in ('cut_frac','ratio')})
-        if not 0 < self.cut_frac < 1: raise ValueError(f"cut_frac={self.cut_frac}: must be between 0 and 1; the paper uses 0.1")
+        set_fields(self, lr_max=as_rates(self.lr_max),
+                   **{k: as_float(getattr(self, k), k) for k in ('cut_frac','ratio')})
+        if not 0 < self.cut_frac < 1:
+            raise ValueError(f"cut_frac={self.cut_frac}: must be between 0 and 1; the paper uses 0.1")
         if not 1 <= self.ratio < np.inf: raise ValueError(f"ratio={self.ratio}: must be at least 1; the paper uses 32")
 
     @property
@@ -205,16 +224,20 @@ class OneCycle(Schedule):
     div_final:float=1e5 # `lr_max` over the rate at the end
     pct_start:float=0.25 # share of the steps that rise
     def __post_init__(self):
-        set_fields(self, lr_max=as_rates(self.lr_max), **{k: as_float(getattr(self, k), k) for k in ('div','div_final','pct_start')})
-        if not 0 < self.pct_start < 1: raise ValueError(f"pct_start={self.pct_start}: must be between 0 and 1; 0.25 rises for a quarter of the steps")
+        set_fields(self, lr_max=as_rates(self.lr_max),
+                   **{k: as_float(getattr(self, k), k) for k in ('div','div_final','pct_start')})
+        if not 0 < self.pct_start < 1:
+            raise ValueError(f"pct_start={self.pct_start}: must be between 0 and 1; 0.25 rises for a quarter of the steps")
         for k in ('div','div_final'):
-            if not 1 <= getattr(self, k) < np.inf: raise ValueError(f"{k}={getattr(self, k)}: must be at least 1; lr_max is divided by it")
+            if not 1 <= getattr(self, k) < np.inf:
+                raise ValueError(f"{k}={getattr(self, k)}: must be at least 1; lr_max is divided by it")
 
     @property
     def lr_min(self): return as_rates(np.asarray(self.lr_max)/max(self.div, self.div_final))
     def height(self, step, n_steps):
         done = step/n_steps
-        return np.where(done < self.pct_start, 1 - np.cos(np.pi*done/self.pct_start), 1 + np.cos(np.pi*(done-self.pct_start)/(1-self.pct_start))) / 2
+        return np.where(done < self.pct_start, 1 - np.cos(np.pi*done/self.pct_start),
+                        1 + np.cos(np.pi*(done-self.pct_start)/(1-self.pct_start))) / 2
     def _rates(self, step, n_steps):
         height,div = self.height(step, n_steps),np.where(step/n_steps < self.pct_start, self.div, self.div_final)
         return mix(0., self.lr_max, height + (1-height)/div)
@@ -230,15 +253,23 @@ class Joined(Schedule):
             try: set_fields(self, **{k: tuple(getattr(self, k))})
             except TypeError: raise TypeError(f"{k}={short_repr(getattr(self, k))}: pass a list") from None
         for s in self.schedules:
-            if not isinstance(s, Schedule): raise TypeError(f"schedules: {short_repr(s)} is no Schedule; pass some, such as Flat(1e-3)")
+            if not isinstance(s, Schedule):
+                raise TypeError(f"schedules: {short_repr(s)} is no Schedule; pass some, such as Flat(1e-3)")
         if not self.schedules or len(self.schedules)!=len(self.lengths):
-            raise ValueError(f"schedules, lengths={short_repr(self.lengths)}: pass one length for each of the {len(self.schedules)} schedules, and at least one")
-        if not all(as_float(l, 'lengths') > 0 for l in self.lengths): raise ValueError(f"lengths={short_repr(self.lengths)}: must be positive")
-        if len({np.size(s.lr_max) for s in self.schedules} - {1}) > 1: raise ValueError("schedules: have different numbers of layer groups")
+            raise ValueError(f"schedules, lengths={short_repr(self.lengths)}: pass one length for each of the "
+                             f"{len(self.schedules)} schedules, and at least one")
+        if not all(as_float(l, 'lengths') > 0 for l in self.lengths):
+            raise ValueError(f"lengths={short_repr(self.lengths)}: must be positive")
+        if len({np.size(s.lr_max) for s in self.schedules} - {1}) > 1:
+            raise ValueError("schedules: have different numbers of layer groups")
     @property
-    def lr_min(self): return as_rates(np.min(np.broadcast_arrays(*(s.lr_min for s in self.schedules), *(s.lr_max for s in self.schedules)), axis=0))
+    def lr_min(self):
+        return as_rates(np.min(np.broadcast_arrays(*(s.lr_min for s in self.schedules),
+                                                   *(s.lr_max for s in self.schedules)), axis=0))
     @property
-    def lr_max(self): return as_rates(np.max(np.broadcast_arrays(*(s.lr_min for s in self.schedules), *(s.lr_max for s in self.schedules)), axis=0))
+    def lr_max(self):
+        return as_rates(np.max(np.broadcast_arrays(*(s.lr_min for s in self.schedules),
+                                                   *(s.lr_max for s in self.schedules)), axis=0))
 
     def _parts(self, n_steps):
         ends = whole_ends(self.lengths, steps(n_steps))
