@@ -6,6 +6,7 @@ from ranks import on_ranks
 from fastcore.test import *
 from fastai_lrx.all import *
 from fastai_lrx.vary.schedules import *
+from fastai_lrx.vary.schedules import steps
 from fastai_lrx.core.args import *
 
 def test_every_method_learner_and_engine():

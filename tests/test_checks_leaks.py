@@ -9,6 +9,7 @@ import matplotlib as mpl, matplotlib.pyplot as plt
 from safetensors.torch import save, save_file
 from fastai_lrx.all import *
 from fastai_lrx.core.storage import *
+from fastai_lrx.core.storage import checksum
 from fastai_lrx.core.fingerprint import *
 
 def test_nothing_accumulates():

@@ -9,6 +9,7 @@ import pickle
 from fastai.callback.data import WeightedDL, PartialDL
 from fastai_lrx.all import *
 from fastai_lrx.spread.precompute import *
+from fastai_lrx.spread.precompute import FixedBody, MarkActivations
 from fastai_lrx.core.fingerprint import *
 from fastai_lrx.core.state import *
 from fastai_lrx.spread.activations import *
