@@ -15,7 +15,7 @@ import timm, torch
 from timm_zoo import faults, on_meta, stock_on_meta, ways
 from fastai.vision.all import *
 from fastai_lrx.all import *
-from fastai_lrx.spread.layer_groups import model_layers
+from fastai_lrx.spread.layers import model_layers
 from measure import machine, paired, publish, quiet, ratio
 
 def survey(arch):

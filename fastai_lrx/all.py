@@ -8,9 +8,11 @@ from .vary.scheduled import Scheduled
 from .vary.cycles import UntilOverfit
 from .find.curves import SweepCurve, by_drop, halfway, lowest, valley
 from .find import finder, range_tests
-from .keep.snapshots import SnapshotEnsemble, Snapshots
+from .keep.snapshots import Snapshots
+from .keep.ensembles import SnapshotEnsemble
 from .keep.resume import Resume
-from .spread.layer_groups import discriminative_lrs, timm_split
+from .spread.layers import discriminative_lrs, timm_split
+from .spread import layer_groups
 from .spread.freezing import NormFreeze
 from .spread.backbones import timm_learner
 from .spread.fine_tune import GradualUnfreezing

@@ -110,7 +110,8 @@ def run(
     set_seed(seed)
     learn = pretrained_learner(digits_dls(range(5, 10), valid_pct=0.8, seed=seed), arch, pretrained, seed=seed)
     r = Recipe(learn, out)
-    print(f"{len(learn.dls.train_ds)} images of 5 to 9 to learn from, {len(learn.dls.valid_ds)} to validate with; {arch}\n")
+    n_train,n_valid = len(learn.dls.train_ds),len(learn.dls.valid_ds)
+    print(f"{n_train} images of 5 to 9 to learn from, {n_valid} to validate with; {arch}\n")
     print(f"{'step':<58}{'lr':>9}{'accuracy':>10}{'seconds':>8}")
     r.note('   pretrained on other digits, new head' if not pretrained
            else '   pretrained weights, new head', start=start)

@@ -8,7 +8,7 @@ from torch.overrides import TorchFunctionMode
 from tiny import *
 from fastai.callback.channelslast import ChannelsLast
 from fastai_lrx.all import *
-from fastai_lrx.keep.resume import run_state
+from fastai_lrx.keep.run_state import run_state
 from fastai_lrx.core.fingerprint import fingerprint
 
 has_card = torch.cuda.is_available()
@@ -85,7 +85,9 @@ def story(kind, precision, look=noop):
     return changed,everything(learn)
 
 class Reads(TorchFunctionMode):
-    "Counts how often something of a tensor is read by python, which makes a GPU wait; a CPU stands in for the GPU. What was read already is on the host."
+    """Counts how often something of a tensor is read by python, which makes a GPU wait; a CPU stands in for the GPU.
+
+    What was read already is on the host."""
     names = {'item', 'tolist', 'numpy', '__float__', '__int__', '__bool__', '__index__', '__array__',
              'nonzero', 'equal'}
     def __init__(self): super().__init__(); self.n,self.by = 0,{}
@@ -101,9 +103,8 @@ class Reads(TorchFunctionMode):
             self.by[name] = self.by.get(name, 0) + 1
         out = func(*args, **kwargs)
         if to_host and out is args[0]: out = out.alias() if hasattr(out, 'alias') else out.view_as(out)
-        if isinstance(out, torch.Tensor) and (to_host
-                                              or all(vars(t).get('on_host') for t in tensors)) and name != '__get__':
-            out.on_host = True
+        on_host = to_host or all(vars(t).get('on_host') for t in tensors)
+        if isinstance(out, torch.Tensor) and on_host and name != '__get__': out.on_host = True
         return out
 
 def flattened(o): return [v for x in o for v in flattened(x)] if isinstance(o, (list,tuple)) else [o]

@@ -1,4 +1,6 @@
-"""How the generated tests run: no display, one thread, a seed, from nbs/ as the notebooks do; each leaves the process as it found it."""
+"""How the generated tests run: no display, one thread, a seed, from nbs/ as the notebooks do.
+
+Each leaves the process as it found it."""
 import os, signal, sys, threading
 from pathlib import Path
 
@@ -7,7 +9,8 @@ matplotlib.use('Agg')
 import pytest, torch
 
 here = Path(__file__).parent
-sys.path.insert(0, str(here))   # `from tiny import ...`, `from ranks import on_ranks`
+sys.path.insert(0, str(here))             # `from tiny import ...`, `from ranks import on_ranks`
+sys.path.append(str(here.parent/'tools'))   # `import check_sync`
 torch.set_num_threads(int(os.environ.get('LRX_TEST_THREADS', 1)))
 
 def pytest_addoption(parser):
@@ -74,7 +77,9 @@ switches = {
 
 @pytest.fixture
 def process_left_alone():
-    "The process is afterwards as it was; what is not is put back, so that other tests are not harmed, and the test fails."
+    """The process is afterwards as it was.
+
+    What is not is put back, so that other tests are not harmed, and the test fails."""
     before = {name: switch.get() for name,switch in switches.items()}
     yield
     changed = {name: (before[name], now) for name,switch in switches.items() if (now := switch.get()) != before[name]}

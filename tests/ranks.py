@@ -36,8 +36,10 @@ def _run(script:str, out:str, env:dict):
     runpy.run_path(script, run_name='__main__')
 
 def on_ranks(func, n:int=2, limit:float=120):
-    """`func(rank)` in `n` processes joined by gloo; the list of what they return. `func` finds everything of `tiny`, fastai and
-    fastai_lrx.all in its namespace, and nothing else. After `limit` seconds, or if one process fails, all are killed."""
+    """`func(rank)` in `n` processes joined by gloo; the list of what they return.
+
+    `func` finds everything of `tiny`, fastai and fastai_lrx.all in its namespace, and nothing else. After `limit`
+    seconds, or if one process fails, all are killed."""
     with socket.socket() as s:
         s.bind(('127.0.0.1', 0))
         port = s.getsockname()[1]
@@ -70,7 +72,9 @@ def on_ranks(func, n:int=2, limit:float=120):
         return [pickle.loads((Path(d)/f'{i}.pkl').read_bytes()) for i in range(n)]
 
 def launch(script:str, *args, n:int=2, limit:float=200):
-    "Run `script` in `n` processes with accelerate's launcher; its exit status and output. After `limit` seconds all are killed."
+    """Run `script` in `n` processes with accelerate's launcher; its exit status and output.
+
+    After `limit` seconds all are killed."""
     with tempfile.TemporaryDirectory() as d, socket.socket() as s:
         (Path(d)/'train.py').write_text(script)
         s.bind(('127.0.0.1', 0))

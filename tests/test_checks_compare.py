@@ -6,7 +6,7 @@ from ranks import on_ranks
 from fastcore.test import *
 from fastai.callback.all import *
 from fastai_lrx.all import *
-from fastai_lrx.show.compare import Comparison, Run
+from fastai_lrx.show.comparison import Comparison, Run
 import itertools, pickle
 
 def test_no_trace():
@@ -49,11 +49,13 @@ def test_no_trace():
         test_eq(res.of('flat')[0].failed, '')
     learn = learner('vision')
     learn.fit(1, 1e-2)
-    history = learn.recorder.values[:],learn.recorder.losses[:],learn.recorder.iters[:],[type(cb)
-        for cb in learn.cbs],learn.metrics
+    def history():
+        "What `learn` has recorded, its callbacks and its metrics"
+        rec = learn.recorder
+        return rec.values[:],rec.losses[:],rec.iters[:],[type(cb) for cb in learn.cbs],learn.metrics
+    before = history()
     res = compare_all(learn, metrics=error_rate)
-    test_eq((learn.recorder.values, learn.recorder.losses, learn.recorder.iters, [type(cb) for cb in learn.cbs],
-             learn.metrics), history)
+    test_eq(history(), before)
     assert 'error_rate' in res.start and 'accuracy' not in res.start
 
     # %% nbs/checks/compare.ipynb #2bfde692
@@ -122,7 +124,7 @@ def test_the_same_batches():
             l.fit(2, 1e-2, cbs=Sees(seen['peeking']))
         res = learn.compare(dict(plain=lambda l: l.fit(2, 1e-2, cbs=Sees(seen['plain'])), peeking=peeking,
                                  drawing=lambda l: l.fit(2, 1e-2, cbs=[Draws(), Sees(seen['drawing'])]), finding=finding),
-                                 seeds=2)
+                            seeds=2)
         assert not any(run.failed for run in res.runs), [run.failed for run in res.runs]
         test_eq(seen['drawing'], seen['plain'])
         test_eq(seen['finding'], seen['plain'])
@@ -154,9 +156,9 @@ def test_the_same_batches():
     for kind in kinds:
         learn = learner(kind)
         flat = {'flat': lambda l: l.fit(2, 1e-2)}
-        alone,again,last = learn.compare(flat, seeds=[3]),learn.compare(flat,
-                                                                        seeds=[3]),learn.compare({'other': looks}
-            | flat, seeds=[1, 3])
+        alone = learn.compare(flat, seeds=[3])
+        again = learn.compare(flat, seeds=[3])
+        last = learn.compare({'other': looks} | flat, seeds=[1, 3])
         for res in (again, last): test_eq(res.runs[-1].curve, alone.runs[0].curve)
         learn.model.eval()
         test_eq(learn.compare(flat, seeds=[3]).runs[0].curve, alone.runs[0].curve)

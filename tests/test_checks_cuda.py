@@ -6,7 +6,7 @@ from fastcore.test import *
 from fastai_lrx.all import *
 import contextlib, subprocess
 from fastai_lrx.core.storage import load_state
-import fastai_lrx.spread.precompute as precompute
+import fastai_lrx.spread.activations as activations
 from fastai.callback.schedule import LRFinder
 
 @pytest.mark.cuda
@@ -80,8 +80,8 @@ def test_memory_cuda():
     quietly(learn.fit, 1, 1e-4)
     find = lambda **kwargs: learn.lr_find(1e-8, 1e-6, num_it=8, show_plot=False, extend=False, suggest_funcs=None, **kwargs)
     quietly(find)
-    copied = sum(t.nbytes for t in (*learn.model.parameters(), *learn.model.buffers())) + sum(t.nbytes
-        for s in learn.opt.state.values() for t in s.values() if isinstance(t, Tensor))
+    in_opt = [t for s in learn.opt.state.values() for t in s.values() if isinstance(t, Tensor)]
+    copied = sum(t.nbytes for t in (*learn.model.parameters(), *learn.model.buffers(), *in_opt))
     rest = allocated()
     training,sweeping,sparing = peak(lambda: learn.fit(1, 1e-6)),peak(find),peak(lambda: find(device='cpu'))
     mb = 2**20
@@ -138,11 +138,15 @@ from card import *
 class Killed(Callback):
     order = 2000
     def before_batch(self):
-        if self.epoch == 2 and self.iter == 2 and self.training and len(sys.argv) > 3: os.kill(os.getpid(), signal.SIGKILL)
+        if not self.training or (self.epoch, self.iter) != (2, 2) or len(sys.argv) <= 3: return
+        os.kill(os.getpid(), signal.SIGKILL)
 for precision in ('fp32', 'fp16') if has_card else ('fp32',):
     learn = on_card('vision', precision)
-    quietly(lambda: learn.fit_one_cycle(4, 1e-2, cbs=[Resume(f'{sys.argv[2]}/{precision}'), *([Killed()] if precision == 'fp16' or not has_card else [])]))
-    print('left', precision, fingerprint(sorted(everything(learn).items())), fingerprint([float(o) for o in learn.recorder.losses]))
+    cbs = [Resume(f'{sys.argv[2]}/{precision}')]
+    if precision == 'fp16' or not has_card: cbs.append(Killed())
+    quietly(lambda: learn.fit_one_cycle(4, 1e-2, cbs=cbs))
+    losses = [float(o) for o in learn.recorder.losses]
+    print('left', precision, fingerprint(sorted(everything(learn).items())), fingerprint(losses))
 '''
     def run(folder, *args):
         return subprocess.Popen([sys.executable, '-W', 'ignore', '-c', script, '../tests', folder, *args],
@@ -187,6 +191,9 @@ def test_precomputed_cuda():
                 learn.fit(2, 1e-2)
             return places
         return quietly(train),[p.detach().cpu() for p in learn.model[1].parameters()],learn
+    class FrozenInEval(Callback):
+        order = 1
+        def before_train(self): self.model[0].eval()
 
     with tempfile.TemporaryDirectory() as d:
         for precision in ('fp32', 'bf16') if has_card else ('fp32',):
@@ -202,10 +209,7 @@ def test_precomputed_cuda():
             live.freeze()
             for m in live.model[0].modules():                            # fixed as it is inside
                 for p in m.parameters(recurse=False): p.requires_grad_(False)
-            quietly(live.fit, 2, 1e-2, cbs=[NormFreeze,
-                                            FrozenInEval := type('FrozenInEval', (Callback,),
-                                                                 dict(order=1,
-                                                                      before_train=lambda self: self.model[0].eval()))])
+            quietly(live.fit, 2, 1e-2, cbs=[NormFreeze, FrozenInEval])
             for a,b in zip(head, (p.detach().cpu() for p in live.model[1].parameters())):
                 assert torch.allclose(a, b, atol=2e-4 if precision == 'fp32' else 2e-2), (precision, (a-b).abs().max())
 
@@ -217,14 +221,14 @@ def test_activations_without_room_cuda():
     learn = photos(n=64, n_out=3)
     learn.freeze()
     with learn.precomputed(): on_card_then = allocated()
-    rest,room = allocated(),precompute.room_on
-    precompute.room_on = lambda device: 1000
+    rest,room = allocated(),activations.room_on
+    activations.room_on = lambda device: 1000
     try:
         with learn.precomputed():
             test_eq({t.device.type for dl in learn.dls.loaders for t in dl.rows.tensors}, {'cpu'})
             assert allocated() <= rest < on_card_then
             test_eq({b[0].device.type for dl in learn.dls.loaders for b in dl}, {'cuda'})       # batches come to the card
-    finally: precompute.room_on = room
+    finally: activations.room_on = room
 
 @pytest.mark.cuda
 def test_snapshots_cuda():
@@ -295,12 +299,13 @@ def test_what_makes_a_gpu_wait_cuda():
         return learn
     def cached(l):
         with l.precomputed(): l.fit(1, 1e-3)
-    stock,find = waits_per_batch(make, lambda l: l.fit(1, 1e-3)),waits_per_batch(make,
-        lambda l: l.fit(1, cbs=LRFinder(num_it=len(l.dls.train), stop_div=False)))
+    stock = waits_per_batch(make, lambda l: l.fit(1, 1e-3))
+    find = waits_per_batch(make, lambda l: l.fit(1, cbs=LRFinder(num_it=len(l.dls.train), stop_div=False)))
     ours = dict(sgdr=lambda l: l.fit_sgdr(1, 1, 1e-3), norm_freeze=lambda l: l.fit(1, 1e-3, cbs=NormFreeze()),
                 snapshots=lambda l: l.fit_sgdr(1, 1, 1e-3, cbs=[Snapshots(), UntilOverfit()]), precomputed=cached)
     counts = {name: waits_per_batch(make, fit) for name,fit in ours.items()}
     sweep = waits_per_batch(make, lambda l: l.lr_find(num_it=len(l.dls.train), stop_div=False, show_plot=False,
                                                       extend=False, suggest_funcs='valley'))
-    print(f'each batch (of training and of validation) waits: stock {stock}, {counts}; in a sweep stock {find}, ours {sweep}')
+    print(f'each batch (of training and of validation) waits: stock {stock}, {counts}; '
+          f'in a sweep stock {find}, ours {sweep}')
     assert all(n <= stock for n in counts.values()) and sweep <= find

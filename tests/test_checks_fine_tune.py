@@ -35,11 +35,12 @@ def test_at_every_batch():
     # %% nbs/checks/fine_tune.ipynb #40011e80
     def one_cycle_rates(frozen, epochs, n_iter, tops):
         "fastai's own functions, stage by stage"
-        low = [combined_cos(0.99, top/25, top, top/1e5) for top in tops],[combined_cos(0.3, top/5, top, top/1e5)
-                                                                          for top in tops]
-        moms = combined_cos(0.99, 0.95, 0.85, 0.95),combined_cos(0.3, 0.95, 0.85, 0.95)
-        for stage,n in ((0, frozen*n_iter), (1, epochs*n_iter)):
-            for i in range(n): yield [float(f(i/n)) for f in low[stage]],float(moms[stage](i/n))
+        rises = [combined_cos(0.99, top/25, top, top/1e5) for top in tops]
+        cycles = [combined_cos(0.3, top/5, top, top/1e5) for top in tops]
+        stages = ((rises, combined_cos(0.99, 0.95, 0.85, 0.95), frozen*n_iter),
+                  (cycles, combined_cos(0.3, 0.95, 0.85, 0.95), epochs*n_iter))
+        for rates,mom,n in stages:
+            for i in range(n): yield [float(f(i/n)) for f in rates],float(mom(i/n))
 
     learn = deep()
     for frozen,epochs in ((1, 4), (2, 2), (0, 3)):
@@ -161,9 +162,9 @@ def test_one_run():
     learn = deep()
     learn.fine_tune_discriminative(3, 1e-2, start_epoch=2, cbs=(log := Log()))
     test_eq(log.rows[0][2:], ([False, True, True, True], 2))
-    np.testing.assert_allclose(log.rows[0][0][-1],
-                               staged_schedule('one_cycle', np.array([1e-2]), 1, 3).at(2*len(learn.dls.train),
-        4*len(learn.dls.train)), rtol=1e-9)
+    n_iter = len(learn.dls.train)
+    want = staged_schedule('one_cycle', np.array([1e-2]), 1, 3).at(2*n_iter, 4*n_iter)
+    np.testing.assert_allclose(log.rows[0][0][-1], want, rtol=1e-9)
     def tops(base_lr, **kwargs):
         learn = deep()
         learn.fine_tune_discriminative(1, base_lr, cbs=(log := Log()), schedule='sgdr', **kwargs)
@@ -272,7 +273,8 @@ def test_accumulation_bf16_two_ranks():
             learn.fine_tune_discriminative(2, 1e-2, cbs=Stage(), train_bn=False)
             learn.fine_tune_discriminative(1, 1e-2)
         moved = [not p.equal(q) for p,q in zip(before, learn.model.parameters())]
-        return [p.detach() for p in learn.model.parameters()],sorted(set(stages)),len(set(wrapped)) >= 2,all(moved),type(learn.model).__name__
+        ps,wrapped_anew = [p.detach() for p in learn.model.parameters()],len(set(wrapped)) >= 2
+        return ps,sorted(set(stages)),wrapped_anew,all(moved),type(learn.model).__name__
     a,b = on_ranks(ranks_fine_tune)
     assert same(a[0], b[0])
     test_eq(a[1:], ([0, 1, 2], True, True, 'Sequential'))
@@ -567,22 +569,27 @@ def test_bad_input():
 
     # %% nbs/checks/fine_tune.ipynb #948c412a
     learn = deep()
-    for args,kwargs,words_ in (((3,), dict(unfreeze='slow'), "unfreeze='slow'"),
-                               ((3,), dict(schedule='cosine'),
-                                "schedule='cosine': must be 'one_cycle', 'sgdr', 'triangular' or 'stlr'"),
-                              ((0,), {}, 'epochs=0'), ((1, 1e-2, -1), {}, 'freeze_epochs=-1'), ((3,), dict(div=0), 'div=0'),
-                              ((3,), dict(div=-2.6), 'div=-2.6'),
-                              ((3, [1e-3]*3), {}, '3 rates for a model of 4 layer groups'),
-                              ((3, -1e-3), {}, 'must not be negative'), ((3, float('nan')), {}, 'must be finite'),
-                              ((3,), dict(n_groups=99), 'n_groups=99'),
-                              ((3,), dict(n_groups=1), 'n_groups=1: must be at least 2'),
-                              ((3,), dict(moms=(1.5, 0.2)), 'moms=(1.5, 0.2)'),
-                              ((3, [1e-3]*4), dict(n_groups=3), '4 rates for a model of 3 layer groups'),
-                              ((3,), dict(start_epoch=5), 'start_epoch=5: the fit has 4 epochs'),
-                              ((3,), dict(start_epoch=-1), 'start_epoch=-1'), ((3,), dict(wd=-1), 'wd=-1'),
-                              ((3,), dict(div=1e-300), 'div=1e-300'),
-                              ((3, slice(-1e-3, 1e-2)), {}, 'must not be negative'),
-                              ((3,), dict(cbs=GradualUnfreezing()), 'brings its own GradualUnfreezing')):
+    wrong = (
+        ((3,), dict(unfreeze='slow'), "unfreeze='slow'"),
+        ((3,), dict(schedule='cosine'), "schedule='cosine': must be 'one_cycle', 'sgdr', 'triangular' or 'stlr'"),
+        ((0,), {}, 'epochs=0'),
+        ((1, 1e-2, -1), {}, 'freeze_epochs=-1'),
+        ((3,), dict(div=0), 'div=0'),
+        ((3,), dict(div=-2.6), 'div=-2.6'),
+        ((3,), dict(div=1e-300), 'div=1e-300'),
+        ((3, [1e-3]*3), {}, '3 rates for a model of 4 layer groups'),
+        ((3, -1e-3), {}, 'must not be negative'),
+        ((3, slice(-1e-3, 1e-2)), {}, 'must not be negative'),
+        ((3, float('nan')), {}, 'must be finite'),
+        ((3,), dict(n_groups=99), 'n_groups=99'),
+        ((3,), dict(n_groups=1), 'n_groups=1: must be at least 2'),
+        ((3, [1e-3]*4), dict(n_groups=3), '4 rates for a model of 3 layer groups'),
+        ((3,), dict(moms=(1.5, 0.2)), 'moms=(1.5, 0.2)'),
+        ((3,), dict(start_epoch=5), 'start_epoch=5: the fit has 4 epochs'),
+        ((3,), dict(start_epoch=-1), 'start_epoch=-1'),
+        ((3,), dict(wd=-1), 'wd=-1'),
+        ((3,), dict(cbs=GradualUnfreezing()), 'brings its own GradualUnfreezing'))
+    for args,kwargs,words_ in wrong:
         test_fail(lambda: learn.fine_tune_discriminative(*args, **kwargs), contains=words_, exc=ValueError)
     test_fail(lambda: learn.fine_tune_discriminative(2.5), contains='epochs=2.5', exc=TypeError)
     for kwargs,words_ in ((dict(n_groups='3'), "n_groups='3'"), (dict(n_groups=2.5), 'n_groups=2.5'),
@@ -604,6 +611,6 @@ def test_bad_input():
         warnings.simplefilter('ignore')
         test_fail(lambda: before.fine_tune_discriminative(2, None, n_groups=3),
                   contains='base_lr=None: lr_find has found no rate', exc=ValueError)
-    assert before.opt is None and before.splitter is four_groups and len(before.cbs)==n_cbs and same(state,
-        list(before.model.parameters()))
+    assert before.opt is None and before.splitter is four_groups and len(before.cbs)==n_cbs
+    assert same(state, list(before.model.parameters()))
     test_fail(lambda: learner('tabular').fit(1, 1e-3, cbs=GradualUnfreezing()), contains='one layer group', exc=ValueError)

@@ -6,7 +6,6 @@ from ranks import on_ranks
 from fastcore.test import *
 from fastai_lrx.all import *
 from fastai_lrx.vary.schedules import *
-from fastai_lrx.vary.schedules import steps
 from fastai_lrx.core.args import *
 
 def test_every_method_learner_and_engine():
@@ -39,9 +38,10 @@ def test_every_method_learner_and_engine():
 
     def all_methods(learn):
         "Run the three methods with group rates and momentum, and compare."
-        G = len(learn.opt.param_lists) if learn.opt else len(L(learn.splitter(learn.model))) if learn.splitter!=trainable_params else 1
-        hi = np.array(even_mults(1e-4, 1e-2, G)) if G > 1 else np.array([1e-2])
-        given = slice(1e-4, 1e-2) if G > 1 else 1e-2
+        if learn.opt: n_groups = len(learn.opt.param_lists)
+        else: n_groups = len(L(learn.splitter(learn.model))) if learn.splitter!=trainable_params else 1
+        hi = np.array(even_mults(1e-4, 1e-2, n_groups)) if n_groups > 1 else np.array([1e-2])
+        given = slice(1e-4, 1e-2) if n_groups > 1 else 1e-2
         moms = (0.95, 0.85)
         runs(learn, CosineRestarts(2, hi, 1e-3*hi/1e-2),
              partial(learn.fit_sgdr, 2, 1, given, lr_min=1e-3, moms=moms), 3, moms=moms)

@@ -76,13 +76,15 @@ def test_nothing_accumulates():
 
     features = dict(
         lr_find=lambda learn, _: learn.lr_find(np.array([1e-7, 1e-6]), num_it=20, repeats=2, extend=False), ranged=ranged,
-        planned=planned, cycled=cycled, tuned=tuned, compare=lambda learn,
-        _: learn.compare({'fixed': lambda l: l.fit(1, 1e-3)}, seeds=1).plot(), snapshots=snapshots, precomputed=precomputed,
-        resumed=resumed, mishaps=mishaps,
+        planned=planned, cycled=cycled, tuned=tuned,
+        compare=lambda learn, _: learn.compare({'fixed': lambda l: l.fit(1, 1e-3)}, seeds=1).plot(),
+        snapshots=snapshots, precomputed=precomputed, resumed=resumed, mishaps=mishaps,
         regroup=lambda learn, _: learn.regroup(2).layer_groups.plot())
 
     def use(learn, names=features):
-        "Use the features of these names; figures that were asked for are closed. Deprecated calls within the library are errors"
+        """Use the features of these names; figures that were asked for are closed.
+
+    Deprecated calls within the library are errors."""
         with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
             warnings.simplefilter('ignore')
             for category in (DeprecationWarning, PendingDeprecationWarning, FutureWarning):
@@ -100,9 +102,9 @@ def test_nothing_accumulates():
         hooks = lambda o: [len(v) for k in {*dir(type(o)), *names(o)} if k.endswith('hooks')
                            and isinstance(v := getattr(o, k, None), dict)]
         def size(v):
-            return len(v) if isinstance(v, (dict,list,set)) else v.cache_info().currsize if isinstance(v,
-                functools._lru_cache_wrapper) else len(v.registry) if isinstance(v, types.FunctionType) and hasattr(v,
-                'registry') else None
+            if isinstance(v, (dict,list,set)): return len(v)
+            if isinstance(v, functools._lru_cache_wrapper): return v.cache_info().currsize
+            if isinstance(v, types.FunctionType) and hasattr(v, 'registry'): return len(v.registry)
         tables = {f'{name}.{k}': size(v) for name,m in sys.modules.items() if name.startswith('fastai_lrx.')
                   for k,v in vars(m).items() if k[:2] != '__'}
         linux,mine = Path('/proc/self'),tempfile.gettempdir()
@@ -206,13 +208,15 @@ def test_nothing_accumulates_slow():
 
     features = dict(
         lr_find=lambda learn, _: learn.lr_find(np.array([1e-7, 1e-6]), num_it=20, repeats=2, extend=False), ranged=ranged,
-        planned=planned, cycled=cycled, tuned=tuned, compare=lambda learn,
-        _: learn.compare({'fixed': lambda l: l.fit(1, 1e-3)}, seeds=1).plot(), snapshots=snapshots, precomputed=precomputed,
-        resumed=resumed, mishaps=mishaps,
+        planned=planned, cycled=cycled, tuned=tuned,
+        compare=lambda learn, _: learn.compare({'fixed': lambda l: l.fit(1, 1e-3)}, seeds=1).plot(),
+        snapshots=snapshots, precomputed=precomputed, resumed=resumed, mishaps=mishaps,
         regroup=lambda learn, _: learn.regroup(2).layer_groups.plot())
 
     def use(learn, names=features):
-        "Use the features of these names; figures that were asked for are closed. Deprecated calls within the library are errors"
+        """Use the features of these names; figures that were asked for are closed.
+
+    Deprecated calls within the library are errors."""
         with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
             warnings.simplefilter('ignore')
             for category in (DeprecationWarning, PendingDeprecationWarning, FutureWarning):
@@ -242,9 +246,8 @@ def test_nothing_accumulates_slow():
         with new_folder():
             learn = learner(kind)
             if kind in ('text','tabular'):
-                features['lr_find'],features['cycled'] = (lambda learn,
-                                                          _: learn.lr_find(num_it=20, extend=False)),(lambda learn,
-                    _: learn.fit_sgdr(1, 1, 1e-3, cbs=UntilOverfit()))
+                features['lr_find'] = lambda learn, _: learn.lr_find(num_it=20, extend=False)
+                features['cycled'] = lambda learn, _: learn.fit_sgdr(1, 1, 1e-3, cbs=UntilOverfit())
             names = [name for name in features if name not in needs.get(kind, '').split()
                      + ['planned', 'regroup', 'ranged']*(kind in needs)]
             def use_times(n):
@@ -321,13 +324,15 @@ def test_what_is_dropped_is_freed():
 
     features = dict(
         lr_find=lambda learn, _: learn.lr_find(np.array([1e-7, 1e-6]), num_it=20, repeats=2, extend=False), ranged=ranged,
-        planned=planned, cycled=cycled, tuned=tuned, compare=lambda learn,
-        _: learn.compare({'fixed': lambda l: l.fit(1, 1e-3)}, seeds=1).plot(), snapshots=snapshots, precomputed=precomputed,
-        resumed=resumed, mishaps=mishaps,
+        planned=planned, cycled=cycled, tuned=tuned,
+        compare=lambda learn, _: learn.compare({'fixed': lambda l: l.fit(1, 1e-3)}, seeds=1).plot(),
+        snapshots=snapshots, precomputed=precomputed, resumed=resumed, mishaps=mishaps,
         regroup=lambda learn, _: learn.regroup(2).layer_groups.plot())
 
     def use(learn, names=features):
-        "Use the features of these names; figures that were asked for are closed. Deprecated calls within the library are errors"
+        """Use the features of these names; figures that were asked for are closed.
+
+    Deprecated calls within the library are errors."""
         with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
             warnings.simplefilter('ignore')
             for category in (DeprecationWarning, PendingDeprecationWarning, FutureWarning):
@@ -359,14 +364,14 @@ def test_what_is_dropped_is_freed():
     def bad(learn): raise Bad
     results = dict(rates=lambda l: l.lr_find(num_it=20), figure=lambda l: l.lr_find(num_it=20).plot(),
                    rules=lambda l: l.lr_find(num_it=20, suggest_funcs=(lambda lrs, losses, num_it: 1e-3,)),
-                   bounds=lambda l: l.lr_range_test(end_lr=1., num_it=20), groups=lambda l: l.lr_find_groups(num_it=40),
-        plan=plan, plan_figure=lambda l: plan(l).plot(),
-        comparison=lambda l: l.compare({'fixed': lambda l: l.fit(1), 'bad': bad}, seeds=1), table=lambda l: l.layer_groups,
-        table_figure=lambda l: l.layer_groups.plot(),
-        predictions=lambda l: SnapshotEnsemble(l, fitted(Snapshots())(l)[1]).get_preds(),
-        snapshots=fitted(Snapshots()), overfit=fitted(UntilOverfit()), norms=fitted(NormFreeze()),
-        unfreezing=fitted(GradualUnfreezing()), resume=lambda l: fitted(Resume(tempfile.mkdtemp()))(l),
-        splitter=lambda l: l.regroup(2).splitter, everything=use)
+                   bounds=lambda l: l.lr_range_test(end_lr=1., num_it=20),
+                   groups=lambda l: l.lr_find_groups(num_it=40), plan=plan, plan_figure=lambda l: plan(l).plot(),
+                   comparison=lambda l: l.compare({'fixed': lambda l: l.fit(1), 'bad': bad}, seeds=1),
+                   table=lambda l: l.layer_groups, table_figure=lambda l: l.layer_groups.plot(),
+                   predictions=lambda l: SnapshotEnsemble(l, fitted(Snapshots())(l)[1]).get_preds(),
+                   snapshots=fitted(Snapshots()), overfit=fitted(UntilOverfit()), norms=fitted(NormFreeze()),
+                   unfreezing=fitted(GradualUnfreezing()), resume=lambda l: fitted(Resume(tempfile.mkdtemp()))(l),
+                   splitter=lambda l: l.regroup(2).splitter, everything=use)
 
     # %% nbs/checks/leaks.ipynb #10c3745b
     gc.freeze()                          # what is there already is not looked at again
@@ -755,7 +760,8 @@ def test_odd_folders():
     def files(folder): return sorted(p.name for p in folder.glob('*.safetensors'))
 
     # %% nbs/checks/leaks.ipynb #c4b0844d
-    odd = 'run*[0]', 'fit000_epoch00001.safetensors', 'a b', 'ünï 日本', 'two\nlines', '~', '-rf', '%s{x}$HOME', 'x'*200, 'deep/../deep/er', 'link'
+    odd = ('run*[0]', 'fit000_epoch00001.safetensors', 'a b', 'ünï 日本', 'two\nlines', '~', '-rf',
+           '%s{x}$HOME', 'x'*200, 'deep/../deep/er', 'link')
 
     class Leave(Callback):
         "The script goes somewhere else."
@@ -896,7 +902,8 @@ def test_links_and_what_is_in_the_way():
     # %% nbs/checks/leaks.ipynb #b09828a9
     with new_folder() as folder:
         train(folder)
-        mine = 'fit.safetensors', 'fit2026.safetensors', 'fitted.safetensors', 'fit000_epoch00001_mine.safetensors', 'fit001_epoch00001.safetensors.bak'
+        mine = ('fit.safetensors', 'fit2026.safetensors', 'fitted.safetensors', 'fit000_epoch00001_mine.safetensors',
+                'fit001_epoch00001.safetensors.bak')
         for name in mine: (folder/'run'/name).write_text('mine')
         (folder/'run/fit001_epoch00001.safetensors').write_text('of a fit that is to be forgotten')
         train(folder, 1, restart=True)

@@ -5,7 +5,7 @@ from tiny import *
 from fastcore.test import *
 from fastai_lrx.all import *
 import subprocess, copy
-from fastai_lrx.core.state import Keeper
+from fastai_lrx.core.remember import Keeper
 
 def test_mishaps_in_the_sweep():
     # %% nbs/checks/no_trace.ipynb #38af2b62

@@ -2,73 +2,22 @@
 import pytest
 import sys
 from tiny import *
+from frozen_bodies import *
 from ranks import on_ranks
 from fastcore.test import *
 from copy import deepcopy
 import pickle
 from fastai.callback.data import WeightedDL, PartialDL
 from fastai_lrx.all import *
-from fastai_lrx.spread.precompute import *
-from fastai_lrx.spread.precompute import FixedBody, MarkActivations
-from fastai_lrx.core.fingerprint import *
-from fastai_lrx.core.state import *
-from fastai_lrx.spread.activations import *
-from fastai_lrx.spread.fixed_layers import *
-from fastai_lrx.core.fingerprint import fingerprint
 from fastai_lrx.core.storage import mapped_state
+from fastai_lrx.spread.fixed_layers import Bypass
+from fastai_lrx.spread.precompute import FixedBody, MarkActivations
 from torch.func import functional_call
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from timm.utils import ModelEmaV3
 
 def test_equal_to_the_frozen_body_in_evaluation_mode():
-    # %% nbs/checks/precompute.ipynb #6e19c4b0
-    class BodyInEval(Callback):
-        "The oracle: the whole frozen body, the first modules of the model, in evaluation mode and out of autograd"
-        run_after = TrainEvalCallback
-        def __init__(self, n=1): self.n = n
-        def before_fit(self):
-            for p in self.model[:self.n].parameters(): p.requires_grad_(False).grad = None
-        def before_train(self): self.model[:self.n].eval()
-
-    def draw(i, size=16):
-        rng = np.random.default_rng(i)
-        return PILImage.create((rng.integers(0, 120, (size,size,3)) + 60*(i%3)).astype(np.uint8))
-    def images(n=45, n_valid=15, size=16, bs=8, num_workers=0, batch_tfms=None, item_tfms=None, dl_type=None, **kwargs):
-        "Loaders of images in three classes, shuffled, not augmented unless asked for"
-        block = DataBlock((ImageBlock, CategoryBlock), get_x=partial(draw, size=size), get_y=get_label,
-                          splitter=IndexSplitter(range(n_valid)), batch_tfms=batch_tfms, item_tfms=item_tfms)
-        return block.datasets(list(range(n))).dataloaders(bs=bs, num_workers=num_workers, dl_type=dl_type,
-                                                          after_item=[ToTensor, *L(item_tfms)],
-                                                          after_batch=[IntToFloatTensor, *L(batch_tfms)], **kwargs)
-    def convnet(loaders=images, seed=0, cbs=None, **kwargs):
-        "A convnet with BatchNorm and Dropout in body and head, the body frozen; SGD has no square roots to blow rounding up"
-        set_seed(seed)
-        body = nn.Sequential(ConvLayer(3, 4), nn.Dropout(0.3), ConvLayer(4, 8, stride=2))
-        head = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.BatchNorm1d(8), nn.Dropout(0.3), nn.Linear(8, 3))
-        learn = quiet(Learner(loaders(), nn.Sequential(body, head), loss_func=CrossEntropyLossFlat(), metrics=accuracy,
-                              splitter=two_groups, cbs=cbs, **kwargs))
-        learn.freeze()
-        return learn
-    def rngs(): return [torch.get_rng_state(), torch.tensor([random.random()]), torch.tensor([np.random.rand()])]
-
-    def difference(make, train, n=1, **kwargs):
-        "By how much weights and losses differ after training inside, and with the body in evaluation mode; random generators must agree"
-        live = make()
-        live.add_cb(BodyInEval(n))
-        set_seed(1)
-        train(live)
-        live_rng = rngs()
-        learn = make()
-        set_seed(1)
-        with warnings.catch_warnings():
-            warnings.simplefilter('ignore')
-            with learn.precomputed(**kwargs): train(learn)
-        assert same(rngs(), live_rng)
-        assert not same(list(make().model.parameters()), list(learn.model.parameters()))
-        return max(float((a-b).abs().max()) for a,b in zip(weights(learn), weights(live)) if a.numel())
-
     # %% nbs/checks/precompute.ipynb #8557c3ad
-    def train(l): l.fit(2, 1e-2)
     test_eq(difference(convnet, train), 0)
     test_eq(difference(lambda: convnet(partial(images, num_workers=2)), train), 0)
     test_eq(difference(convnet, lambda l: l.fit(2, 1e-2, cbs=GradientAccumulation(20))), 0)
@@ -89,8 +38,8 @@ def test_equal_to_the_frozen_body_in_evaluation_mode():
         def after_pred(self): self.learn.pred = self.pred + self.model(*self.xb)
         def after_loss(self):
             if self.training:
-                self.learn.loss_grad = self.loss_grad + self.loss_func(self.model(*self.xb),
-                                                                       *self.yb) + 0*self.xb[0].mean()*TensorBase(torch.ones(()))
+                loss = self.loss_func(self.model(*self.xb), *self.yb)
+                self.learn.loss_grad = self.loss_grad + loss + 0*self.xb[0].mean()*TensorBase(torch.ones(()))
         def before_step(self): self.loss_func(self.model(*self.xb), *self.yb).backward()
         def after_batch(self): assert type(self.xb[0]) is Tensor
     test_eq(difference(convnet, lambda l: l.fit(2, 1e-2, cbs=Again())), 0)
@@ -98,9 +47,6 @@ def test_equal_to_the_frozen_body_in_evaluation_mode():
         test_eq(difference(partial(convnet, opt_func=opt_func), train), 0)
 
     # %% nbs/checks/precompute.ipynb #bed1e3d8
-    def frozen(learn, n=-1):
-        learn.freeze_to(n)
-        return quiet(learn)
     def sgd(l): l.fit(2, 1e-2)
     square = partial(images, size=32)
     for arch in ('test_convnext', 'test_vit', 'test_resnet'):
@@ -146,20 +92,9 @@ def test_equal_to_the_frozen_body_in_evaluation_mode():
         test_eq(difference(make, train), 0)
 
     # %% nbs/checks/precompute.ipynb #4c647760
-    def of_torch(**kwargs):
-        learn = learner('tensors', **kwargs)
-        learn.freeze()
-        return learn
     assert difference(of_torch, train) < 1e-6
     assert difference(partial(of_torch, num_workers=2), train) < 1e-6
 
-    def texts(length=12):
-        set_seed(0)
-        rows = [(torch.randint(2, 30, (length,)), torch.tensor(i%2)) for i in range(40)]
-        dls = DataLoaders.from_dsets(rows[:30], rows[30:], bs=6, num_workers=0)
-        net = get_text_classifier(AWD_LSTM, 30, 2, seq_len=9,
-                                  config={**awd_lstm_clas_config, 'emb_sz': 8, 'n_hid': 12, 'n_layers': 2}, pad_idx=1)
-        return frozen(Learner(dls, net, loss_func=CrossEntropyLossFlat(), splitter=awd_lstm_clas_split, cbs=rnn_cbs()))
     assert difference(texts, train) < 1e-5
 
     # %% nbs/checks/precompute.ipynb #c13139a9
@@ -189,41 +124,7 @@ def test_equal_to_the_frozen_body_in_evaluation_mode():
     test_eq(max(float((x-y).abs().max()) for x,y in zip(a, live_a)), 0)
 
 def test_views_with_augmentation():
-    # %% nbs/checks/precompute.ipynb #6e19c4b0
-    def draw(i, size=16):
-        rng = np.random.default_rng(i)
-        return PILImage.create((rng.integers(0, 120, (size,size,3)) + 60*(i%3)).astype(np.uint8))
-    def images(n=45, n_valid=15, size=16, bs=8, num_workers=0, batch_tfms=None, item_tfms=None, dl_type=None, **kwargs):
-        "Loaders of images in three classes, shuffled, not augmented unless asked for"
-        block = DataBlock((ImageBlock, CategoryBlock), get_x=partial(draw, size=size), get_y=get_label,
-                          splitter=IndexSplitter(range(n_valid)), batch_tfms=batch_tfms, item_tfms=item_tfms)
-        return block.datasets(list(range(n))).dataloaders(bs=bs, num_workers=num_workers, dl_type=dl_type,
-                                                          after_item=[ToTensor, *L(item_tfms)],
-                                                          after_batch=[IntToFloatTensor, *L(batch_tfms)], **kwargs)
-    def convnet(loaders=images, seed=0, cbs=None, **kwargs):
-        "A convnet with BatchNorm and Dropout in body and head, the body frozen; SGD has no square roots to blow rounding up"
-        set_seed(seed)
-        body = nn.Sequential(ConvLayer(3, 4), nn.Dropout(0.3), ConvLayer(4, 8, stride=2))
-        head = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.BatchNorm1d(8), nn.Dropout(0.3), nn.Linear(8, 3))
-        learn = quiet(Learner(loaders(), nn.Sequential(body, head), loss_func=CrossEntropyLossFlat(), metrics=accuracy,
-                              splitter=two_groups, cbs=cbs, **kwargs))
-        learn.freeze()
-        return learn
-    def rngs(): return [torch.get_rng_state(), torch.tensor([random.random()]), torch.tensor([np.random.rand()])]
-
     # %% nbs/checks/precompute.ipynb #07739147
-    class Drift(Transform):
-        split_idx = 0
-        def encodes(self, x:TensorImage): return x + torch.randn(1)*0.1
-    class Seen(Callback):
-        "What the head is sent in each epoch of training, by item"
-        def before_fit(self): self.epochs = []
-        def before_train(self):
-            self.epochs.append([])
-            self.hook = self.model[1][2].register_forward_pre_hook(lambda m,args: self.epochs[-1].append(args[0].detach().clone()) if m.training else None)
-        def after_train(self):
-            self.hook.remove()
-            self.epochs[-1] = torch.cat(self.epochs[-1]).flatten(1).sum(1).sort()[0]
     def jittery(**kwargs): return convnet(partial(images, bs=6, batch_tfms=Jitter(), **kwargs))
     learn = jittery()
     with learn.precomputed(n_aug=3): learn.fit(7, 1e-3, cbs=(seen := Seen()))
@@ -264,56 +165,33 @@ def test_views_with_augmentation():
     with learn.precomputed(): centred = learn.dls.train.rows.tensors[0]
     assert not first_view.equal(centred)
     test_eq(learn.dls.train_ds.split_idx, 0)
-    live = torch.cat([learn.model[1][:2](learn.model[0].eval()(IntToFloatTensor()(ToTensor()(RandomCrop(16)(draw(i, 24),
-        split_idx=1)))[None].float())) for i in learn.dls.train.items])
+    learn.model[0].eval()
+    def pooled(i):
+        cut = RandomCrop(16)(draw(i, 24), split_idx=1)
+        return learn.model[1][:2](learn.model[0](IntToFloatTensor()(ToTensor()(cut))[None].float()))
+    live = torch.cat([pooled(i) for i in learn.dls.train.items])
     assert torch.allclose(centred, TensorBase(live).as_subclass(Tensor), atol=1e-5)
 
 def test_on_leaving():
-    # %% nbs/checks/precompute.ipynb #6e19c4b0
-    def draw(i, size=16):
-        rng = np.random.default_rng(i)
-        return PILImage.create((rng.integers(0, 120, (size,size,3)) + 60*(i%3)).astype(np.uint8))
-    def images(n=45, n_valid=15, size=16, bs=8, num_workers=0, batch_tfms=None, item_tfms=None, dl_type=None, **kwargs):
-        "Loaders of images in three classes, shuffled, not augmented unless asked for"
-        block = DataBlock((ImageBlock, CategoryBlock), get_x=partial(draw, size=size), get_y=get_label,
-                          splitter=IndexSplitter(range(n_valid)), batch_tfms=batch_tfms, item_tfms=item_tfms)
-        return block.datasets(list(range(n))).dataloaders(bs=bs, num_workers=num_workers, dl_type=dl_type,
-                                                          after_item=[ToTensor, *L(item_tfms)],
-                                                          after_batch=[IntToFloatTensor, *L(batch_tfms)], **kwargs)
-    def convnet(loaders=images, seed=0, cbs=None, **kwargs):
-        "A convnet with BatchNorm and Dropout in body and head, the body frozen; SGD has no square roots to blow rounding up"
-        set_seed(seed)
-        body = nn.Sequential(ConvLayer(3, 4), nn.Dropout(0.3), ConvLayer(4, 8, stride=2))
-        head = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.BatchNorm1d(8), nn.Dropout(0.3), nn.Linear(8, 3))
-        learn = quiet(Learner(loaders(), nn.Sequential(body, head), loss_func=CrossEntropyLossFlat(), metrics=accuracy,
-                              splitter=two_groups, cbs=cbs, **kwargs))
-        learn.freeze()
-        return learn
-
     # %% nbs/checks/precompute.ipynb #6f055523
-    def facts(learn): return [learn.model, learn.dls, learn.opt, learn.recorder, *learn.cbs, *learn.dls.loaders]
-    def clean(learn):
-        return not any('forward' in vars(m) for m in learn.model.modules()) and not any(isinstance(cb,
-            (FixedBody,MarkActivations)) for cb in learn.cbs) and (learn.opt is None or 'all_params' not in vars(learn.opt))
-    def unchanged(before, after): return len(before)==len(after) and all(a is b for a,b in zip(before, after))
-
     learn = convnet()
     objects,switches = facts(learn),[p.requires_grad for p in learn.model.parameters()]
     with learn.precomputed():
         learn.fit(2, 1e-2)
-        inside,scores,train_preds = learn.get_preds(with_loss=True),learn.validate(),learn.get_preds(ds_idx=0)
+        preds,scores,train_preds = learn.get_preds(with_loss=True),learn.validate(),learn.get_preds(ds_idx=0)
         one = learn.predict(0)
         test_eq(learn.dls.one_batch()[0].shape, [8, 3, 16, 16])
         learn.dls.show_batch(max_n=1)
         learn.show_results(max_n=1)
     head = [p.detach().clone() for p in learn.model[1].parameters()]
-    assert unchanged(objects, facts(learn)) and clean(learn) and switches==[p.requires_grad
-        for p in learn.model.parameters()]
-    for a,b in zip(inside + train_preds, learn.get_preds(with_loss=True) + learn.get_preds(ds_idx=0)):
+    assert unchanged(objects, facts(learn)) and clean(learn)
+    test_eq(switches, [p.requires_grad for p in learn.model.parameters()])
+    for a,b in zip(preds + train_preds, learn.get_preds(with_loss=True) + learn.get_preds(ds_idx=0)):
         test_close(a, b, 1e-5)
     test_close(scores, learn.validate(), 1e-5)
     test_close(one[2], learn.predict(0)[2], 1e-5)
-    assert all('grad_avg' in learn.opt.state[p] for p in learn.opt.param_lists[1]) and not any('grad_avg' in learn.opt.state[p] for p in learn.opt.param_lists[0])
+    of_body,of_head = ([learn.opt.state[p] for p in ps] for ps in learn.opt.param_lists)
+    assert all('grad_avg' in state for state in of_head) and not any('grad_avg' in state for state in of_body)
     learn.unfreeze()
     learn.fit(1, 1e-2)
     assert not same(head, list(learn.model[1].parameters()))
@@ -324,8 +202,8 @@ def test_on_leaving():
         objects,start = facts(learn),[p.detach().clone() for p in learn.model[1].parameters()]
         with ExceptionExpected(ex=(KeyboardInterrupt if what is interrupt else RuntimeError)):
             with learn.precomputed(): learn.fit(2, 1e-2, cbs=Mishap(what, 4))
-        assert unchanged(objects[:4], facts(learn)[:4]) and clean(learn) and not same(start,
-            list(learn.model[1].parameters()))
+        assert unchanged(objects[:4], facts(learn)[:4]) and clean(learn)
+        assert not same(start, list(learn.model[1].parameters()))
         learn.remove_cbs(Mishap)
         learn.fit(1, 1e-2)
 
@@ -346,54 +224,7 @@ def test_on_leaving():
         assert unchanged(objects, facts(learn)) and clean(learn) and all(m.training for m in learn.model.modules())
 
 def test_misuse():
-    # %% nbs/checks/precompute.ipynb #6e19c4b0
-    def draw(i, size=16):
-        rng = np.random.default_rng(i)
-        return PILImage.create((rng.integers(0, 120, (size,size,3)) + 60*(i%3)).astype(np.uint8))
-    def images(n=45, n_valid=15, size=16, bs=8, num_workers=0, batch_tfms=None, item_tfms=None, dl_type=None, **kwargs):
-        "Loaders of images in three classes, shuffled, not augmented unless asked for"
-        block = DataBlock((ImageBlock, CategoryBlock), get_x=partial(draw, size=size), get_y=get_label,
-                          splitter=IndexSplitter(range(n_valid)), batch_tfms=batch_tfms, item_tfms=item_tfms)
-        return block.datasets(list(range(n))).dataloaders(bs=bs, num_workers=num_workers, dl_type=dl_type,
-                                                          after_item=[ToTensor, *L(item_tfms)],
-                                                          after_batch=[IntToFloatTensor, *L(batch_tfms)], **kwargs)
-    def convnet(loaders=images, seed=0, cbs=None, **kwargs):
-        "A convnet with BatchNorm and Dropout in body and head, the body frozen; SGD has no square roots to blow rounding up"
-        set_seed(seed)
-        body = nn.Sequential(ConvLayer(3, 4), nn.Dropout(0.3), ConvLayer(4, 8, stride=2))
-        head = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.BatchNorm1d(8), nn.Dropout(0.3), nn.Linear(8, 3))
-        learn = quiet(Learner(loaders(), nn.Sequential(body, head), loss_func=CrossEntropyLossFlat(), metrics=accuracy,
-                              splitter=two_groups, cbs=cbs, **kwargs))
-        learn.freeze()
-        return learn
-
-    # %% nbs/checks/precompute.ipynb #bed1e3d8
-    def frozen(learn, n=-1):
-        learn.freeze_to(n)
-        return quiet(learn)
-
-    # %% nbs/checks/precompute.ipynb #4c647760
-    def texts(length=12):
-        set_seed(0)
-        rows = [(torch.randint(2, 30, (length,)), torch.tensor(i%2)) for i in range(40)]
-        dls = DataLoaders.from_dsets(rows[:30], rows[30:], bs=6, num_workers=0)
-        net = get_text_classifier(AWD_LSTM, 30, 2, seq_len=9,
-                                  config={**awd_lstm_clas_config, 'emb_sz': 8, 'n_hid': 12, 'n_layers': 2}, pad_idx=1)
-        return frozen(Learner(dls, net, loss_func=CrossEntropyLossFlat(), splitter=awd_lstm_clas_split, cbs=rnn_cbs()))
-
-    # %% nbs/checks/precompute.ipynb #6f055523
-    def clean(learn):
-        return not any('forward' in vars(m) for m in learn.model.modules()) and not any(isinstance(cb,
-            (FixedBody,MarkActivations)) for cb in learn.cbs) and (learn.opt is None or 'all_params' not in vars(learn.opt))
-
     # %% nbs/checks/precompute.ipynb #68d363d5
-    def refuses(words_, f, exc=ValueError):
-        with warnings.catch_warnings():
-            warnings.simplefilter('ignore')
-            test_fail(f, contains=words_, exc=exc)
-    def inside(learn, f, **kwargs):
-        with learn.precomputed(**kwargs): f(learn)
-
     learn = convnet()
     refuses('opened', lambda: inside(learn, lambda l: (l.unfreeze(), l.fit(1, 1e-3))))
     assert clean(learn)
@@ -484,32 +315,6 @@ def test_misuse():
     refuses('dls[0]: its items must be numbered', lambda: inside(iterable(), noop))
 
 def test_the_cache():
-    # %% nbs/checks/precompute.ipynb #6e19c4b0
-    def draw(i, size=16):
-        rng = np.random.default_rng(i)
-        return PILImage.create((rng.integers(0, 120, (size,size,3)) + 60*(i%3)).astype(np.uint8))
-    def images(n=45, n_valid=15, size=16, bs=8, num_workers=0, batch_tfms=None, item_tfms=None, dl_type=None, **kwargs):
-        "Loaders of images in three classes, shuffled, not augmented unless asked for"
-        block = DataBlock((ImageBlock, CategoryBlock), get_x=partial(draw, size=size), get_y=get_label,
-                          splitter=IndexSplitter(range(n_valid)), batch_tfms=batch_tfms, item_tfms=item_tfms)
-        return block.datasets(list(range(n))).dataloaders(bs=bs, num_workers=num_workers, dl_type=dl_type,
-                                                          after_item=[ToTensor, *L(item_tfms)],
-                                                          after_batch=[IntToFloatTensor, *L(batch_tfms)], **kwargs)
-    def convnet(loaders=images, seed=0, cbs=None, **kwargs):
-        "A convnet with BatchNorm and Dropout in body and head, the body frozen; SGD has no square roots to blow rounding up"
-        set_seed(seed)
-        body = nn.Sequential(ConvLayer(3, 4), nn.Dropout(0.3), ConvLayer(4, 8, stride=2))
-        head = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.BatchNorm1d(8), nn.Dropout(0.3), nn.Linear(8, 3))
-        learn = quiet(Learner(loaders(), nn.Sequential(body, head), loss_func=CrossEntropyLossFlat(), metrics=accuracy,
-                              splitter=two_groups, cbs=cbs, **kwargs))
-        learn.freeze()
-        return learn
-
-    # %% nbs/checks/precompute.ipynb #07739147
-    class Drift(Transform):
-        split_idx = 0
-        def encodes(self, x:TensorImage): return x + torch.randn(1)*0.1
-
     # %% nbs/checks/precompute.ipynb #bc9d2a23
     class Count:
         "How many batches the body computes"
@@ -610,60 +415,6 @@ def test_the_cache():
         assert not (Path(d)/'pwned').exists()
 
 def test_odd_modules():
-    # %% nbs/checks/precompute.ipynb #6e19c4b0
-    class BodyInEval(Callback):
-        "The oracle: the whole frozen body, the first modules of the model, in evaluation mode and out of autograd"
-        run_after = TrainEvalCallback
-        def __init__(self, n=1): self.n = n
-        def before_fit(self):
-            for p in self.model[:self.n].parameters(): p.requires_grad_(False).grad = None
-        def before_train(self): self.model[:self.n].eval()
-
-    def draw(i, size=16):
-        rng = np.random.default_rng(i)
-        return PILImage.create((rng.integers(0, 120, (size,size,3)) + 60*(i%3)).astype(np.uint8))
-    def images(n=45, n_valid=15, size=16, bs=8, num_workers=0, batch_tfms=None, item_tfms=None, dl_type=None, **kwargs):
-        "Loaders of images in three classes, shuffled, not augmented unless asked for"
-        block = DataBlock((ImageBlock, CategoryBlock), get_x=partial(draw, size=size), get_y=get_label,
-                          splitter=IndexSplitter(range(n_valid)), batch_tfms=batch_tfms, item_tfms=item_tfms)
-        return block.datasets(list(range(n))).dataloaders(bs=bs, num_workers=num_workers, dl_type=dl_type,
-                                                          after_item=[ToTensor, *L(item_tfms)],
-                                                          after_batch=[IntToFloatTensor, *L(batch_tfms)], **kwargs)
-    def convnet(loaders=images, seed=0, cbs=None, **kwargs):
-        "A convnet with BatchNorm and Dropout in body and head, the body frozen; SGD has no square roots to blow rounding up"
-        set_seed(seed)
-        body = nn.Sequential(ConvLayer(3, 4), nn.Dropout(0.3), ConvLayer(4, 8, stride=2))
-        head = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.BatchNorm1d(8), nn.Dropout(0.3), nn.Linear(8, 3))
-        learn = quiet(Learner(loaders(), nn.Sequential(body, head), loss_func=CrossEntropyLossFlat(), metrics=accuracy,
-                              splitter=two_groups, cbs=cbs, **kwargs))
-        learn.freeze()
-        return learn
-    def rngs(): return [torch.get_rng_state(), torch.tensor([random.random()]), torch.tensor([np.random.rand()])]
-
-    def difference(make, train, n=1, **kwargs):
-        "By how much weights and losses differ after training inside, and with the body in evaluation mode; random generators must agree"
-        live = make()
-        live.add_cb(BodyInEval(n))
-        set_seed(1)
-        train(live)
-        live_rng = rngs()
-        learn = make()
-        set_seed(1)
-        with warnings.catch_warnings():
-            warnings.simplefilter('ignore')
-            with learn.precomputed(**kwargs): train(learn)
-        assert same(rngs(), live_rng)
-        assert not same(list(make().model.parameters()), list(learn.model.parameters()))
-        return max(float((a-b).abs().max()) for a,b in zip(weights(learn), weights(live)) if a.numel())
-
-    # %% nbs/checks/precompute.ipynb #8557c3ad
-    def train(l): l.fit(2, 1e-2)
-
-    # %% nbs/checks/precompute.ipynb #bed1e3d8
-    def frozen(learn, n=-1):
-        learn.freeze_to(n)
-        return quiet(learn)
-
     # %% nbs/checks/precompute.ipynb #03c3e89f
     def shared():
         set_seed(0)
@@ -704,74 +455,6 @@ def test_odd_modules():
     assert not any(isinstance(vars(m).get('forward'), Bypass) for m in copies[0].modules())
 
 def test_odd_users():
-    # %% nbs/checks/precompute.ipynb #6e19c4b0
-    class BodyInEval(Callback):
-        "The oracle: the whole frozen body, the first modules of the model, in evaluation mode and out of autograd"
-        run_after = TrainEvalCallback
-        def __init__(self, n=1): self.n = n
-        def before_fit(self):
-            for p in self.model[:self.n].parameters(): p.requires_grad_(False).grad = None
-        def before_train(self): self.model[:self.n].eval()
-
-    def draw(i, size=16):
-        rng = np.random.default_rng(i)
-        return PILImage.create((rng.integers(0, 120, (size,size,3)) + 60*(i%3)).astype(np.uint8))
-    def images(n=45, n_valid=15, size=16, bs=8, num_workers=0, batch_tfms=None, item_tfms=None, dl_type=None, **kwargs):
-        "Loaders of images in three classes, shuffled, not augmented unless asked for"
-        block = DataBlock((ImageBlock, CategoryBlock), get_x=partial(draw, size=size), get_y=get_label,
-                          splitter=IndexSplitter(range(n_valid)), batch_tfms=batch_tfms, item_tfms=item_tfms)
-        return block.datasets(list(range(n))).dataloaders(bs=bs, num_workers=num_workers, dl_type=dl_type,
-                                                          after_item=[ToTensor, *L(item_tfms)],
-                                                          after_batch=[IntToFloatTensor, *L(batch_tfms)], **kwargs)
-    def convnet(loaders=images, seed=0, cbs=None, **kwargs):
-        "A convnet with BatchNorm and Dropout in body and head, the body frozen; SGD has no square roots to blow rounding up"
-        set_seed(seed)
-        body = nn.Sequential(ConvLayer(3, 4), nn.Dropout(0.3), ConvLayer(4, 8, stride=2))
-        head = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.BatchNorm1d(8), nn.Dropout(0.3), nn.Linear(8, 3))
-        learn = quiet(Learner(loaders(), nn.Sequential(body, head), loss_func=CrossEntropyLossFlat(), metrics=accuracy,
-                              splitter=two_groups, cbs=cbs, **kwargs))
-        learn.freeze()
-        return learn
-    def rngs(): return [torch.get_rng_state(), torch.tensor([random.random()]), torch.tensor([np.random.rand()])]
-
-    def difference(make, train, n=1, **kwargs):
-        "By how much weights and losses differ after training inside, and with the body in evaluation mode; random generators must agree"
-        live = make()
-        live.add_cb(BodyInEval(n))
-        set_seed(1)
-        train(live)
-        live_rng = rngs()
-        learn = make()
-        set_seed(1)
-        with warnings.catch_warnings():
-            warnings.simplefilter('ignore')
-            with learn.precomputed(**kwargs): train(learn)
-        assert same(rngs(), live_rng)
-        assert not same(list(make().model.parameters()), list(learn.model.parameters()))
-        return max(float((a-b).abs().max()) for a,b in zip(weights(learn), weights(live)) if a.numel())
-
-    # %% nbs/checks/precompute.ipynb #8557c3ad
-    def train(l): l.fit(2, 1e-2)
-
-    # %% nbs/checks/precompute.ipynb #07739147
-    class Seen(Callback):
-        "What the head is sent in each epoch of training, by item"
-        def before_fit(self): self.epochs = []
-        def before_train(self):
-            self.epochs.append([])
-            self.hook = self.model[1][2].register_forward_pre_hook(lambda m,args: self.epochs[-1].append(args[0].detach().clone()) if m.training else None)
-        def after_train(self):
-            self.hook.remove()
-            self.epochs[-1] = torch.cat(self.epochs[-1]).flatten(1).sum(1).sort()[0]
-
-    # %% nbs/checks/precompute.ipynb #68d363d5
-    def refuses(words_, f, exc=ValueError):
-        with warnings.catch_warnings():
-            warnings.simplefilter('ignore')
-            test_fail(f, contains=words_, exc=exc)
-    def inside(learn, f, **kwargs):
-        with learn.precomputed(**kwargs): f(learn)
-
     # %% nbs/checks/precompute.ipynb #1cf5dd9e
     def shaken(): return convnet(partial(images, batch_tfms=Jitter()))
     learn = shaken()
@@ -779,9 +462,8 @@ def test_odd_users():
     learn = shaken()
     with learn.precomputed():
         test_close(learn.tta(n=2, beta=0.)[0], outside_tta, 1e-5)
-        bright = learn.get_preds(dl=learn.dls.valid.new(after_batch=[IntToFloatTensor(),
-                                                                     lambda x: x//3
-                                                                     if isinstance(x, TensorImage) else x]))[0]
+        def darker(x): return x//3 if isinstance(x, TensorImage) else x
+        bright = learn.get_preds(dl=learn.dls.valid.new(after_batch=[IntToFloatTensor(), darker]))[0]
         assert not torch.allclose(bright, learn.get_preds()[0], atol=1e-4)
         kept,at_hand = learn.dls.valid,learn.get_preds()[0]
         learn.dls.train.bs = 5
@@ -814,9 +496,8 @@ def test_odd_users():
         learn = convnet(path=d)
         with learn.precomputed(): learn.export('it.pkl')
         again = load_learner(Path(d)/'it.pkl')
-        assert not any(isinstance(vars(m).get('forward'), Bypass)
-                       for m in again.model.modules()) and not any(type(cb) in (FixedBody,MarkActivations)
-                                                                   for cb in again.cbs)
+        assert not any(isinstance(vars(m).get('forward'), Bypass) for m in again.model.modules())
+        assert not any(type(cb) in (FixedBody,MarkActivations) for cb in again.cbs)
         again.dls = images()
         again.freeze()
         with quiet(again).precomputed(): again.fit(1, 1e-3)
@@ -866,49 +547,6 @@ def test_odd_users():
     assert not any(Path(p).exists() for p in mapped)
 
 def test_samplers_of_your_own():
-    # %% nbs/checks/precompute.ipynb #6e19c4b0
-    class BodyInEval(Callback):
-        "The oracle: the whole frozen body, the first modules of the model, in evaluation mode and out of autograd"
-        run_after = TrainEvalCallback
-        def __init__(self, n=1): self.n = n
-        def before_fit(self):
-            for p in self.model[:self.n].parameters(): p.requires_grad_(False).grad = None
-        def before_train(self): self.model[:self.n].eval()
-    def rngs(): return [torch.get_rng_state(), torch.tensor([random.random()]), torch.tensor([np.random.rand()])]
-
-    def difference(make, train, n=1, **kwargs):
-        "By how much weights and losses differ after training inside, and with the body in evaluation mode; random generators must agree"
-        live = make()
-        live.add_cb(BodyInEval(n))
-        set_seed(1)
-        train(live)
-        live_rng = rngs()
-        learn = make()
-        set_seed(1)
-        with warnings.catch_warnings():
-            warnings.simplefilter('ignore')
-            with learn.precomputed(**kwargs): train(learn)
-        assert same(rngs(), live_rng)
-        assert not same(list(make().model.parameters()), list(learn.model.parameters()))
-        return max(float((a-b).abs().max()) for a,b in zip(weights(learn), weights(live)) if a.numel())
-
-    # %% nbs/checks/precompute.ipynb #8557c3ad
-    def train(l): l.fit(2, 1e-2)
-
-    # %% nbs/checks/precompute.ipynb #4c647760
-    def of_torch(**kwargs):
-        learn = learner('tensors', **kwargs)
-        learn.freeze()
-        return learn
-
-    # %% nbs/checks/precompute.ipynb #68d363d5
-    def refuses(words_, f, exc=ValueError):
-        with warnings.catch_warnings():
-            warnings.simplefilter('ignore')
-            test_fail(f, contains=words_, exc=exc)
-    def inside(learn, f, **kwargs):
-        with learn.precomputed(**kwargs): f(learn)
-
     # %% nbs/checks/precompute.ipynb #03792d3a
     class Drawn(torch.utils.data.Sampler):
         "Batches of changing size, drawn with replacement, each when it is asked for"
@@ -977,63 +615,14 @@ def test_samplers_of_your_own():
     inside(with_train(torch.utils.data.DataLoader(opened, batch_size=8, num_workers=1, worker_init_fn=open_it)), noop)
 
 def test_copies_of_the_model():
-    # %% nbs/checks/precompute.ipynb #6e19c4b0
-    class BodyInEval(Callback):
-        "The oracle: the whole frozen body, the first modules of the model, in evaluation mode and out of autograd"
-        run_after = TrainEvalCallback
-        def __init__(self, n=1): self.n = n
-        def before_fit(self):
-            for p in self.model[:self.n].parameters(): p.requires_grad_(False).grad = None
-        def before_train(self): self.model[:self.n].eval()
-
-    def draw(i, size=16):
-        rng = np.random.default_rng(i)
-        return PILImage.create((rng.integers(0, 120, (size,size,3)) + 60*(i%3)).astype(np.uint8))
-    def images(n=45, n_valid=15, size=16, bs=8, num_workers=0, batch_tfms=None, item_tfms=None, dl_type=None, **kwargs):
-        "Loaders of images in three classes, shuffled, not augmented unless asked for"
-        block = DataBlock((ImageBlock, CategoryBlock), get_x=partial(draw, size=size), get_y=get_label,
-                          splitter=IndexSplitter(range(n_valid)), batch_tfms=batch_tfms, item_tfms=item_tfms)
-        return block.datasets(list(range(n))).dataloaders(bs=bs, num_workers=num_workers, dl_type=dl_type,
-                                                          after_item=[ToTensor, *L(item_tfms)],
-                                                          after_batch=[IntToFloatTensor, *L(batch_tfms)], **kwargs)
-    def convnet(loaders=images, seed=0, cbs=None, **kwargs):
-        "A convnet with BatchNorm and Dropout in body and head, the body frozen; SGD has no square roots to blow rounding up"
-        set_seed(seed)
-        body = nn.Sequential(ConvLayer(3, 4), nn.Dropout(0.3), ConvLayer(4, 8, stride=2))
-        head = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.BatchNorm1d(8), nn.Dropout(0.3), nn.Linear(8, 3))
-        learn = quiet(Learner(loaders(), nn.Sequential(body, head), loss_func=CrossEntropyLossFlat(), metrics=accuracy,
-                              splitter=two_groups, cbs=cbs, **kwargs))
-        learn.freeze()
-        return learn
-
     # %% nbs/checks/precompute.ipynb #bed1e3d8
-    def frozen(learn, n=-1):
-        learn.freeze_to(n)
-        return quiet(learn)
     square = partial(images, size=32)
-
-    # %% nbs/checks/precompute.ipynb #4c647760
-    def of_torch(**kwargs):
-        learn = learner('tensors', **kwargs)
-        learn.freeze()
-        return learn
-
-    # %% nbs/checks/precompute.ipynb #6f055523
-    def clean(learn):
-        return not any('forward' in vars(m) for m in learn.model.modules()) and not any(isinstance(cb,
-            (FixedBody,MarkActivations)) for cb in learn.cbs) and (learn.opt is None or 'all_params' not in vars(learn.opt))
-
-    # %% nbs/checks/precompute.ipynb #68d363d5
-    def refuses(words_, f, exc=ValueError):
-        with warnings.catch_warnings():
-            warnings.simplefilter('ignore')
-            test_fail(f, contains=words_, exc=exc)
-    def inside(learn, f, **kwargs):
-        with learn.precomputed(**kwargs): f(learn)
 
     # %% nbs/checks/precompute.ipynb #9c386649
     class Teacher(Callback):
-        "What a copy of the model gives for each batch of training, in several events; `make` makes it of the model, `update` after each step"
+        """What a copy of the model gives for each batch of training, in several events.
+
+    `make` makes it of the model, `update` changes it after each step."""
         order = 20
         def __init__(self, make, update=noop): self.make,self.update,self.given = make,update,[]
         def before_fit(self): self.copy = self.make(self.model)

@@ -37,14 +37,21 @@ def test_every_feature_on_three():
                 answers[kind,name] = do(),([o.tolist() for o in tensors()])
                 if looks: assert same(before, tensors()) and torch.equal(rng, torch.get_rng_state()), name
             def planned():
-                with learn.dry_run() as plan: learn.fit_sgdr(2, 1, 1e-2); learn.fine_tune_discriminative(1, 1e-2)
+                with learn.dry_run() as plan:
+                    learn.fit_sgdr(2, 1, 1e-2)
+                    learn.fine_tune_discriminative(1, 1e-2)
                 return len(plan)
+            def found():
+                res = learn.lr_find(show_plot=False, num_it=20, repeats=2, suggest_funcs=('lr', 'valley'))
+                return res,res.trust,res.curve.losses
+            def compared():
+                candidates = {'fixed': lambda l: l.fit(1, 1e-2), 'SGDR': lambda l: l.fit_sgdr(1, 1, 1e-2)}
+                return [dict(r.final) for r in learn.compare(candidates, seeds=2).runs]
             def precomputed():
                 learn.freeze()
                 with learn.precomputed():
-                    learn.fit_sgdr(2, 1, 1e-2); found = learn.lr_find(num_it=10,
-                                                                      show_plot=False).lr; preds = learn.get_preds()[0].shape
-                return found,preds
+                    learn.fit_sgdr(2, 1, 1e-2)
+                    return learn.lr_find(num_it=10, show_plot=False).lr,learn.get_preds()[0].shape
             def trained(do):
                 do()
                 return len(learn.recorder.lrs)
@@ -52,9 +59,7 @@ def test_every_feature_on_three():
             with learn.distrib_ctx(sync_bn=False), contextlib.redirect_stdout(io.StringIO()):
                 learn.fit(1, 1e-2)
                 note('planned', planned, looks=True)
-                note('lr_find', lambda: (res := learn.lr_find(show_plot=False, num_it=20, repeats=2,
-                                                              suggest_funcs=('lr', 'valley')))
-                                                              and (res, res.trust, res.curve.losses), looks=True)
+                note('lr_find', found, looks=True)
                 if kind == 'images':
                     note('groups', lambda: list(learn.lr_find_groups(num_it=20, show_plot=False)), looks=True)
                 note('sgdr', lambda: trained(lambda: learn.fit_sgdr(2, 1, 1e-2)))
@@ -69,10 +74,7 @@ def test_every_feature_on_three():
                                           len(ensemble)), looks=True)
                 note('resume', lambda: trained(lambda: learn.fit_sgdr(1, 1, 1e-2, cbs=Resume(folder/f'resume {kind}'))))
                 note('precomputed', precomputed)
-                note('compare', lambda: [dict(r.final)
-                                         for r in learn.compare({'fixed': lambda l: l.fit(1, 1e-2),
-                                                                 'SGDR': lambda l: l.fit_sgdr(1, 1, 1e-2)}, seeds=2).runs],
-                                                                 looks=True)
+                note('compare', compared, looks=True)
                 if kind == 'images':
                     note('range', lambda: tuple(learn.lr_range_test(1e-3, 1., num_it=20, show_plot=False)), looks=True)
                     note('accumulated', lambda: trained(lambda: learn.fit_sgdr(1, 1, 1e-2, cbs=GradientAccumulation(16))))
@@ -119,7 +121,9 @@ def test_each_computes_its_share():
                     with learn.precomputed(cache=folder/kind):
                         kept,n_kept,mapped = tensors(learn),sum(seen),[p.name for p in (folder/kind).iterdir()]
                     assert same(kept, alone)
-                with learn.precomputed(max_memory=0, n_aug=2): views = tensors(learn); learn.fit(2, 1e-2)
+                with learn.precomputed(max_memory=0, n_aug=2):
+                    views = tensors(learn)
+                    learn.fit(2, 1e-2)
                 if rank == 1: next(learn.model[0].parameters()).data.add_(1)
                 try:
                     with learn.precomputed(): pass
@@ -238,7 +242,9 @@ def test_under_accelerate_s_launcher_killed_and_run_again():
                     with learn.precomputed(cache=folder/kind):
                         kept,n_kept,mapped = tensors(learn),sum(seen),[p.name for p in (folder/kind).iterdir()]
                     assert same(kept, alone)
-                with learn.precomputed(max_memory=0, n_aug=2): views = tensors(learn); learn.fit(2, 1e-2)
+                with learn.precomputed(max_memory=0, n_aug=2):
+                    views = tensors(learn)
+                    learn.fit(2, 1e-2)
                 if rank == 1: next(learn.model[0].parameters()).data.add_(1)
                 try:
                     with learn.precomputed(): pass
@@ -285,7 +291,8 @@ with learn.distrib_ctx(sync_bn=False):
     learn.fit_sgdr(2, 1, found.lr/10, cbs=[again, snaps, Die()])
     learn.fine_tune_discriminative(2, 1e-2, cbs=[again, Die()])
     values = list(SnapshotEnsemble(learn, snaps).validate())
-(folder/f'{rank_distrib()}.json').write_text(json.dumps([found.lr, values, [p.tolist() for p in learn.model.parameters()]]))
+weights = [p.tolist() for p in learn.model.parameters()]
+(folder/f'{rank_distrib()}.json').write_text(json.dumps([found.lr, values, weights]))
 dist.barrier()
 os._exit(0)                                  # torch 2.4 may wait for ever, or abort, as it takes its process group down
 """

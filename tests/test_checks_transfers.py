@@ -8,8 +8,10 @@ from fastai_lrx.all import *
 from fastai_lrx.core.storage import load_state
 from contextlib import nullcontext
 from types import SimpleNamespace
+from unittest import mock
 import contextlib, errno, time, fastai_lrx.keep.resume as resume
-from fastai_lrx.core.state import Keeper, keep_autocast, keep_rngs
+from fastai_lrx.core.remember import Keeper
+from fastai_lrx.core.state import keep_autocast, keep_rngs
 
 def test_what_is_counted():
     # %% nbs/checks/transfers.ipynb #7a5fe006
@@ -59,15 +61,9 @@ def test_checkpoints_that_a_thread_writes():
     def as_on_a_gpu(write=resume.write_state):
         "Checkpoints as on a GPU, written by `write`."
         event,stream = SimpleNamespace(wait=noop),SimpleNamespace(record_event=lambda: event)
-        stand_in = dict(current_stream=lambda: stream, Stream=lambda: stream, stream=lambda s: nullcontext())
-        real = {k: getattr(torch.cuda, k) for k in stand_in}
-        old = resume.is_on_cuda,resume.write_state
-        for k,v in stand_in.items(): setattr(torch.cuda, k, v)
-        resume.is_on_cuda,resume.write_state = (lambda learn: True),write
-        try: yield
-        finally:
-            for k,v in real.items(): setattr(torch.cuda, k, v)
-            resume.is_on_cuda,resume.write_state = old
+        streams = dict(current_stream=lambda: stream, Stream=lambda: stream, stream=lambda s: nullcontext())
+        with (mock.patch.multiple(torch.cuda, **streams),
+              mock.patch.multiple(resume, is_on_cuda=lambda learn: True, write_state=write)): yield
 
     class Ends(Callback):
         "Weights at the ends of epochs, and how many checkpoints are written by then"
@@ -121,14 +117,13 @@ def test_checkpoints_that_a_thread_writes():
 def test_apple_s_gpu():
     # %% nbs/checks/transfers.ipynb #7a5fe016
     state = [1]
-    available,get,put = torch.backends.mps.is_available,torch.mps.get_rng_state,torch.mps.set_rng_state
-    torch.backends.mps.is_available,torch.mps.get_rng_state,torch.mps.set_rng_state = (lambda: True),(lambda: list(state)),(lambda new: state.__setitem__(slice(None), new))
-    try:
+    def put_state(new): state[:] = new
+    with (mock.patch.object(torch.backends.mps, 'is_available', lambda: True),
+          mock.patch.multiple(torch.mps, get_rng_state=lambda: list(state), set_rng_state=put_state)):
         keeper = Keeper()
         keep_rngs(keeper); keep_autocast(keeper)
         state[0] = 2
         torch.set_autocast_enabled('mps', True)
         keeper.restore()
-    finally: torch.backends.mps.is_available,torch.mps.get_rng_state,torch.mps.set_rng_state = available,get,put
     test_eq(state, [1])
     assert not torch.is_autocast_enabled('mps')

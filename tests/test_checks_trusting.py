@@ -8,7 +8,8 @@ from hypothesis import given, settings, strategies as st
 from fastcore.test import *
 import pickle
 from fastai_lrx.all import *
-from fastai_lrx.find.finder import LRSweep, probe_rates, run_sweep, stock_curve
+from fastai_lrx.find.finder import probe_rates, stock_curve
+from fastai_lrx.find.sweep import LRSweep, run_sweep
 from fastai_lrx.find.range_tests import RangeSweep
 from fastai_lrx.core.learner import n_groups
 from fastai_lrx.find.curves import halfway, lowest, reasons, refined_span, diagnose

@@ -5,9 +5,13 @@ import operator
 import numpy as np
 from fastcore.test import *
 from fastai_lrx.core.args import *
-from fastai_lrx.core.args import as_bool, as_float, as_fraction, as_int, as_rate_bounds, as_rates, one_of
+from fastai_lrx.core.args import as_bool, as_float, as_fraction, as_int, as_rate_bounds, as_rates, one_of, short_repr
 
 def test_rates_one_or_one_per_layer_group():
+    # %% nbs/core/args.ipynb #a9059a2f
+    test_eq(short_repr([1, 2]), '[1, 2]')
+    test_eq(len(short_repr('x'*5000)), 115)
+
     # %% nbs/core/args.ipynb #4b48079d
     test_eq(as_rates(np.float64(0.1)), 0.1)
     test_eq(as_rates([1e-4, 1e-3, 1e-2]), (1e-4, 1e-3, 1e-2))
@@ -21,8 +25,13 @@ def test_one_number_or_one_of_a_few_words():
     test_fail(lambda: as_int(2.5, 'n_epoch'), contains='n_epoch=2.5: pass a whole number')
     test_fail(lambda: as_int(True, 'n_epoch'), contains='n_epoch=True: pass a whole number')
     test_fail(lambda: as_int(0, 'n_epoch'), contains='n_epoch=0: must be at least 1')
+
+    # %% nbs/core/args.ipynb #7c4bff37
     test_fail(lambda: one_of('up', 'sweep', ('exp','lin')), contains="sweep='up': must be 'exp' or 'lin'")
     test_fail(lambda: as_bool('False', 'extend'), contains="extend='False': pass True or False")
+
+    # %% nbs/core/args.ipynb #09cb1c63
+    test_eq(as_rate_bounds(0, [1e-3, 1e-2]), dict(lr_min=0., lr_max=(1e-3, 1e-2)))
     test_fail(lambda: as_float([1., 2.], 'max_memory'), contains='max_memory=(1.0, 2.0): pass a single number')
     test_fail(lambda: as_rate_bounds([1e-4, 1e-3], [1e-3, 1e-2, 1e-1]), contains='have different numbers of layer groups')
 

@@ -5,20 +5,32 @@ import inspect
 from fastai.basics import *
 from fastai_lrx.core.args import as_float, as_number, as_rates, short_repr
 from fastcore.test import *
+from fastai.callback.progress import *
 from fastai.test_utils import synth_learner
 from fastai_lrx.core.learner import *
-from fastai_lrx.core.learner import as_metric, check_any_trains, check_optimizer, group_rates, n_batches, n_groups, n_valid
+from fastai_lrx.core.learner import as_metric, check_any_trains, check_optimizer, default_rate, group_rates, in_fit, n_batches, n_groups, n_valid, optimizer_of, param_groups
 
 def test_layer_groups_and_batches():
     # %% nbs/core/learner.ipynb #c04dc9b5
     learn = synth_learner(n_trn=5, splitter=lambda m: [[m.a], [m.b]])
-    test_eq((n_groups(learn), n_batches(learn.dls), n_valid(learn.dls)), (2, 5, 2))
+    test_eq(n_groups(learn), 2)
+    test_eq([len(group) for group in param_groups(learn)], [1, 1])
     assert learn.opt is None
+
+    # %% nbs/core/learner.ipynb #fa9a58a5
+    test_eq((n_batches(learn.dls), n_valid(learn.dls)), (5, 2))
+    test_eq(n_valid(DataLoaders(learn.dls.train)), 0)
+    test_fail(lambda: n_batches(DataLoaders(DataLoader([], bs=2))), contains='dls.train is empty')
 
 def test_the_optimizer():
     # %% nbs/core/learner.ipynb #c04dc9b5
     learn = synth_learner(n_trn=5, splitter=lambda m: [[m.a], [m.b]])
-    test_eq((n_groups(learn), n_batches(learn.dls), n_valid(learn.dls)), (2, 5, 2))
+    test_eq(n_groups(learn), 2)
+    test_eq([len(group) for group in param_groups(learn)], [1, 1])
+    assert learn.opt is None
+
+    # %% nbs/core/learner.ipynb #e813399d
+    test_eq(len(optimizer_of(learn).hypers), 2)
     assert learn.opt is None
 
     # %% nbs/core/learner.ipynb #c17c95c8
@@ -28,7 +40,23 @@ def test_the_optimizer():
     test_fail(lambda: check_any_trains(learn), contains='all its weights are frozen')
     assert learn.opt is None
 
+    # %% nbs/core/learner.ipynb #fad72337
+    class Asks(Callback):
+        def __init__(self): self.answers = []
+        def before_epoch(self): self.answers.append(in_fit(self.learn))
+    asking = synth_learner(cbs=Asks())
+    with asking.no_bar(), asking.no_logging():
+        asking.fit(1)
+        asking.validate()
+    test_eq(asking.asks.answers, [True, False])
+
 def test_rates_for_the_groups_of_a_learner():
+    # %% nbs/core/learner.ipynb #53391a72
+    test_eq(default_rate(synth_learner(lr=1e-3)), 1e-3)
+    own_rate = synth_learner(lr=1e-3)
+    own_rate.opt_func = partial(SGD, lr=0.1)
+    test_eq(default_rate(own_rate), 0.1)
+
     # %% nbs/core/learner.ipynb #d80c1403
     learn = synth_learner()
     test_eq(group_rates(learn, 1e-2), [1e-2])

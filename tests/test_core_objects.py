@@ -3,7 +3,7 @@ import pytest
 from functools import singledispatch
 from fastai.basics import *
 from fastai_lrx.core.origin import is_user_code
-from fastai_lrx.core.state import generator_state
+from fastai_lrx.core.remember import generator_state
 from fastcore.test import *
 from fastai.vision.all import *
 from fastai_lrx.core.objects import *

@@ -17,7 +17,8 @@ def test_yours_or_not():
         sys.modules['elsewhere'] = SimpleNamespace(__file__=str(file))
         return type('Found', (), dict(__module__='elsewhere'))
     home = Path('/home/me')
-    assert not is_user_code(class_in(home/'.local/lib/python3.11/site-packages/lib.py')) and is_user_code(class_in(home/'project/lib.py'))
+    assert is_user_code(class_in(home/'project/lib.py'))
+    assert not is_user_code(class_in(home/'.local/lib/python3.11/site-packages/lib.py'))
     assert not is_user_code(class_in(Path(find_spec('fastai').origin).parents[1]/'lib.py'))
     del sys.modules['elsewhere']
     class Yours: pass

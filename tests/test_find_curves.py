@@ -7,14 +7,25 @@ from fastcore.test import *
 from fastai_lrx.core.plots import new_axes, plot_sweep
 from fastai.callback.schedule import valley as fastai_valley
 from fastai_lrx.find.curves import *
-from fastai_lrx.find.curves import SweepCurve, by_drop, diagnose, gaussian_smooth, halfway, lowest, refined_span, valley
+from fastai_lrx.find.curves import SweepCurve, as_float_between, as_floats, by_drop, check_as_long, diagnose, falling_run, gaussian_smooth, halfway, lowest, refined_span, usable_length, valley
 
 def test_the_curve():
+    # %% nbs/find/curves.ipynb #393ec7e5
+    test_eq(as_floats([1, 2], 'losses'), np.array([1., 2.]))
+    test_fail(lambda: as_floats(['a'], 'losses'), contains='losses: pass a list or an array of numbers')
+    test_fail(lambda: as_float_between(2, 'share', 0, 1), contains='share=2.0: must be between 0 and 1')
+    test_fail(lambda: check_as_long([1, 2], [1]), contains='lrs and losses: have lengths 2 and 1')
+
     # %% nbs/find/curves.ipynb #1b97011e
     step = np.where(np.arange(40) < 20, 1., 0.)
     smooth = gaussian_smooth(step, sigma=2)
     test_close(smooth[19] + smooth[20], 1.)            # the edge stays where it was
     test_close(gaussian_smooth(np.ones(3), 5.), np.ones(3))
+
+    # %% nbs/find/curves.ipynb #a6c1f1f7
+    test_eq(usable_length(np.array([2., 2., 1., 1.5, 9.]), 5), 4)           # from 2 down to 1: more than 3 is too much
+    test_eq(usable_length(np.array([2., 1., np.nan, 1.]), 4), 2)
+    test_eq(usable_length(np.array([2., 90., 95., 99.]), 40), 1)            # gone at once
 
     # %% nbs/find/curves.ipynb #d83a7ee1
     rng = np.random.default_rng(0)
@@ -40,6 +51,7 @@ def test_reading_a_rate_off():
     # %% nbs/find/curves.ipynb #33f7402a
     test_close(np.log10(by_drop(curve)), np.log10(0.021), eps=0.2)
     test_close(np.log10(by_drop(curve, 0.8)), np.log10(0.0076), eps=0.15)
+    test_fail(lambda: lowest(losses), contains='pass a SweepCurve')
     assert 0.1 < lowest(curve) <= 1
     test_eq(by_drop(SweepCurve([1e-3, 1e-2, 1e-1], [1., 2., 3.])), 1e-3)   # nothing falls: the lowest rate
 
@@ -99,6 +111,10 @@ def test_can_the_curve_be_trusted():
     test_eq(refined_span(SweepCurve(lrs, 2.3+noise+examples['still falling'])), (0.5, 1.5))        # or on to 1e5
 
 def test_valley_faster():
+    # %% nbs/find/curves.ipynb #3407ee64
+    test_eq(falling_run([5., 6., 4., 7., 3., 8.]), (3, 4))     # 5, 4, 3
+    test_eq(falling_run([1., 2., 3.]), (0, 0))                  # a single loss is no run
+
     # %% nbs/find/curves.ipynb #4deb24a5
     for n in (1, 2, 3, 10, 100):
         for seed in range(5):

@@ -2,19 +2,15 @@
 import pytest
 import warnings, fastprogress.fastprogress as fp
 from collections import namedtuple
-import inspect, keyword, zlib
-from fastprogress.fastprogress import progress_bar
+import inspect, keyword
 from fastai.basics import *
-from fastai.callback.schedule import ParamScheduler, slide, minimum, steep
-from fastai.callback.progress import ProgressCallback
-from fastai_lrx.core.args import as_bool, as_int, as_rates, one_of, short_repr
-from fastai_lrx.core.callbacks import runs_in_sweep
-from fastai_lrx.core.learner import check_any_trains, check_optimizer, group_rates, n_batches, n_groups
+from fastai.callback.schedule import slide, minimum, steep
+from fastai_lrx.core.args import as_bool, as_int, short_repr
 from fastai_lrx.core.messages import warn
 from fastai_lrx.core.plots import new_axes, plot_sweep
-from fastai_lrx.core.state import as_device, read_scalars
-from fastai_lrx.core.trial import trial
-from fastai_lrx.find.curves import SweepCurve, diagnose, halfway, reasons, refined_span, valley
+from fastai_lrx.core.state import as_device
+from fastai_lrx.find.curves import SweepCurve, diagnose, halfway, reasons, valley
+from fastai_lrx.find.sweep import LRSweep, other_seeds, run_sweep, sweep_and_refine, sweep_rates
 from fastai_lrx.vary.schedules import SlantedTriangular
 from fastcore.test import *
 from fastai.callback.all import *
@@ -23,7 +19,7 @@ import pickle
 from sklearn.datasets import load_digits
 import fastai_lrx.find.finder
 from fastai_lrx.find.finder import *
-from fastai_lrx.find.finder import apply_rule, field_names, probe_factors, stock_curve, suggested_lrs, sweep_and_refine, sweep_rates
+from fastai_lrx.find.finder import Rule, apply_rule, as_rules, best_around, check_probe, check_rule, enough_batches, field_names, loss_band, median_rate, plot_title, probe_factors, probe_rates, stock_curve, suggested_lrs, suggested_rate, suggestions, takes_curve, why_not
 
 def test_a_learner_to_try_it_on():
     # %% nbs/find/finder.ipynb #6c5ff779
@@ -41,30 +37,11 @@ def test_a_learner_to_try_it_on():
     # %% nbs/find/finder.ipynb #0842fac4
     digits_learner().lr_find()
 
-def test_the_sweep():
-    # %% nbs/find/finder.ipynb #6c5ff779
-    def digits_learner(**kwargs):
-        "A small CNN on 8x8 digits."
-        set_seed(42)
-        digits = load_digits()
-        x,y = tensor(digits.images).float()[:,None]/16, tensor(digits.target)
-        items = list(zip(x, y))
-        dls = DataLoaders.from_dsets(items[:1400], items[1400:], bs=32, num_workers=0)
-        model = nn.Sequential(ConvLayer(1, 16), ConvLayer(16, 32, stride=2), nn.AdaptiveAvgPool2d(1), nn.Flatten(),
-                              nn.Linear(32, 10))
-        return Learner(dls, model, loss_func=CrossEntropyLossFlat(), metrics=accuracy, **kwargs)
-
-    # %% nbs/find/finder.ipynb #0cde8cb2
-    learn = digits_learner()
-    test_close(sweep_rates(learn, 1e-2, 1., 2, 'exp'), [[1e-2], [1e-1]])
-    test_close(sweep_rates(learn, 0.1, 0.5, 2, 'lin'), [[0.1], [0.3]])
-    test_close(sweep_rates(learn, 1e-4, 1., 2, 'exp', span=(0.25, 0.75)), [[1e-3], [1e-2]])
-    three = synth_learner(splitter=lambda m: [[m.a], [m.b], []])
-    test_close(sweep_rates(three, 1e-2, slice(0.1, 10.), 2, 'exp')[0], [1e-4, 1e-3, 1e-2])   # in the ratio of end_lr
-    test_fail(lambda: sweep_rates(learn, 1., 0.1, 100, 'exp'), contains='start_lr=1.0, end_lr=0.1: the sweep goes upwards')
-    test_fail(lambda: sweep_rates(learn, 0., 0.1, 100, 'exp'), contains='start_lr=0.0: must be above 0')
-
 def test_suggestions_of_two_kinds():
+    # %% nbs/find/finder.ipynb #e8048272
+    test_eq([name for name,func in suggestions.items() if takes_curve(func)], ['lr'])
+    test_fail(lambda: check_rule(lambda lrs, losses: 1e-3), contains='must take one argument, the curve, or three')
+
     # %% nbs/find/finder.ipynb #1a2caeef
     lrs = np.geomspace(1e-6, 1, 100)
     curve = SweepCurve(lrs, np.linspace(2, 1, 100), np.linspace(2, 1, 100))
@@ -76,30 +53,16 @@ def test_suggestions_of_two_kinds():
     test_eq(field_names(['lr', minimum, partial(steep), lambda c: 1, lambda c: 2]),
             ['lr', 'minimum', 'steep', 'lr_lambda', 'lr_lambda_2'])
 
-def test_a_second_look_and_repetitions():
-    # %% nbs/find/finder.ipynb #6c5ff779
-    def digits_learner(**kwargs):
-        "A small CNN on 8x8 digits."
-        set_seed(42)
-        digits = load_digits()
-        x,y = tensor(digits.images).float()[:,None]/16, tensor(digits.target)
-        items = list(zip(x, y))
-        dls = DataLoaders.from_dsets(items[:1400], items[1400:], bs=32, num_workers=0)
-        model = nn.Sequential(ConvLayer(1, 16), ConvLayer(16, 32, stride=2), nn.AdaptiveAvgPool2d(1), nn.Flatten(),
-                              nn.Linear(32, 10))
-        return Learner(dls, model, loss_func=CrossEntropyLossFlat(), metrics=accuracy, **kwargs)
+    # %% nbs/find/finder.ipynb #26f1a7e4
+    test_eq(as_rules(['lr', minimum]), [('lr', halfway, True), ('minimum', minimum, False)])
+    test_eq(as_rules(None), [])
 
-    # %% nbs/find/finder.ipynb #bb3cdae8
-    class Sluggish(nn.Module):
-        "A loss that hides, in noise, how far the model has got."
-        def forward(self, pred, y): return F.cross_entropy(pred, y) + torch.randn(1).item()*0.3
-
-    # %% nbs/find/finder.ipynb #2647ad48
-    learn = digits_learner()
-    learn.loss_func = Sluggish()
-    first,second = sweep_and_refine(learn, partial(sweep_rates, learn, 1e-7, 10., sweep='exp'), 'exp', True,
-                                    num_it=100, extend=True)
-    test_eq((diagnose(first), diagnose(second)), ('noisy', 'ok'))
+    # %% nbs/find/finder.ipynb #7ab8c355
+    short = SweepCurve(lrs[:6], np.ones(6), np.ones(6))
+    assert np.isnan(suggested_rate(Rule('slide', slide, True), [short]))
+    test_eq(suggested_rate(Rule('mine', lambda curve: curve.num_it*1e-3, False), [curve, short]), 6e-3)
+    test_eq(median_rate([1e-3, np.nan, 3e-3]), 2e-3)
+    test_fail(lambda: suggested_rate(Rule('mine', lambda curve: 'big', False), [curve]), contains='it must return a rate')
 
 def test_the_result():
     # %% nbs/find/finder.ipynb #1a2caeef
@@ -114,7 +77,41 @@ def test_the_result():
     lr,steepest = res
     test_eq((lr, res.steep, res.trust), (1e-2, 1e-3, 'still falling'))
     test_eq(pickle.loads(pickle.dumps(res)), res)
+    test_eq(repr(res), "SuggestedLRs(lr=0.01, steep=0.001, trust='still falling')")
+    test_close(np.array([1e-3])*float(res), [1e-5])      # wherever a rate is expected, it stands for its first field
+
+    # %% nbs/find/finder.ipynb #cddf51f1
+    test_eq(list(res.to_frame().columns), ['lr','loss','smooth_loss'])
     res
+
+    # %% nbs/find/finder.ipynb #5b33783a
+    a,b = np.array([1e-3, 1e-2, 1e-1]),np.array([1e-3, 1e-2])
+    test_eq(loss_band([(a, [3., 2., 1.]), (b, [2., 2.5])]), (a, [2., 2., 1.], [3., 2.5, 1.]))
+    test_eq(plot_title(res), 'still falling: the loss was still falling at the end of the sweep')
+
+    # %% nbs/find/finder.ipynb #595247fd
+    res.plot()
+
+def test_trying_the_answer_out():
+    # %% nbs/find/finder.ipynb #6c5ff779
+    def digits_learner(**kwargs):
+        "A small CNN on 8x8 digits."
+        set_seed(42)
+        digits = load_digits()
+        x,y = tensor(digits.images).float()[:,None]/16, tensor(digits.target)
+        items = list(zip(x, y))
+        dls = DataLoaders.from_dsets(items[:1400], items[1400:], bs=32, num_workers=0)
+        model = nn.Sequential(ConvLayer(1, 16), ConvLayer(16, 32, stride=2), nn.AdaptiveAvgPool2d(1), nn.Flatten(),
+                              nn.Linear(32, 10))
+        return Learner(dls, model, loss_func=CrossEntropyLossFlat(), metrics=accuracy, **kwargs)
+
+    # %% nbs/find/finder.ipynb #773f5e28
+    learn = digits_learner()
+    losses = probe_rates(learn, [np.array([lr]) for lr in (1e-5, 1e-2)], 40)
+    assert losses[1] < losses[0]                              # who hardly moves learns nothing
+    test_eq(best_around(learn, 1e-5, [1.], 40), 2e-5)
+    test_fail(lambda: check_probe(5, as_rules('lr')), contains='at least 10 steps')
+    test_fail(lambda: check_probe(50, as_rules('valley')), contains="around 'lr', which is not among suggest_funcs")
 
 def test_lr_find():
     # %% nbs/find/finder.ipynb #6c5ff779
@@ -128,6 +125,19 @@ def test_lr_find():
         model = nn.Sequential(ConvLayer(1, 16), ConvLayer(16, 32, stride=2), nn.AdaptiveAvgPool2d(1), nn.Flatten(),
                               nn.Linear(32, 10))
         return Learner(dls, model, loss_func=CrossEntropyLossFlat(), metrics=accuracy, **kwargs)
+
+    # %% nbs/find/finder.ipynb #1a2caeef
+    lrs = np.geomspace(1e-6, 1, 100)
+    curve = SweepCurve(lrs, np.linspace(2, 1, 100), np.linspace(2, 1, 100))
+    test_eq([len(o) for o in stock_curve(curve)], [85, 85])
+    test_eq(apply_rule(lambda curve: 1e-3, curve), 1e-3)
+    test_eq(apply_rule(lambda lrs, losses, num_it: (lrs[0], (lrs[0], losses[0])), curve), tensor(lrs[10]).float())
+
+    # %% nbs/find/finder.ipynb #dbd6b177
+    test_warns(lambda: test_eq(enough_batches(3), 6))
+    test_eq(enough_batches(100), 100)
+    bad = suggested_lrs(['lr'], [np.nan], [[SweepCurve(lrs[:2], [np.nan]*2, [np.nan]*2, num_it=100, bad_batch=1)]])
+    test_eq(why_not(bad), f"bad batch, {reasons['bad batch']} (batch 1 of its epoch)")
 
     # %% nbs/find/finder.ipynb #ecc753b2
     learn = digits_learner()
@@ -186,15 +196,15 @@ def test_can_i_trust_it():
                               nn.Linear(32, 10))
         return Learner(dls, model, loss_func=CrossEntropyLossFlat(), metrics=accuracy, **kwargs)
 
-    # %% nbs/find/finder.ipynb #bb3cdae8
-    class Sluggish(nn.Module):
-        "A loss that hides, in noise, how far the model has got."
-        def forward(self, pred, y): return F.cross_entropy(pred, y) + torch.randn(1).item()*0.3
-
     # %% nbs/find/finder.ipynb #ecc753b2
     learn = digits_learner()
     res = learn.lr_find()
     res
+
+    # %% nbs/find/finder.ipynb #ddbe9a74
+    class Sluggish(nn.Module):
+        "A loss that hides, in noise, how far the model has got."
+        def forward(self, pred, y): return F.cross_entropy(pred, y) + torch.randn(1).item()*0.3
 
     # %% nbs/find/finder.ipynb #afc04af9
     learn = digits_learner()

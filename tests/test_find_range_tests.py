@@ -11,13 +11,13 @@ from fastai_lrx.core.messages import warn
 from fastai_lrx.core.plots import group_colors, group_names, new_axes, plot_sweep
 from fastai_lrx.core.state import as_device
 from fastai_lrx.find.curves import SweepCurve, by_drop, diagnose, halfway, lowest, reasons
-from fastai_lrx.find.finder import LRSweep, run_sweep, sweep_and_refine, sweep_rates
+from fastai_lrx.find.sweep import LRSweep, run_sweep, sweep_and_refine, sweep_rates
 import warnings, pickle, fastprogress.fastprogress as fp
 from fastcore.test import *
 from sklearn.datasets import load_digits
 import fastai_lrx.vary.cycles
 from fastai_lrx.find.range_tests import *
-from fastai_lrx.find.range_tests import cycle_bounds, fill_rates, rises
+from fastai_lrx.find.range_tests import Bounds, RangeSweep, bounds_of, cycle_bounds, fill_rates, range_end, rises, trusted
 
 def test_smith_s_range_test():
     # %% nbs/find/range_tests.ipynb #521553de
@@ -33,21 +33,42 @@ def test_smith_s_range_test():
         return Learner(dls, model, loss_func=CrossEntropyLossFlat(), metrics=accuracy,
                        splitter=lambda m: L(m).map(params), **kwargs)
 
+    # %% nbs/find/range_tests.ipynb #4a3b86d3
+    learn = digits_learner()
+    batch = learn.dls.valid.one_batch()
+    done = run_sweep(learn, RangeSweep(sweep_rates(learn, 1e-3, 0.1, 20, 'lin'), True, [batch], AvgMetric(accuracy)))
+    test_eq((len(done.losses), len(done.values), len(done.valid_losses)), (20, 20, 20))
+    assert done.values[-1] > done.values[0]
+
     # %% nbs/find/range_tests.ipynb #0b16cfe0
-    lrs = np.linspace(0.001, 0.1, 100)
     assert rises('accuracy', [], []) and not rises('error_rate', [], []) and not rises('_rmse', [], [])
     assert rises('mine', [0.1, 0.5, 0.9], [2., 1., 0.1]) and not rises('mine', [0.9, 0.5, np.nan, 0.1], [2., 1., 3., 0.1])
-    rising = SweepCurve(lrs, -np.clip((lrs-0.01)/0.04, 0, 1), sweep='lin')   # accuracy rises from 0.01 on, until 0.05
     t = np.arange(60)
     loss = np.where(t < 40, 2-t/40, 1e3*t)      # learns, then explodes: the accuracy stays better than at the start
     assert rises('mine', np.where(t < 40, t/80, 0.3), loss) and not rises('mine', np.where(t < 40, 1-t/80, 0.7), loss)
+
+    # %% nbs/find/range_tests.ipynb #bda1eb8c
+    lrs = np.linspace(0.001, 0.1, 100)
+    rising = SweepCurve(lrs, -np.clip((lrs-0.01)/0.04, 0, 1), sweep='lin')   # accuracy rises from 0.01 on, until 0.05
     test_close(cycle_bounds(rising), [0.014, 0.048], eps=2e-3)
-    # from 0.05 on it jumps
-    ragged = SweepCurve(lrs, -np.where(lrs < 0.05, np.clip((lrs-0.01)/0.04, 0, 1), 0.5+0.6*(np.arange(100)//12%2)),
-                        sweep='lin')
+    jumping = np.where(lrs < 0.05, np.clip((lrs-0.01)/0.04, 0, 1), 0.5+0.6*(np.arange(100)//12%2))   # from 0.05 on
+    ragged = SweepCurve(lrs, -jumping, sweep='lin')
     assert cycle_bounds(ragged)[1] <= 0.055
     early = SweepCurve(lrs, -np.clip(lrs/0.03, 0, 1), sweep='lin')           # it rises at once
     assert 3 <= cycle_bounds(early)[1]/cycle_bounds(early)[0] <= 20
+
+    # %% nbs/find/range_tests.ipynb #ca206de5
+    known = Bounds(*cycle_bounds(rising))
+    known.curve,known.rises,known.label = rising,True,'accuracy'
+    known.plot()
+
+    # %% nbs/find/range_tests.ipynb #dc080275
+    test_fail(lambda: float(known), contains='pass lr_max=b.lr_max and lr_min=b.lr_min')
+
+    # %% nbs/find/range_tests.ipynb #174f4c6a
+    assert 1e-3 < range_end(digits_learner()) < 40
+    seen = bounds_of(done, 'lin')
+    test_eq((seen.rises, seen.label, len(seen.curve)), (True, 'accuracy (1 validation batch)', 20))
 
     # %% nbs/find/range_tests.ipynb #d39c2438
     learn = digits_learner()
@@ -77,8 +98,23 @@ def test_one_rate_per_layer_group():
         return Learner(dls, model, loss_func=CrossEntropyLossFlat(), metrics=accuracy,
                        splitter=lambda m: L(m).map(params), **kwargs)
 
+    # %% nbs/find/range_tests.ipynb #bda1eb8c
+    lrs = np.linspace(0.001, 0.1, 100)
+    rising = SweepCurve(lrs, -np.clip((lrs-0.01)/0.04, 0, 1), sweep='lin')   # accuracy rises from 0.01 on, until 0.05
+    test_close(cycle_bounds(rising), [0.014, 0.048], eps=2e-3)
+    jumping = np.where(lrs < 0.05, np.clip((lrs-0.01)/0.04, 0, 1), 0.5+0.6*(np.arange(100)//12%2))   # from 0.05 on
+    ragged = SweepCurve(lrs, -jumping, sweep='lin')
+    assert cycle_bounds(ragged)[1] <= 0.055
+    early = SweepCurve(lrs, -np.clip(lrs/0.03, 0, 1), sweep='lin')           # it rises at once
+    assert 3 <= cycle_bounds(early)[1]/cycle_bounds(early)[0] <= 20
+
     # %% nbs/find/range_tests.ipynb #1cbfd9c6
     test_close(fill_rates([None, None, 1., None]), [1/2.6**2, 1/2.6, 1., 2.6])
+
+    # %% nbs/find/range_tests.ipynb #a5239a09
+    falling,flat = SweepCurve(lrs, 2-np.arange(100)/50),SweepCurve(lrs, np.ones(100))
+    test_eq(trusted([None, flat, falling]), [False, False, True])
+    test_fail(lambda: trusted([flat, flat]), contains="no layer group's curve can be trusted (flat, flat)")
 
     # %% nbs/find/range_tests.ipynb #dd6825ba
     learn = digits_learner()

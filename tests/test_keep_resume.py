@@ -2,29 +2,23 @@
 import pytest
 import warnings, fastprogress.fastprogress as fp
 from concurrent.futures import ThreadPoolExecutor
-from types import MethodType
-import inspect
 from fastai.basics import *
-from fastai.callback.progress import CSVLogger, ProgressCallback, ShowGraphCallback
-from fastai.callback.schedule import ParamScheduler
 from fastai.callback.tracker import TrackerCallback
 from fastai_lrx.core.args import as_bool, as_int
-from fastai_lrx.core.callbacks import FitCallback, only_watches
-from fastai_lrx.core.fingerprint import fingerprint
-from fastai_lrx.core.learner import n_batches, n_batches_of
+from fastai_lrx.core.callbacks import FitCallback
 from fastai_lrx.core.messages import warn
-from fastai_lrx.core.objects import data_sets, loss_parts, optimizers, walk
-from fastai_lrx.core.origin import is_user_code
 from fastai_lrx.core.processes import all_gather
-from fastai_lrx.core.state import generator_state, global_rngs, put_generator_state, read_scalars, uninterrupted
-from fastai_lrx.core.storage import atomic_write, buffers_of, damaged, discard, file_content, folder_of, load_state, put_buffers, put_weights, state_of, storable, try_lock, write_state
-from fastai_lrx.vary.schedules import Schedule
+from fastai_lrx.core.storage import damaged, discard, file_content, folder_of, load_state, try_lock, write_state
+from fastai_lrx.keep.run_state import put_run_state, run_state, stateful, unsaved_callbacks
+from fastai_lrx.keep.same_fit import description, difference
 from fastcore.test import *
 from fastai.callback.all import *
+from fastai.test_utils import synth_learner
+from fastai_lrx.core.storage import load_state
 from fastai_lrx.vary.cycles import *
-import subprocess, sys, tempfile, textwrap
+import contextlib, io, subprocess, sys, tempfile
 from fastai_lrx.keep.resume import *
-from fastai_lrx.keep.resume import attributes, put_attributes
+from fastai_lrx.keep.resume import Resume, look_at_items, written_when_called
 
 def test_killed_and_run_again():
     # %% nbs/keep/resume.ipynb #6a3d9c3e
@@ -46,7 +40,8 @@ set_seed(0)
 x = torch.randn(300, 8)
 items = list(zip(x, (x[:,0] > x[:,1]).long()))
 model = nn.Sequential(nn.Linear(8, 30), nn.BatchNorm1d(30), nn.ReLU(), nn.Dropout(0.2), nn.Linear(30, 2))
-learn = Learner(DataLoaders.from_dsets(items[:200], items[200:], bs=20, num_workers=0), model, loss_func=CrossEntropyLossFlat(), metrics=accuracy, cbs=PowerCut())
+dls = DataLoaders.from_dsets(items[:200], items[200:], bs=20, num_workers=0)
+learn = Learner(dls, model, loss_func=CrossEntropyLossFlat(), metrics=accuracy, cbs=PowerCut())
 with learn.no_bar(): learn.fit_sgdr(2, 2, 1e-2, moms=(0.95, 0.85), cbs=Resume(sys.argv[1]))
 losses = [float(o) for o in learn.recorder.losses]
 print(fingerprint(learn.model, losses, [list(map(float, v)) for v in learn.recorder.values]))
@@ -65,13 +60,89 @@ print(fingerprint(learn.model, losses, [list(map(float, v)) for v in learn.recor
     print(*run('cut'), sep='\n')
     sorted(p.name for p in (folder/'cut').iterdir())
 
-def test_what_objects_remember():
-    # %% nbs/keep/resume.ipynb #2eea0b72
-    class Counts(Callback):
-        def __init__(self, fn): self.fn,self.n,self.seen,self.rng = fn,3,{'a': [1.5, None]},random.Random(0)
-    a,b = Counts(print),Counts(print)
-    a.n,a.seen['a'][0] = 4,2.5
-    a.rng.random()
-    put_attributes(b, attributes(a))
-    test_eq((b.n, b.seen, b.rng.random()), (4, {'a': [2.5, None]}, a.rng.random()))
-    attributes(a)['plain']
+def test_the_callback():
+    # %% nbs/keep/resume.ipynb #d2be302a
+    assert not Path('runs').exists()                          # nothing is written before a fit begins
+    r = Resume('runs/birds', every=5)
+    test_eq((r.folder.name, r.every, r.keep_last, r.n_fits), ('birds', 5, 2, 0))
+    test_fail(lambda: Resume('runs/birds', every=0), contains='every=0: must be at least 1')
+    assert not Path('runs').exists()
+
+    # %% nbs/keep/resume.ipynb #df2ab9b1
+    learn = synth_learner()
+    test_eq([getattr(dl, '_types', None) for dl in learn.dls.loaders], [None, None])
+    look_at_items(learn.dls)
+    assert all(dl._types for dl in learn.dls.loaders)
+
+    # %% nbs/keep/resume.ipynb #b021e7cb
+    class Teacher(Callback):
+        "Remembers a model, and does not say how to store it"
+        def __init__(self, model): self.teacher = model
+    learn.add_cb(Teacher(nn.Linear(1, 1)))
+    r.learn,r.named = learn,[]
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter('always')
+        for _ in range(3): r.name_forgetful()
+    test_eq(len(caught), 1)
+    str(caught[0].message).partition(': ')[2]
+
+def test_checkpoints():
+    # %% nbs/keep/resume.ipynb #47f0c1d1
+    path,model = Path(tempfile.mkdtemp())/'a.safetensors',nn.Linear(1, 1)
+    finish = written_when_called(path, dict(weight=model.weight), dict(epoch=3))
+    expected = model.weight.item()
+    model.weight.data += 1                                     # training goes on
+    finish()
+    test_eq(load_state(path)[0]['weight'].item(), expected)
+    test_eq(load_state(path)[1]['epoch'], 3)
+
+    # %% nbs/keep/resume.ipynb #6e32ffb8
+    r = Resume(tempfile.mkdtemp())
+    r.number = 0                                               # of its first fit
+    names = 'fit000_epoch00003_end', 'fit000_epoch00003', 'fit000_epoch00002', 'fit001_epoch00001', 'fit000_best'
+    for name in names: (r.folder/f'{name}.safetensors').touch()
+    test_eq(r.file(3, finished=True).stem, 'fit000_epoch00003_end')
+    test_eq(r.checkpoints(), [(2, False), (3, False), (3, True)])
+    r.forget()
+    test_eq([p.name for p in r.folder.iterdir()], ['fit000_best.safetensors'])      # none of ours
+
+    # %% nbs/keep/resume.ipynb #75147af3
+    r = Resume(tempfile.mkdtemp(), keep_last=2)
+    r.number = 0
+    for done in range(4):
+        r.writing = (done, False),r.file(done, False).touch    # stands for the writing of a state
+        r.settle()
+    test_eq(r.checkpoints(), [(2, False), (3, False)])
+    def full_disk(): raise OSError('No space left on device')
+    r.writing = (4, False),full_disk
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter('always')
+        r.settle()
+    str(caught[0].message).partition(': ')[2]
+
+    # %% nbs/keep/resume.ipynb #46a67128
+    r.acquire()
+    check = 'import sys; from fastai_lrx.core.storage import try_lock; print(try_lock(sys.argv[1]) is not None)'
+    def is_free():
+        "Whether another process can have the folder now"
+        command = [sys.executable, '-c', check, r.folder/'.lock']
+        return subprocess.run(command, capture_output=True, text=True).stdout.strip()
+    test_eq(is_free(), 'False')
+    r.close()
+    test_eq(is_free(), 'True')
+
+def test_going_on():
+    # %% nbs/keep/resume.ipynb #c351e174
+    folder = tempfile.mkdtemp()
+    learn = synth_learner()
+    with learn.no_bar(), learn.no_logging(): learn.fit(2, cbs=Resume(folder))
+    r = Resume(folder)
+    r.learn,r.number,r.what = learn,0,dict(epochs=3)
+    test_fail(r.find, contains='was begun by another fit, with epochs 2, and now it is 3; use another name')
+    r.what = r.read(2, True)[1]
+    r.file(2, True).write_bytes(b'damaged')
+    with warnings.catch_warnings(record=True) as caught, contextlib.redirect_stdout(io.StringIO()) as said:
+        warnings.simplefilter('always')
+        r.find()
+    test_eq((r.done, r.finished, len(caught)), (2, False, 1))
+    assert said.getvalue().endswith('goes on after 2 of 2 epochs\n')

@@ -3,25 +3,42 @@ import pytest
 import warnings, fastprogress.fastprogress as fp
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
-import sys, textwrap, warnings
+import sys, warnings
 from fastai.basics import *
 from fastai.callback.schedule import ParamScheduler
-from fastai_lrx.core.args import as_float
 from fastai_lrx.core.callbacks import hypers_it_sets, runs_in_dry_run, waits_for_losses
 from fastai_lrx.core.learner import check_optimizer, n_batches, n_valid
 from fastai_lrx.core.origin import is_user_code
-from fastai_lrx.core.plots import group_colors, new_axes, plot_groups
 from fastai_lrx.core.trial import trial
+from fastai_lrx.show.plan import Plan, PlannedFit, doubts
 from fastai_lrx.spread.freezing import frozen_params
 from fastai_lrx.vary.scheduled import Scheduled
 from fastcore.test import *
 from fastai.callback.all import *
 from fastai.test_utils import synth_learner
 from fastai_lrx.all import *
+from fastai_lrx.core.plots import new_axes
 from fastai_lrx.show.dry_run import *
-from fastai_lrx.show.dry_run import Plan
+from fastai_lrx.show.dry_run import callbacks_on_losses, handlers, unknown_callbacks
 
 def test_the_dry_run():
+    # %% nbs/show/dry_run.ipynb #319ac57c
+    learn = synth_learner(n_trn=40, splitter=lambda m: [[m.a], [m.b], []])
+    learn.model.register_parameter('c', nn.Parameter(torch.zeros(1)))
+    learn.splitter = lambda m: [[m.a], [m.b], [m.c]]
+    with learn.dry_run() as gradual: learn.fine_tune_discriminative(6, 1e-1)
+    gradual.plot()
+
+    # %% nbs/show/dry_run.ipynb #9e6c425a
+    test_eq([f.__self__.name for f in handlers(learn, 'before_epoch')], ['recorder', 'progress'])
+
+    # %% nbs/show/dry_run.ipynb #4a6b92e0
+    class MyOwn(Callback): pass
+    test_eq(unknown_callbacks([MyOwn(), EarlyStoppingCallback()]), ['MyOwn'])
+    waiting = [ReduceLROnPlateau(), EarlyStoppingCallback()]
+    test_eq(callbacks_on_losses(waiting, {'lr', 'mom'}), (['EarlyStoppingCallback'], {'ReduceLROnPlateau': ('lr',)}))
+    test_eq(callbacks_on_losses(waiting, set()), (['ReduceLROnPlateau', 'EarlyStoppingCallback'], {}))
+
     # %% nbs/show/dry_run.ipynb #e4ab5346
     three = synth_learner(n_trn=20, splitter=lambda m: [[m.a], [m.b], []])
     with three.dry_run() as plan: three.fit_one_cycle(2, slice(1e-3, 1e-1))
@@ -67,6 +84,14 @@ def test_the_picture():
     # %% nbs/show/dry_run.ipynb #2dd2f4f0
     plan.summary(batch_seconds=0.1)
 
+def test_what_looks_unintended():
+    # %% nbs/show/dry_run.ipynb #319ac57c
+    learn = synth_learner(n_trn=40, splitter=lambda m: [[m.a], [m.b], []])
+    learn.model.register_parameter('c', nn.Parameter(torch.zeros(1)))
+    learn.splitter = lambda m: [[m.a], [m.b], [m.c]]
+    with learn.dry_run() as gradual: learn.fine_tune_discriminative(6, 1e-1)
+    gradual.plot()
+
     # %% nbs/show/dry_run.ipynb #080f1e18
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter('always')
@@ -83,13 +108,15 @@ def test_the_picture():
         learn.unfreeze()
         learn.fit_one_cycle(5, start_epoch=3)
     with warnings.catch_warnings(record=True) as caught, learn.dry_run() as plan: resumed()
-    test_eq(plan.doubts, ['fit 1 resumes at epoch 3, but fit 0 before it starts anew; leave it out, or its schedule runs twice'])
+    test_eq(plan.doubts, ['fit 1 resumes at epoch 3, but fit 0 before it starts anew; leave it out, or its schedule '
+                          'runs twice'])
 
     # %% nbs/show/dry_run.ipynb #983a10b6
     learn.freeze()
     with warnings.catch_warnings(record=True) as caught, learn.dry_run() as plan:
         learn.fit_one_cycle(2, cbs=[Snapshots(), UntilOverfit()])
-    test_eq(plan.doubts, ['fit 0: Snapshots, UntilOverfit will raise, as it waits for the ends of cycles and there are none'])
+    test_eq(plan.doubts, ['fit 0: Snapshots, UntilOverfit will raise, as it waits for the ends of cycles and there '
+                          'are none'])
     learn.unfreeze()
 
     # %% nbs/show/dry_run.ipynb #cc640539

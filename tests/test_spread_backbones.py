@@ -6,7 +6,7 @@ from fastai_lrx.core.args import as_bool, as_int, short_repr
 from fastai_lrx.core.callbacks import as_callbacks
 from fastai_lrx.core.learner import n_batches
 from fastai_lrx.spread.freezing import NormFreeze
-from fastai_lrx.spread.layer_groups import timm_split
+from fastai_lrx.spread.layers import timm_split
 import warnings
 from fastcore.test import *
 from fastai.vision.all import *
@@ -14,7 +14,7 @@ from fastai_lrx.all import *
 from fastai_lrx.demo import digits_dls
 import timm
 from fastai_lrx.spread.backbones import *
-from fastai_lrx.spread.backbones import TimmBody, channel_stats, n_features, timm_args, timm_learner
+from fastai_lrx.spread.backbones import TimmBody, body_with_head, channel_stats, check_learner_args, image_shape, n_features, n_outputs, timm_args, timm_learner
 
 def test_in_short():
     # %% nbs/spread/backbones.ipynb #a2e59cf8
@@ -38,12 +38,15 @@ def test_the_body():
             print(f'{arch:<30}', list(body.model(torch.empty(2, 3, size, size)).shape), '->',
                   list(body(torch.empty(2, 3, size, size)).shape))
 
-    # %% nbs/spread/backbones.ipynb #eaf76deb
-    for size in (32, 224):
-        print(size, timm_args('vit_tiny_patch16_224', 3, (size,size)),
-              n_features(timm_args('vit_tiny_patch16_224', 3, (size,size)), (size,size)))
+    # %% nbs/spread/backbones.ipynb #3ea2d921
+    test_eq(timm_args('resnet18', 1, (32,32)), dict(model_name='resnet18', num_classes=0, in_chans=1))    # of any size
     test_fail(lambda: timm_args('resnet_18', 3, (32,32)),
               contains="arch='resnet_18': timm has no such architecture; close to it: resnet18")
+
+    # %% nbs/spread/backbones.ipynb #eaf76deb
+    for size in (32, 224):
+        args = timm_args('vit_tiny_patch16_224', 3, (size,size))
+        print(size, args, n_features(args, (size,size)))
     test_fail(lambda: n_features(timm_args('crossvit_tiny_240', 3, (32,32)), (32,32)),
               contains="cannot take images of 3 x 32 x 32")
 
@@ -59,6 +62,19 @@ def test_the_learner():
     learn = timm_learner(dls, 'vit_tiny_patch16_224', pretrained=False, metrics=accuracy)
     test_eq(learn.model[0].model.patch_embed.proj.weight.shape, [192, 1, 16, 16])
     learn.layer_groups
+
+    # %% nbs/spread/backbones.ipynb #50c4fb43
+    test_fail(lambda: check_learner_args(dls, None, dict(num_classes=3)), contains='num_classes: say n_out=', exc=TypeError)
+    test_fail(lambda: check_learner_args(dls, nn.Linear, {}), contains='pass a module', exc=TypeError)      # a class
+
+    # %% nbs/spread/backbones.ipynb #72e61d65
+    test_eq(image_shape(dls), (1, (32, 32)))
+    test_eq(image_shape(dls, n_in=3, img_size=64), (3, (64, 64)))
+    test_eq((n_outputs(dls), n_outputs(dls, 2)), (5, 2))
+
+    # %% nbs/spread/backbones.ipynb #94083f87
+    model = body_with_head(timm_args('resnet10t', 1, (32,32)), (32,32), False, None, nn.init.kaiming_normal_, n_out=5)
+    test_eq(model.eval()(torch.randn(2, 1, 32, 32)).shape, [2, 5])
 
     # %% nbs/spread/backbones.ipynb #ff350b10
     def untouched(learn):

@@ -5,7 +5,8 @@ from fastai_lrx.core.args import as_bool, as_int, as_rates, one_of
 from fastai_lrx.core.callbacks import FitCallback
 from fastai_lrx.core.learner import group_rates, n_groups as n_groups_of, optimizer_of
 from fastai_lrx.spread.freezing import NormFreeze, close_groups, frozen_by_hand, note_closed
-from fastai_lrx.spread.layer_groups import discriminative_lrs, groups_of, timm_part, torn_module
+from fastai_lrx.spread.layer_groups import groups_of, torn_module
+from fastai_lrx.spread.layers import discriminative_lrs, timm_part
 from fastai_lrx.spread.precompute import stages_of
 from fastai_lrx.vary.cycles import check_fit, check_schedule, fit_scheduled
 from fastai_lrx.vary.schedules import CosineRestarts, Joined, OneCycle, SlantedTriangular, Triangular, join
@@ -17,7 +18,7 @@ from fastai_lrx.all import *
 from fastai_lrx.demo import digits_dls, pretrained_learner
 from fastai_lrx.core.plots import new_axes
 from fastai_lrx.spread.fine_tune import *
-from fastai_lrx.spread.fine_tune import GradualUnfreezing, n_open, shapes, stage_lengths, staged_schedule
+from fastai_lrx.spread.fine_tune import GradualUnfreezing, check_callbacks, check_layers, check_open, check_trainable, close_body, default_groups, groups_to_train, n_open, rates_per_group, shapes, stage_lengths, stage_moms, staged_schedule
 
 def test_in_short():
     # %% nbs/spread/fine_tune.ipynb #71b9ac1b
@@ -38,13 +39,7 @@ def test_which_groups_train_when():
     test_eq([n_open(e, 4, 4, start=2, at_once=True) for e in range(4)], [1, 1, 4, 4])
 
 def test_opening_them():
-    # %% nbs/spread/fine_tune.ipynb #56c13c6a
-    class Diary(Callback):
-        "What trains in each epoch"
-        def before_fit(self): self.rows = []
-        def before_train(self):
-            self.rows.append([self.epoch, self.fine_tune_stage, *self.learn.layer_groups.to_frame().trainable])
-
+    # %% nbs/spread/fine_tune.ipynb #1c80b7fe
     def small_learner(**kwargs):
         set_seed(0)
         learn = timm_learner(digits_dls(range(5, 10), valid_pct=0.8, augment=False), 'test_convnext', pretrained=False,
@@ -53,12 +48,52 @@ def test_opening_them():
         learn.logger = noop
         return learn
 
+
+    by_hand = small_learner()
+    by_hand.model.requires_grad_(False)
+    test_fail(lambda: check_trainable(by_hand), contains='all weights of learn.model are frozen', exc=ValueError)
+    by_hand = small_learner(train_bn=False)
+    by_hand.create_opt()
+    by_hand.model[1].requires_grad_(False)
+    close_groups(by_hand, 3)
+    test_fail(lambda: check_open(by_hand), contains='train first were frozen by hand', exc=ValueError)
+    def by_kind(m): return [[p for p in m.parameters() if (p.ndim > 1)==weights] for weights in (True, False)]
+    test_fail(lambda: check_layers(small_learner(splitter=by_kind)), contains='by kind of parameter', exc=ValueError)
+
+    # %% nbs/spread/fine_tune.ipynb #56c13c6a
+    class Diary(Callback):
+        "What trains in each epoch"
+        def before_fit(self): self.rows = []
+        def before_train(self):
+            self.rows.append([self.epoch, self.fine_tune_stage, *self.learn.layer_groups.to_frame().trainable])
+
     learn = small_learner()
     learn.fit_one_cycle(5, slice(1e-4, 1e-2), cbs=[GradualUnfreezing(), diary := Diary()])
     test_eq([row[1] for row in diary.rows], [0, 1, 2, 3, 3])
     pd.DataFrame(diary.rows, columns=['epoch', 'stage', *(f'group {i} trains' for i in range(4))])
 
 def test_the_rates():
+    # %% nbs/spread/fine_tune.ipynb #1c80b7fe
+    def small_learner(**kwargs):
+        set_seed(0)
+        learn = timm_learner(digits_dls(range(5, 10), valid_pct=0.8, augment=False), 'test_convnext', pretrained=False,
+                             metrics=accuracy, **kwargs)
+        learn.remove_cb(ProgressCallback)
+        learn.logger = noop
+        return learn
+
+    # %% nbs/spread/fine_tune.ipynb #56c13c6a
+    class Diary(Callback):
+        "What trains in each epoch"
+        def before_fit(self): self.rows = []
+        def before_train(self):
+            self.rows.append([self.epoch, self.fine_tune_stage, *self.learn.layer_groups.to_frame().trainable])
+
+    learn = small_learner()
+    learn.fit_one_cycle(5, slice(1e-4, 1e-2), cbs=[GradualUnfreezing(), diary := Diary()])
+    test_eq([row[1] for row in diary.rows], [0, 1, 2, 3, 3])
+    pd.DataFrame(diary.rows, columns=['epoch', 'stage', *(f'group {i} trains' for i in range(4))])
+
     # %% nbs/spread/fine_tune.ipynb #324ae4c5
     test_eq(stage_lengths(10, (1, 2, 4, 8)), [1, 2, 7])
     test_eq(stage_lengths(5, [2]*5), [2, 3])
@@ -70,14 +105,17 @@ def test_the_rates():
         ax.set_title(shape)
     fig
 
-def test_the_whole():
-    # %% nbs/spread/fine_tune.ipynb #56c13c6a
-    class Diary(Callback):
-        "What trains in each epoch"
-        def before_fit(self): self.rows = []
-        def before_train(self):
-            self.rows.append([self.epoch, self.fine_tune_stage, *self.learn.layer_groups.to_frame().trainable])
+    # %% nbs/spread/fine_tune.ipynb #3ea2d910
+    test_close(rates_per_group(learn, 1e-2, 4, 10), [1e-5, 1e-4, 1e-3, 1e-2])
+    test_close(rates_per_group(learn, slice(1e-2), 4, 10), [1e-3, 1e-3, 1e-3, 1e-2])       # as a slice is read in fastai
 
+    # %% nbs/spread/fine_tune.ipynb #61d50c43
+    closed = small_learner()
+    close_body(closed, 3, anew=True)
+    test_eq((closed.opt.frozen_idx, len(closed.opt.param_lists)), (2, 3))
+
+def test_which_groups():
+    # %% nbs/spread/fine_tune.ipynb #1c80b7fe
     def small_learner(**kwargs):
         set_seed(0)
         learn = timm_learner(digits_dls(range(5, 10), valid_pct=0.8, augment=False), 'test_convnext', pretrained=False,
@@ -85,11 +123,6 @@ def test_the_whole():
         learn.remove_cb(ProgressCallback)
         learn.logger = noop
         return learn
-
-    # %% nbs/spread/fine_tune.ipynb #288911fe
-    learn = small_learner()
-    learn.fine_tune_discriminative(5, 1e-2, cbs=(diary := Diary()))
-    test_eq([row[1] for row in diary.rows], [0, 1, 2, 3, 3, 3])
 
     # %% nbs/spread/fine_tune.ipynb #e7747ddb
     def stock_learner():
@@ -100,6 +133,52 @@ def test_the_whole():
         learn.remove_cb(ProgressCallback)
         learn.logger = noop
         return learn
+
+    # %% nbs/spread/fine_tune.ipynb #72e61d54
+    test_eq(default_groups(stock_learner(), 1e-2), 4)
+    test_eq(default_groups(stock_learner(), [1e-3, 1e-2]), 2)       # whoever names two rates wants two groups
+    test_eq(default_groups(small_learner(n_groups=3), 1e-2), 3)
+
+    # %% nbs/spread/fine_tune.ipynb #94083f76
+    test_eq(groups_to_train(stock_learner(), 1e-2, n_groups=None, reset_opt=False), (4, True))
+    test_eq(groups_to_train(stock_learner(), 1e-2, n_groups=2, reset_opt=False), (2, False))
+
+def test_the_whole():
+    # %% nbs/spread/fine_tune.ipynb #1c80b7fe
+    def small_learner(**kwargs):
+        set_seed(0)
+        learn = timm_learner(digits_dls(range(5, 10), valid_pct=0.8, augment=False), 'test_convnext', pretrained=False,
+                             metrics=accuracy, **kwargs)
+        learn.remove_cb(ProgressCallback)
+        learn.logger = noop
+        return learn
+
+    # %% nbs/spread/fine_tune.ipynb #56c13c6a
+    class Diary(Callback):
+        "What trains in each epoch"
+        def before_fit(self): self.rows = []
+        def before_train(self):
+            self.rows.append([self.epoch, self.fine_tune_stage, *self.learn.layer_groups.to_frame().trainable])
+
+    # %% nbs/spread/fine_tune.ipynb #e7747ddb
+    def stock_learner():
+        "resnet10t from vision_learner"
+        set_seed(0)
+        learn = vision_learner(digits_dls(range(5, 10), valid_pct=0.8, augment=False), 'resnet10t', n_in=1,
+                               pretrained=False, metrics=accuracy)
+        learn.remove_cb(ProgressCallback)
+        learn.logger = noop
+        return learn
+
+    # %% nbs/spread/fine_tune.ipynb #b62a5198
+    test_fail(lambda: check_callbacks([GradualUnfreezing()]), contains='choose with unfreeze=', exc=ValueError)
+    test_eq(stage_moms(small_learner(), None, 'one_cycle'), (0.95, 0.85, 0.95))
+    test_is(stage_moms(small_learner(), None, 'sgdr'), None)
+
+    # %% nbs/spread/fine_tune.ipynb #288911fe
+    learn = small_learner()
+    learn.fine_tune_discriminative(5, 1e-2, cbs=(diary := Diary()))
+    test_eq([row[1] for row in diary.rows], [0, 1, 2, 3, 3, 3])
 
     # %% nbs/spread/fine_tune.ipynb #10e57f86
     learn = stock_learner()

@@ -8,22 +8,56 @@ from fastai_lrx.core.fingerprint import fingerprint
 from fastai_lrx.core.state import read_scalars
 from fastcore.test import *
 from fastai_lrx.spread.fixed_layers import *
-from fastai_lrx.spread.fixed_layers import Bypass, fixed_part, fixed_stages, mark
+from fastai_lrx.spread.fixed_layers import Bypass, apply_layers, equal_up_to_drift, fixed_part, fixed_stages, heeds_mode, is_fixed, is_marked, mark, places_of, unmarked
 
 def test_where_to_cut():
+    # %% nbs/spread/fixed_layers.ipynb #e4a00001
+    x,norm = torch.randn(4, 1, 8, 8),nn.BatchNorm2d(1)
+    assert is_fixed(nn.MaxPool2d(2), x, set()) and not is_fixed(nn.Dropout(0.5), x, set())
+    assert is_fixed(norm, x, frozen=set(norm.parameters())) and not is_fixed(norm, x, frozen=set())
+    class Centred(nn.Module):
+        def forward(self, x): return x - x.mean(0)
+    assert not is_fixed(Centred(), x, set())                      # what it makes of an image depends on the others
+
+    # %% nbs/spread/fixed_layers.ipynb #e4a00008
+    test_eq(apply_layers([nn.ReLU(), nn.Flatten()], torch.tensor([[[-1., 2.]]])), torch.tensor([[0., 2.]]))
+
     # %% nbs/spread/fixed_layers.ipynb #ceffbade
-    body,head = nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU()), nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(),
-        nn.Dropout(0.5), nn.Linear(4, 2))
+    body = nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU())
+    head = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Dropout(0.5), nn.Linear(4, 2))
     stages,stop = fixed_stages(nn.Sequential(body, head), torch.randn(2, 1, 8, 8), frozen=set(body.parameters()))
     print([type(m).__name__ for m in stages], 'and then', stop)
+    test_eq(apply_layers(stages, x).shape, [4, 4])
 
     # %% nbs/spread/fixed_layers.ipynb #945db6c4
+    test_eq(len(fixed_part(nn.Sequential(body, head), x, set(body.parameters()))), 3)        # up to the dropout
     test_fail(lambda: fixed_part(nn.Sequential(body, head), torch.randn(2, 1, 8, 8), set()),
               contains='0.0 (Conv2d) comes first and is not frozen', exc=ValueError)
     test_fail(lambda: fixed_part(nn.Sequential(nn.Dropout(0.1), body, head), torch.randn(2, 1, 8, 8),
                                  set(body.parameters())), contains='0 (Dropout) comes first and is random', exc=ValueError)
 
 def test_batches_of_activations():
+    # %% nbs/spread/fixed_layers.ipynb #e4a00004
+    acts = mark(torch.ones(1, 2), passed=1)
+    assert is_marked(acts) and is_marked(acts*2) and not is_marked(unmarked(acts))
+    test_eq(acts.passed, 1)
+
+    # %% nbs/spread/fixed_layers.ipynb #e4a00006
+    a,b = nn.BatchNorm1d(2),nn.BatchNorm1d(2)
+    def tensors_of(m): return [d[k] for d,k in places_of(m)]
+    test_eq(len(tensors_of(a)), 4)
+    assert equal_up_to_drift(tensors_of(a), tensors_of(b))
+    b.running_mean += 0.1
+    assert not equal_up_to_drift(tensors_of(a), tensors_of(b))
+    test_eq([heeds_mode(cls) for cls in (nn.Linear, nn.Dropout)], [False, True])
+
+    # %% nbs/spread/fixed_layers.ipynb #e4a00009
+    layer = nn.Linear(2, 2)
+    layer.forward = Bypass(layer, n=1)
+    assert 'forward' in vars(layer)
+    layer.forward.leave()
+    assert 'forward' not in vars(layer)                  # its own is the one of its class again
+
     # %% nbs/spread/fixed_layers.ipynb #b3433ea5
     fixed = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU())
     for m in fixed: m.forward = Bypass(m, n=2)

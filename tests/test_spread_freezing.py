@@ -10,7 +10,38 @@ from fastai.vision.all import *
 import warnings
 import timm
 from fastai_lrx.spread.freezing import *
-from fastai_lrx.spread.freezing import NormFreeze
+from fastai_lrx.spread.freezing import NormFreeze, as_group_number, close_groups, fix_statistics, frozen_by_hand, frozen_params, note_closed
+
+def test_frozen_by_hand():
+    # %% nbs/spread/freezing.ipynb #8439b9ff
+    def small_learner():
+        "resnet10t for 12-pixel noise"
+        set_seed(0)
+        items = [(torch.randn(3,12,12), i%3) for i in range(24)]
+        dls = DataLoaders.from_dsets(items[:16], items[16:], bs=8, num_workers=0)
+        learn = vision_learner(dls, 'resnet10t', pretrained=False, n_out=3, loss_func=CrossEntropyLossFlat(),
+                               normalize=False)
+        learn.remove_cb(ProgressCallback)
+        learn.logger = noop
+        return learn
+
+    # %% nbs/spread/freezing.ipynb #c73b62a9
+    learn = small_learner()
+    stem = learn.model[0].model.conv1.requires_grad_(False)
+    test_eq([id(p) for p in frozen_by_hand(learn)], [id(p) for p in stem.parameters()])
+
+    # %% nbs/spread/freezing.ipynb #d84c73ba
+    by_hand = frozen_by_hand(learn)
+    learn.create_opt()
+    learn.opt.freeze_to(1)
+    note_closed(learn, by_hand)                                     # all of the body but the stem can be opened again
+    in_body = {id(p) for p in learn.opt.param_lists[0]}
+    test_eq({id(p) for p in learn.closed_params}, in_body - {id(p) for p in by_hand})
+
+    # %% nbs/spread/freezing.ipynb #e95d84cb
+    stem.requires_grad_(False)
+    close_groups(learn, 0)                                          # opens all but the stem, and leaves Adam's averages
+    test_eq([id(p) for p in learn.model.parameters() if not p.requires_grad], [id(p) for p in stem.parameters()])
 
 def test_nothing_frozen_and_nobody_says_so():
     # %% nbs/spread/freezing.ipynb #8439b9ff
@@ -25,12 +56,42 @@ def test_nothing_frozen_and_nobody_says_so():
         learn.logger = noop
         return learn
 
+    # %% nbs/spread/freezing.ipynb #fa6e95dc
+    test_eq(as_group_number(tensor(-2)), -2)
+    test_fail(lambda: as_group_number(1.5), contains='n=1.5: pass the number of a layer group', exc=TypeError)
+
     # %% nbs/spread/freezing.ipynb #8a2ce11a
     two = small_learner()
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter('always')
         two.freeze_to(-2)
-    assert 'freeze_to(-2): the model has 2 layer groups, so nothing is frozen; learn.regroup(3) makes more' in str(caught[-1].message)
+    said = str(caught[-1].message)
+    assert 'freeze_to(-2): the model has 2 layer groups, so nothing is frozen; learn.regroup(3) makes more' in said
+
+def test_frozen_norm_layers_too():
+    # %% nbs/spread/freezing.ipynb #8439b9ff
+    def small_learner():
+        "resnet10t for 12-pixel noise"
+        set_seed(0)
+        items = [(torch.randn(3,12,12), i%3) for i in range(24)]
+        dls = DataLoaders.from_dsets(items[:16], items[16:], bs=8, num_workers=0)
+        learn = vision_learner(dls, 'resnet10t', pretrained=False, n_out=3, loss_func=CrossEntropyLossFlat(),
+                               normalize=False)
+        learn.remove_cb(ProgressCallback)
+        learn.logger = noop
+        return learn
+
+    # %% nbs/spread/freezing.ipynb #1c80b7ff
+    learn = small_learner()
+    learn.freeze()
+    test_eq(frozen_params(learn.opt), set(learn.model[0].parameters()))
+    assert any(p.requires_grad for p in frozen_params(learn.opt))                  # norm layers, as stock has it
+
+    # %% nbs/spread/freezing.ipynb #2d91c810
+    norms = [m for m in learn.model[0].modules() if isinstance(m, nn.BatchNorm2d)]
+    learn.model.train()
+    fix_statistics(learn.model, frozen_params(learn.opt))
+    assert not any(m.training for m in norms) and learn.model[1].training
 
     # %% nbs/spread/freezing.ipynb #97c99d48
     def moved(cbs):

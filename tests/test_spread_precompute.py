@@ -10,9 +10,11 @@ from fastai_lrx.core.learner import in_fit
 from fastai_lrx.core.messages import warn
 from fastai_lrx.core.state import as_device, data_and_modes_kept, read_scalars, uninterrupted
 from fastai_lrx.core.storage import folder_of
-from fastai_lrx.spread.activations import cached_loader, check_loader, device_of, first_batch, inputs_and_targets, kept_rows, norms_synced_once
+from fastai_lrx.spread.activations import device_of, first_batch, inputs_and_targets, kept_rows
 from fastai_lrx.spread.fixed_layers import Bypass, fixed_part, is_marked, mark, unmarked
 from fastai_lrx.spread.freezing import NormFreeze, fix_statistics, frozen_params
+from fastai_lrx.spread.rows import cached_loader, check_loader
+from types import SimpleNamespace
 import time, warnings, fastprogress.fastprogress as fp
 from fastcore.test import *
 from fastai.vision.all import *
@@ -20,7 +22,7 @@ from fastai_lrx.all import *
 from fastai_lrx.demo import digits_dls, pretrained_learner
 from fastai_lrx.core.plots import new_axes
 from fastai_lrx.spread.precompute import *
-from fastai_lrx.spread.precompute import with_state
+from fastai_lrx.spread.precompute import FixedBody, MarkActivations, as_gigabytes, no_transforms, norms_synced_once, precompute_block, remove_hooks_of, stages_of, with_state
 
 def test_in_short():
     # %% nbs/spread/precompute.ipynb #fca61002
@@ -47,7 +49,34 @@ def test_in_short():
     ax.set(xlabel='seconds', title='The body is paid for once')
     fig
 
+    # %% nbs/spread/precompute.ipynb #e3a00001
+    test_eq(type(deepcopy(MarkActivations())), Callback)
+
 def test_the_block():
+    # %% nbs/spread/precompute.ipynb #e3a00002
+    body = nn.Linear(2, 2)
+    watch = FixedBody([body], acts_ndim=2)
+    saved = deepcopy(body.state_dict())
+    body.load_state_dict(saved)                                # the same weights
+    watch.check_weights()
+    with torch.no_grad(): body.weight.mul_(2)
+    test_fail(watch.check_weights, contains='have other weights now', exc=ValueError)
+
+    # %% nbs/spread/precompute.ipynb #e3a00004
+    watch.learn = SimpleNamespace(cbs=[])
+    watch.check_trainable(frozen=set(body.parameters()))
+    test_fail(lambda: watch.check_trainable(frozen=set()), contains='have been opened', exc=ValueError)
+    watch.learn.cbs.append(CutMix())
+    test_fail(lambda: watch.check_trainable(set(body.parameters())), contains='CutMix cuts patches', exc=ValueError)
+
+    # %% nbs/spread/precompute.ipynb #e3a00007
+    images,acts = torch.randn(1, 2),mark(torch.randn(1, 2))
+    for m,args in ((body, (images,)), (nn.ReLU(), (acts,))): watch.refuse_others(m, args)
+    test_fail(lambda: watch.refuse_others(body, (acts,)), contains='Linear: is called on a batch', exc=ValueError)
+    nn.modules.module.register_module_forward_pre_hook(watch.refuse_others)
+    remove_hooks_of(watch)
+    assert not nn.modules.module._global_forward_pre_hooks
+
     # %% nbs/spread/precompute.ipynb #9d09eec8
     model = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 1))
     opt = SGD([params(m) for m in model], lr=0.1)
@@ -55,3 +84,47 @@ def test_the_block():
     model(torch.ones(1, 2)).backward()
     for asked in (False, True): test_eq(with_state(opt, with_grad=asked), opt.all_params(with_grad=asked))
     len(with_state(opt)), len(with_state(opt, with_grad=True))
+
+def test_entering_and_leaving():
+    # %% nbs/spread/precompute.ipynb #e3a0000f
+    set_seed(0)
+    items = [(torch.randn(1, 8, 8), tensor(i%2)) for i in range(10)]
+    dls = DataLoaders.from_dsets(items[:6], items[6:], bs=4, num_workers=0, device='cpu')
+    model = nn.Sequential(nn.Sequential(nn.Conv2d(1, 2, 3), nn.ReLU()), nn.Sequential(nn.Flatten(), nn.Linear(72, 2)))
+    learn = Learner(dls, model, loss_func=CrossEntropyLossFlat(), splitter=lambda m: [params(m[0]), params(m[1])])
+    learn.freeze()
+
+    # %% nbs/spread/precompute.ipynb #e3a00009
+    stages = stages_of(learn)
+    test_eq([type(m).__name__ for m in stages], ['Sequential', 'Flatten'])        # the head's first module is fixed as well
+    learn.unfreeze()
+    test_fail(lambda: stages_of(learn), contains='comes first and is not frozen', exc=ValueError)
+    learn.freeze()
+
+    # %% nbs/spread/precompute.ipynb #e3a00011
+    twice = Learner(dls, nn.Sequential(nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2)), loss_func=CrossEntropyLossFlat())
+    twice.distributed_trainer = SimpleNamespace(sync_bn=True)                     # as inside `learn.distrib_ctx()`
+    with norms_synced_once(twice):
+        test_eq(type(twice.model[1]).__name__, 'SyncBatchNorm')
+        assert not twice.distributed_trainer.sync_bn
+    assert twice.distributed_trainer.sync_bn
+    test_fail(no_transforms, contains='transforms cannot be added', exc=ValueError)
+
+    # %% nbs/spread/precompute.ipynb #e3a0000b
+    n_cbs = len(learn.cbs)
+    with learn.no_bar(): block = precompute_block(learn, 0, None, 1., None)
+    assert learn.dls is dls and len(learn.cbs) == n_cbs                       # as it was
+    block.enter()
+    test_eq(learn.dls.train.one_batch()[0].shape, [4, 1, 8, 8])               # images, for plots
+    test_eq(first(learn.dls.train)[0].shape, [4, 72])                         # and what the head is sent
+    block.leave()
+    assert learn.dls is dls and len(learn.cbs) == n_cbs and not any('forward' in vars(m) for m in model.modules())
+
+    # %% nbs/spread/precompute.ipynb #e3a0000d
+    test_eq([as_gigabytes(o, 'max_memory') for o in (1, 0.5, math.inf)], [1., 0.5, math.inf])
+    test_fail(lambda: as_gigabytes(-1, 'max_memory'), contains='max_memory=-1', exc=ValueError)
+
+    # %% nbs/spread/precompute.ipynb #e3a0000e
+    with learn.no_bar(), learn.precomputed():
+        test_fail(lambda: learn.precomputed().__enter__(), contains='cannot be nested', exc=ValueError)
+        test_fail(lambda: learn.dls.add_tfms([noop], 'after_item'), contains='transforms cannot be added', exc=ValueError)

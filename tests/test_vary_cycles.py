@@ -8,7 +8,7 @@ from fastai_lrx.core.args import as_float, as_fraction, as_int, as_rates, short_
 from fastai_lrx.core.callbacks import FitCallback, as_callbacks
 from fastai_lrx.core.learner import check_any_trains, check_optimizer, group_rates, n_batches, n_valid
 from fastai_lrx.core.state import autocast_kept
-from fastai_lrx.core.storage import put_weights, weights_of
+from fastai_lrx.core.weights import put_weights, weights_of
 from fastai_lrx.vary.recorder import epoch_metrics, mark_step
 from fastai_lrx.vary.scheduled import Scheduled, check_cycles, check_validation
 from fastai_lrx.vary.schedules import CosineRestarts, SlantedTriangular, Triangular
@@ -17,7 +17,7 @@ from fastai.callback.all import *
 from fastai.test_utils import synth_learner
 from fastai_lrx.core.plots import new_axes
 from fastai_lrx.vary.cycles import *
-from fastai_lrx.vary.cycles import UntilOverfit, lowest_rates, whole_epochs
+from fastai_lrx.vary.cycles import UntilOverfit, as_momentum_pair, check_fit, check_schedule, fit_scheduled, lowest_rates, whole_epochs
 
 def test_whole_epochs():
     # %% nbs/vary/cycles.ipynb #4a805117
@@ -33,6 +33,22 @@ def test_what_the_three_have_in_common():
     test_close(lowest_rates(synth_learner(), 0.01, np.array([0.1, 1.])), [0.001, 0.01])
     test_fail(lambda: lowest_rates(synth_learner(), 2., np.array([0.1, 1.])),
               contains='lr_min=2.0: must be at least 0 and not above')
+    test_eq(as_momentum_pair((0.95, 0.85, 0.95)), (0.95, 0.85))
+    test_eq(as_momentum_pair(slice(0.95, 0.85)), (0.95, 0.85))
+    test_fail(lambda: as_momentum_pair((0.95, 0.85, 0.9)), contains="fastai's triple that ends where it began")
+
+    # %% nbs/vary/cycles.ipynb #005a3646
+    schedule = SlantedTriangular(0.1)
+    both = check_schedule(synth_learner(), 2, schedule, moms=(0.95, 0.85))
+    test_eq(both, dict(lr=schedule, mom=schedule.mirrored(0.95, 0.85)))
+    test_fail(lambda: check_schedule(synth_learner(n_trn=2), 1, CosineRestarts(3, 0.1)), contains='fewer steps than the 3')
+    test_fail(lambda: check_schedule(synth_learner(), 10**8, schedule), contains='use fewer epochs')
+
+    # %% nbs/vary/cycles.ipynb #29ef38d6
+    learn = synth_learner(n_trn=5)
+    with learn.no_bar(), learn.no_logging(): fit_scheduled(learn, 2, schedule, moms=(0.95, 0.85))
+    test_eq(learn.recorder.lrs, schedule.at(np.arange(10), 10))
+    test_fail(lambda: check_fit(learn, 2, start_epoch=3), contains='start_epoch=3: the fit has 2 epochs')
 
 def test_cosine_with_warm_restarts():
     # %% nbs/vary/cycles.ipynb #e8337262

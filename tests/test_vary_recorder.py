@@ -10,7 +10,7 @@ from fastai_lrx.all import *
 from fastai_lrx.core.plots import new_axes
 from fastai_lrx.vary.scheduled import Scheduled
 from fastai_lrx.vary.recorder import *
-from fastai_lrx.vary.recorder import epoch_metrics, recorded_names, valid_losses
+from fastai_lrx.vary.recorder import epoch_metrics, hypers_to_plot, mark_step, recorded_names, shade_rates, valid_losses
 
 def test_by_name():
     # %% nbs/vary/recorder.ipynb #d59ce594
@@ -20,12 +20,29 @@ def test_by_name():
     test_eq(epoch_metrics(learn), dict(zip(recorded_names(learn.recorder), learn.recorder.values[-1])))
     test_eq([i for i,_ in valid_losses(learn.recorder)], [learn.dls.train.n//learn.dls.train.bs*(e+1) for e in range(2)])
 
+    # %% nbs/vary/recorder.ipynb #9dea2ad1
+    learn.recorder.marks = {}           # `Scheduled` does that where a fit begins
+    mark_step(learn, 'snapshot')
+    mark_step(learn, 'best cycle', 5)
+    test_eq(learn.recorder.marks, {'snapshot': [len(learn.recorder.lrs)], 'best cycle': [5]})
+
 def test_what_was_recorded():
     # %% nbs/vary/recorder.ipynb #93da1b4c
     three = synth_learner(n_trn=50, splitter=lambda m: [[m.a], [m.b], []])
     schedule = Triangular(2, lr_max=[0.01, 0.03, 0.1], lr_min=[0.001, 0.003, 0.01], mode='triangular2')
     with three.no_bar(), three.no_logging(): three.fit(2, cbs=Scheduled(lr=schedule, mom=schedule.mirrored(0.95, 0.85)))
     three.recorder.plot_sched()
+
+    # %% nbs/vary/recorder.ipynb #7044b7ee
+    test_eq(hypers_to_plot(three.recorder, None), ['lr','mom'])
+    test_fail(lambda: three.recorder.plot_sched('speed'), contains="keys='speed': was not scheduled in the last fit")
+    test_fail(lambda: three.recorder.plot_sched(figsize=(3, 0)), contains='pass width and height in inches')
+
+    # %% nbs/vary/recorder.ipynb #590129de
+    fig,ax = new_axes()
+    ax.plot([2, 1.5, 1.2])
+    shade_rates(ax, [0.1, 0.05, 0.])
+    test_eq([o.get_ylabel() for o in fig.axes], ['', 'learning rate'])
 
     # %% nbs/vary/recorder.ipynb #f63d26d0
     three.recorder.plot_cycles()

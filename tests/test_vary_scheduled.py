@@ -15,7 +15,7 @@ from fastai.test_utils import synth_learner
 from fastai_lrx.vary.schedules import *
 from fastai_lrx.core.args import *
 from fastai_lrx.vary.scheduled import *
-from fastai_lrx.vary.scheduled import Scheduled
+from fastai_lrx.vary.scheduled import Scheduled, check_cycles, check_validation, ends_cycle, warn_of_mid_epoch
 
 def test_seeing_a_schedule():
     # %% nbs/vary/scheduled.ipynb #6b6e1623
@@ -29,6 +29,29 @@ def test_seeing_a_schedule():
     fig
 
 def test_the_callback():
+    # %% nbs/vary/scheduled.ipynb #d2d2d2a9
+    test_warns(lambda: warn_of_mid_epoch({5, 10}, 10))
+    with warnings.catch_warnings():
+        warnings.simplefilter('error')
+        warn_of_mid_epoch({10, 20}, 10)
+
+    # %% nbs/vary/scheduled.ipynb #9c79d7af
+    learn,cb = synth_learner(n_trn=5),Scheduled(lr=CosineRestarts(2, 0.1, cycle_mult=1))
+    test_eq(cb.state_dict(), {})
+    with learn.no_bar(), learn.no_logging(): learn.fit(2, cbs=cb)
+    test_eq(cb.state_dict()['reached'], [5, 10])
+    again = Scheduled(lr=cb.cycles)
+    again.load_state_dict(cb.state_dict())
+    test_eq(again.hps['lr'], learn.recorder.lrs)
+
+    # %% nbs/vary/scheduled.ipynb #f1069264
+    learn.add_cb(cb)
+    learn.epoch = 0
+    assert ends_cycle(learn)                                   # each of its two epochs is a cycle
+    check_cycles(learn, 'Mine')
+    test_fail(lambda: check_cycles(synth_learner(), 'Mine'), contains='Mine waits for the ends of cycles')
+    check_validation(synth_learner(), 'Mine')
+
     # %% nbs/vary/scheduled.ipynb #45f67a35
     class CycleLog(Callback):
         "Notes batches and epochs at which a cycle ended."

@@ -9,7 +9,7 @@ from fastai_lrx.core.args import as_float, as_fraction, as_int, as_rate_bounds, 
 from fastcore.test import *
 import pickle
 from fastai_lrx.vary.schedules import *
-from fastai_lrx.vary.schedules import CosineRestarts, Flat, OneCycle, SlantedTriangular, Triangular, join, locate, mix, whole_ends
+from fastai_lrx.vary.schedules import CosineRestarts, Flat, OneCycle, SlantedTriangular, Triangular, as_steps, check_step, join, locate, mix, whole_ends
 
 def test_whole_batches_rounded_once():
     # %% nbs/vary/schedules.ipynb #7934f07a
@@ -25,6 +25,12 @@ def test_what_every_schedule_can_do():
     i,t,length = locate(np.arange(7), (1, 3, 7))
     test_eq(i, [0, 1,1, 2,2,2,2])
     test_eq(t, [0, 0,1, 0,1,2,3])
+
+    # %% nbs/vary/schedules.ipynb #b2d4d097
+    test_eq(check_step([0, 9], 10), np.array([0, 9]))
+    test_fail(lambda: check_step(0.5, 10), contains='steps are counted in whole batches')
+    test_fail(lambda: check_step(-1, 10), contains='must be at least 0 and below n_steps=10')
+    test_fail(lambda: as_steps('many'), contains="n_steps='many'")
 
     # %% nbs/vary/schedules.ipynb #bb869d1f
     test_eq(Flat(0.1).at(3, n_steps=10), 0.1)
@@ -46,6 +52,7 @@ def test_cosine_with_warm_restarts():
     test_eq(pickle.loads(pickle.dumps(s)), s)
     test_eq(CosineRestarts(2, 0.1, warmup=0.2).at(np.arange(3), 10), [0., 0.05, 0.1])
     test_fail(lambda: CosineRestarts(3, 0.1, cycle_mult=0), contains='cycle_mult=0')
+    test_fail(lambda: CosineRestarts(3, 0.1, 0.05, cycle_decay=0.5), contains='would start below lr_min=0.05')
 
 def test_triangles():
     # %% nbs/vary/schedules.ipynb #93873b6d

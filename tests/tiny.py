@@ -19,7 +19,9 @@ def learner(kind:str, num_workers=0, seed=0, **kwargs):
                          path=kwargs.pop('path', Path(tempfile.gettempdir())/'lrx_never_written'), **kwargs))
 
 def outlives_freeze(cls):
-    "Whether a torch optimizer makes its state anew where fastai's `freeze` has cleared it: Adagrad of older versions makes it only once."
+    """Whether a torch optimizer makes its state anew where fastai's `freeze` has cleared it.
+
+    Adagrad of older versions makes it only once."""
     p = nn.Parameter(torch.zeros(1))
     opt = cls([p])
     p.grad = torch.zeros(1)
@@ -52,8 +54,7 @@ def get_label(i): return i%3
 
 def vision_learner_(num_workers, **kwargs):
     block = DataBlock((ImageBlock, CategoryBlock), get_x=get_image, get_y=get_label, splitter=IndexSplitter(range(24)),
-                      item_tfms=RandomCrop(12),
-                      batch_tfms=[*aug_transforms(size=12, max_warp=0), Jitter()])
+                      item_tfms=RandomCrop(12), batch_tfms=[*aug_transforms(size=12, max_warp=0), Jitter()])
     dls = block.dataloaders(list(range(72)), bs=8, num_workers=num_workers)
     body = nn.Sequential(ConvLayer(3, 4), ConvLayer(4, 8, stride=2))
     model = nn.Sequential(body, nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Dropout(0.3), nn.Linear(8, 3)))
@@ -63,10 +64,10 @@ def two_groups(m): return [params(m[0]), params(m[1])]
 def tensors_learner_(num_workers, **kwargs):
     x = torch.randn(72, 5)
     items = list(zip(x, (x.sum(1, keepdim=True) > 0).float()))
-    dls = DataLoaders(*(torch.utils.data.DataLoader(o, batch_size=8, shuffle=shuffle, num_workers=num_workers,
-                                                    drop_last=shuffle,
-                                                    generator=torch.Generator().manual_seed(1))
-                        for o,shuffle in [(items[:48],True), (items[48:],False)]))
+    def loader(items, shuffle):
+        return torch.utils.data.DataLoader(items, batch_size=8, shuffle=shuffle, num_workers=num_workers,
+                                           drop_last=shuffle, generator=torch.Generator().manual_seed(1))
+    dls = DataLoaders(loader(items[:48], True), loader(items[48:], False))
     model = nn.Sequential(nn.Sequential(nn.Linear(5, 8), nn.BatchNorm1d(8), nn.ReLU()),
                           nn.Sequential(nn.Dropout(0.3), nn.Linear(8, 1)))
     return Learner(dls, model, loss_func=BCEWithLogitsLossFlat(), splitter=two_groups, **kwargs)
@@ -80,8 +81,7 @@ def text_learner_(num_workers, **kwargs):
     dls = dsets.dataloaders(bs=4, seq_len=9, dl_type=LMDataLoader, num_workers=num_workers)
     config = {**awd_lstm_lm_config, 'emb_sz':8, 'n_hid':12, 'n_layers':2}
     return LMLearner(dls, get_language_model(AWD_LSTM, len(tfm.vocab), config), loss_func=CrossEntropyLossFlat(),
-                     splitter=awd_lstm_lm_split,
-                     metrics=accuracy, **kwargs)
+                     splitter=awd_lstm_lm_split, metrics=accuracy, **kwargs)
 
 def tabular_learner_(num_workers, **kwargs):
     rng = np.random.default_rng(0)
@@ -96,8 +96,8 @@ def tabular_learner_(num_workers, **kwargs):
 def weights(learn):
     "All that was trained: parameters, all buffers, and the recorded losses."
     losses = [float(o) for o in learn.recorder.losses]
-    return [p.detach().clone() for p in learn.model.parameters()] + [b.clone()
-                                                                     for b in learn.model.buffers()] + [torch.tensor(losses)]
+    return [*(p.detach().clone() for p in learn.model.parameters()), *(b.clone() for b in learn.model.buffers()),
+            torch.tensor(losses)]
 
 def quietly(f, *args, **kwargs):
     "What a function gives, without what it prints and warns of."
@@ -118,7 +118,9 @@ def lstm_in_bf16()->bool:
 has_lstm_in_bf16 = lstm_in_bf16()
 
 class CPUAutocast(MixedPrecision):
-    "bf16 autocast on the CPU; fastai's own is hard-wired to CUDA. An LSTM stays in full precision where the processor cannot have it otherwise."
+    """bf16 autocast on the CPU; fastai's own is hard-wired to CUDA.
+
+    An LSTM stays in full precision where the processor cannot have it otherwise."""
     def before_fit(self):
         with warnings.catch_warnings():
             warnings.simplefilter('ignore')
@@ -130,11 +132,14 @@ def bf16(): return CPUAutocast(amp_mode=AMPMode.BF16)
 class Mishap(Callback):
     "Something bad at the `n`-th batch of training, in `event`."
     def __init__(self, what, n=7, event='after_pred'):
-        self.what,self.n,self.seen = what,n,0; setattr(self, event, self._strike)
+        self.what,self.n,self.seen = what,n,0
+        setattr(self, event, self._strike)
     def _strike(self):
         if not self.training: return
         self.seen += 1
         if self.seen==self.n: self.what(self.learn)
 def interrupt(learn): raise KeyboardInterrupt
 def error(learn): raise RuntimeError('out of memory')
-def nan_loss(learn): learn.loss = learn.loss*float('nan'); learn.loss_grad = learn.loss_grad*float('nan')
+def nan_loss(learn):
+    learn.loss = learn.loss*float('nan')
+    learn.loss_grad = learn.loss_grad*float('nan')

@@ -1,4 +1,6 @@
-"""The documentation site in _site/: processed notebooks -> MyST pages -> Sphinx, without network. Warnings are errors."""
+"""The documentation site in _site/: processed notebooks -> MyST pages -> Sphinx, without network.
+
+Warnings are errors."""
 import inspect, json, re, shutil, subprocess, sys, yaml
 from pathlib import Path
 
@@ -30,16 +32,23 @@ html_show_sphinx = False
 pygments_style, pygments_dark_style = 'friendly', 'monokai'
 """
 # two cosine cycles
-favicon = '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 32 32"><path d="M2 6C7 6 7 26 12 26V6c9 0 9 20 18 20" fill="none" stroke="#1f77b4" stroke-width="4" stroke-linejoin="round"/></svg>'
+favicon = ('<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 32 32"><path d="M2 6C7 6 7 26 12 26V6c9 0 9 20 18 20" '
+           'fill="none" stroke="#1f77b4" stroke-width="4" stroke-linejoin="round"/></svg>')
 css = """
 img { background: white; border-radius: 4px; max-width: min(100%, 42rem); }
 @media (max-width: 46em) {
   table.docutils td { padding: .25em .4em; }
   table.docutils td code, table.docutils td code .pre { white-space: normal; overflow-wrap: anywhere; }
 }
-mjx-assistive-mml { max-width: 1px; }    /* what screen readers read of a formula: clipped from sight, yet as wide as its source would be */
-table.dataframe { display: block; overflow-x: auto; max-width: 100%; width: max-content; border: 0; border-collapse: collapse; font-size: .85em; margin: .5em 0 1em; }
-table.dataframe td, table.dataframe th { padding: .2em .8em; text-align: right; border: 0; border-bottom: 1px solid var(--color-background-border); }
+/* what screen readers read of a formula: clipped from sight, yet as wide as its source would be */
+mjx-assistive-mml { max-width: 1px; }
+table.dataframe {
+  display: block; overflow-x: auto; max-width: 100%; width: max-content; margin: .5em 0 1em;
+  border: 0; border-collapse: collapse; font-size: .85em;
+}
+table.dataframe td, table.dataframe th {
+  padding: .2em .8em; text-align: right; border: 0; border-bottom: 1px solid var(--color-background-border);
+}
 """
 groups = {
     'Guides': ['what_a_learning_rate_does', 'how_to_choose_it', 'why_to_vary_it', 'pretrained_models'],
@@ -47,13 +56,14 @@ groups = {
     'How to': ['mixed_precision', 'gradient_accumulation', 'several_gpus', 'kaggle', 'custom_models',
                'custom_rules', 'faq'],
     'Reference': ['reference'],
-    'Find': ['finder', 'range_tests', 'curves'],
+    'Find': ['finder', 'range_tests', 'sweep', 'curves'],
     'Vary': ['cycles', 'schedules', 'scheduled', 'recorder'],
-    'Spread': ['fine_tune', 'precompute', 'layer_groups', 'freezing', 'backbones', 'fixed_layers', 'activations'],
-    'Keep': ['snapshots', 'resume'],
-    'Show': ['dry_run', 'compare', 'demo'],
-    'Core': ['state', 'learner', 'callbacks', 'args', 'processes', 'origin', 'fingerprint', 'storage',
-             'plots', 'messages'],
+    'Spread': ['fine_tune', 'precompute', 'layer_groups', 'layers', 'freezing', 'backbones', 'fixed_layers', 'rows',
+               'activations'],
+    'Keep': ['snapshots', 'ensembles', 'mean_prediction', 'resume', 'run_state', 'same_fit'],
+    'Show': ['dry_run', 'plan', 'compare', 'comparison', 'demo'],
+    'Core': ['state', 'remember', 'trial', 'learner', 'objects', 'callbacks', 'args', 'processes', 'origin',
+             'fingerprint', 'storage', 'weights', 'plots', 'messages'],
     'More': ['benchmarks', 'changelog', 'contributing', 'source']}
 
 # a page is called as its module is, without folders
@@ -68,9 +78,10 @@ def page(path, images):
     text = re.sub(r'<!-- WARNING.*?-->\s*', '', text)
     text = re.sub(r'\A# .*\n', '', text)
     description = front_matter(path).get('description')
-    intro = f"# {front_matter(path).get('title') or page_name(path)}\n\n" + (f'> {description}\n\n'
-        if description else '')
-    # API entries come as a rule, a source link, a heading, a signature and a docstring; where the page shows the code itself, that is enough
+    intro = f"# {front_matter(path).get('title') or page_name(path)}\n\n"
+    if description: intro += f'> {description}\n\n'
+    # API entries come as a rule, a source link, a heading, a signature and a docstring;
+    # where the page shows the code itself, that is enough
     shown = set(re.findall(r'^(?:def|class) (\w+)',
                            ''.join(re.findall(r'^``` python\n(.*?)^```', text, flags=re.S|re.M)), flags=re.M))
     def entry(m):
@@ -83,7 +94,9 @@ def page(path, images):
     def bare(m):       # nbdev does not say whose method a patched context manager is, nor where its source is
         link = next((link for name,(link,_) in symbols.get(page_name(path), {}).items()
                      if name.endswith(f'.Learner.{m[1]}')), None)
-        return f'<a id="{link.partition("#")[2]}"></a>\n\n### Learner.{m[1]}\n\n[source](source-{page_name(path)}.html)\n\n' if link else m[0]
+        if not link: return m[0]
+        anchor,source = link.partition('#')[2],f'source-{page_name(path)}.html'
+        return f'<a id="{anchor}"></a>\n\n### Learner.{m[1]}\n\n[source]({source})\n\n'
     text = re.sub(r'^---\n\n### (\w+)\n\n(?=```python)', bare, text, flags=re.M)
     known = set(re.findall(r'<a id="([^"]+)">', text))
     # patched context managers and methods have no anchor of their own

@@ -1,4 +1,6 @@
-"""The built site, looked at: every link, anchor and picture, and every page in a real browser where chromium and its driver are installed."""
+"""The built site, looked at: every link, anchor and picture.
+
+And every page in a real browser, where chromium and its driver are installed."""
 import functools, http.server, json, shutil, sys, threading
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
@@ -100,9 +102,8 @@ def copies(driver, address, name)->list:
     code = driver.execute_script("arguments[0].scrollIntoView({block: 'center', behavior: 'instant'}); return "
                                  "arguments[0].parentElement.querySelector('pre').innerText", button)
     ActionChains(driver).move_to_element(button).click().perform()
-    try:
-        WebDriverWait(driver, 10).until(lambda d: str(d.execute_async_script('const done = arguments[0]; '
-                                                                             'navigator.clipboard.readText().then(done, done)')).strip() == code.strip())
+    read = 'const done = arguments[0]; navigator.clipboard.readText().then(done, done)'
+    try: WebDriverWait(driver, 10).until(lambda d: str(d.execute_async_script(read)).strip() == code.strip())
     except Exception: return [f'{name}: its copy button does not copy']
     return []
 

@@ -1,4 +1,4 @@
-"""Build the wheel, install it with --no-deps into an empty folder that stands first on the path, import every module from there."""
+"""Build the wheel, install it with --no-deps into an empty folder, and import every module from there."""
 import os, subprocess, sys, tempfile
 from pathlib import Path
 

@@ -5,7 +5,9 @@ from pathlib import Path
 from nbdev.process import NBProcessor
 
 def outputs_md(cell, image, before=''):
-    "The stored outputs of a code cell as Markdown; `image(png, n)` stores picture `n` of the cell and returns its address, `before` is the text above it."
+    """The stored outputs of a code cell as Markdown.
+
+    `image(png, n)` stores picture `n` of the cell and returns its address, `before` is the text above it."""
     res = []
     for n,o in enumerate(cell.get('outputs', [])):
         data = o.get('data', {})
@@ -15,14 +17,16 @@ def outputs_md(cell, image, before=''):
         elif 'text/markdown' in data: res.append(text('text/markdown'))
         elif 'text/html' in data: res.append(re.sub(r'<style.*?</style>', '', text('text/html'), flags=re.S))
         else:
-            plain = text('text/plain') if 'text/plain' in data else ''.join(o.get('text',
-                [])) if o.get('name')!='stderr' else ''
+            if 'text/plain' in data: plain = text('text/plain')
+            else:                    plain = '' if o.get('name')=='stderr' else ''.join(o.get('text', []))
             plain = '\n'.join(line.split('\r')[-1].rstrip() for line in plain.split('\n')).strip('\n')
             if plain.strip(): res.append('```text\n' + plain + '\n```')
     return '\n\n'.join(res)
 
 def alt_text(source, before=''):
-    "What a picture shows: `#| fig-alt: ...` of its cell, the title that it is given there, or the first sentence of the text above it and the call that drew it."
+    """What a picture shows: `#| fig-alt: ...` of its cell, or the title that it is given there.
+
+    Without them the first sentence of the text above it, and the call that drew it."""
     if given := re.search(r'^#\| fig-alt: (.+)$', source, flags=re.M): return given[1].strip()
     if title := re.search(r'title(?:=|\()[\'"]([^\'"{]+)[\'"]', source): return f'Figure: {title[1]}'
     lines = [l for l in source.strip().splitlines() if l.strip() and not l.startswith('#|')]

@@ -21,18 +21,21 @@ def as_number(x):
     "A result of `lr_find`, which is a tuple, as the rate that it stands for; all else as it is."
     return float(x) if isinstance(x, tuple) and hasattr(x, '__float__') else x
 
+# %% ../../nbs/core/args.ipynb #d8fd5c55
+def _as_floats(x)->np.ndarray:
+    "Numbers as an array of floats; TypeError for texts, booleans, dates, complex numbers and None."
+    is_float_tensor = hasattr(x, 'is_floating_point') and x.is_floating_point()
+    res = np.asarray(x.detach().double().cpu() if is_float_tensor else x)
+    if res.dtype.kind not in 'iufO' or x is None: raise TypeError
+    return res.astype(np.float64)
+
 def as_rates(x, name:str='lr_max'):
     "`x` (number, 0-d tensor, list or 1-d array, one value per layer group) as a float or a tuple of floats."
     x = as_number(x)
     if isinstance(x, slice):
         raise TypeError(f"{name}={short_repr(x)}: a schedule does not know how many layer groups there are; pass an "
                         f"array, or give the slice to a fit method")
-    try:
-        rates = np.asarray(x.detach().double().cpu() if hasattr(x, 'is_floating_point')
-                           and x.is_floating_point() else x)
-        # numpy would make numbers of texts, booleans, dates, complex ones and None
-        if rates.dtype.kind not in 'iufO' or x is None: raise TypeError
-        rates = rates.astype(np.float64)
+    try: rates = _as_floats(x)
     except (TypeError, ValueError, OverflowError, RuntimeError):
         raise TypeError(f"{name}={short_repr(x)}: pass a number, or a list of numbers, one per layer group") from None
     if rates.ndim > 1 or not rates.size:
@@ -49,6 +52,7 @@ def as_int(n, name, least=1, most=10**7):
     if n > most: raise ValueError(f"{name}={short_repr(n)}: must be at most {most}")
     return n
 
+# %% ../../nbs/core/args.ipynb #84ed033e
 def one_of(value, name, choices):
     "`value`, which is one of the strings `choices`."
     if not (isinstance(value, str) and value in choices):
@@ -61,6 +65,7 @@ def as_bool(value, name)->bool:
     if not isinstance(value, (bool,np.bool_)): raise TypeError(f"{name}={short_repr(value)}: pass True or False")
     return bool(value)
 
+# %% ../../nbs/core/args.ipynb #7a0692eb
 def as_float(x, name):
     "`x` as a single float."
     x = as_rates(x, name)
@@ -71,7 +76,8 @@ def as_rate_bounds(lr_min, lr_max):
     "Lowest and highest rates as `as_rates` keeps them, both single or for the same layer groups."
     rates = dict(lr_min=as_rates(lr_min, 'lr_min'), lr_max=as_rates(lr_max))
     if len({len(r) for r in rates.values() if isinstance(r, tuple) and len(r) > 1}) > 1:
-        raise ValueError(f"lr_min={short_repr(lr_min)}, lr_max={short_repr(lr_max)}: have different numbers of layer groups")
+        raise ValueError(f"lr_min={short_repr(lr_min)}, lr_max={short_repr(lr_max)}: have different numbers of "
+                         f"layer groups")
     return rates
 
 # %% ../../nbs/core/args.ipynb #efc9b220

@@ -24,7 +24,8 @@ def as_callbacks(cbs)->L:
     def made(cb):
         try: return cb() if isinstance(cb, type) else cb
         except TypeError as e:
-            raise TypeError(f"cbs: {cb.__name__} cannot be made without arguments ({e}); pass {cb.__name__}(...)") from None
+            raise TypeError(f"cbs: {cb.__name__} cannot be made without arguments ({e}); "
+                            f"pass {cb.__name__}(...)") from None
     return cbs.map(made)
 
 # %% ../../nbs/core/callbacks.ipynb #e6da2b7d

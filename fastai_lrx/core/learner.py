@@ -14,13 +14,18 @@ from fastai.basics import *
 from .args import as_float, as_number, as_rates, short_repr
 
 # %% ../../nbs/core/learner.ipynb #9c087d0c
+def _own_optimizer(learn:Learner):
+    "The optimizer that `learn` has, or that it was given in place of a function that makes one; None if there is none."
+    return learn.opt or (learn.opt_func if isinstance(learn.opt_func, OptimWrapper) else None)
+
 def param_groups(learn:Learner)->list:
     "The parameters of each layer group of `learn`, without making its optimizer."
-    opt = learn.opt or (learn.opt_func if isinstance(learn.opt_func, OptimWrapper) else None)
+    opt = _own_optimizer(learn)
     if opt is not None: return list(opt.param_lists)
     groups = L(learn.splitter(learn.model))
-    return [group['params'] if isinstance(group, dict) else group
-            for group in groups] if groups and isinstance(groups[0], (L,list,dict)) else [groups] if groups else []
+    if not groups: return []
+    if not isinstance(groups[0], (L,list,dict)): return [groups]       # the parameters of a single group
+    return [group['params'] if isinstance(group, dict) else group for group in groups]
 
 def n_groups(learn:Learner)->int:
     "Number of layer groups of `learn`; ValueError if there is none."
@@ -30,6 +35,7 @@ def n_groups(learn:Learner)->int:
                          "(requires_grad_)")
     return n
 
+# %% ../../nbs/core/learner.ipynb #979586b5
 def n_batches_of(dls, i:int)->int:
     "Number of batches of a loader; TypeError if nobody knows."
     try: return len(dls.loaders[i])
@@ -45,19 +51,21 @@ def n_batches(dls)->int:
     "Number of training batches in an epoch; raises where there are none, or nobody knows."
     n = n_batches_of(dls, 0)
     if not n:
-        raise ValueError("dls.train is empty: it has no batch to train on; use a smaller batch size, or drop_last=False")
+        raise ValueError("dls.train is empty: it has no batch to train on; use a smaller batch size, "
+                         "or drop_last=False")
     return n
 
 # %% ../../nbs/core/learner.ipynb #f80806a6
 def optimizer_of(learn:Learner):
     "The optimizer of `learn`, or one such as it would make."
-    opt,lr = learn.opt or (learn.opt_func if isinstance(learn.opt_func, OptimWrapper) else None),learn.lr
+    opt,lr = _own_optimizer(learn),learn.lr
     if opt is not None: return opt
     try:
         learn.create_opt()
         return learn.opt
     finally: learn.opt,learn.lr = None,lr
 
+# %% ../../nbs/core/learner.ipynb #f662aa6e
 def check_optimizer(learn:Learner, **arguments):
     "ValueError unless the optimizer steps without a closure, and has the hyper-parameters that `arguments` are for."
     opt = optimizer_of(learn)
@@ -77,7 +85,9 @@ def check_any_trains(learn:Learner):
 
 # %% ../../nbs/core/learner.ipynb #2b2092fd
 def in_fit(learn:Learner)->bool:
-    "Whether events come from a fit; `validate`, `get_preds` and `predict` send `before_fit` and `before_epoch` too, but hold a lock meanwhile."
+    """Whether events come from a fit.
+
+    `validate`, `get_preds` and `predict` send `before_fit` and `before_epoch` too, but hold a lock meanwhile."""
     return not learn.lock.locked()
 
 # %% ../../nbs/core/learner.ipynb #3494f5d8
@@ -87,6 +97,14 @@ def default_rate(learn:Learner):
     return own.get('lr', learn.lr)
 
 # %% ../../nbs/core/learner.ipynb #6e155e44
+def _spread_rates(rates:slice, n:int, name:str)->list:
+    "The rates of `n` layer groups that a slice stands for, as in fastai."
+    if rates.stop is None:
+        raise ValueError(f"{name}={rates}: a slice of rates needs its stop, the rate of the last group")
+    lo,hi = (as_float(o, name) for o in (0. if rates.start is None else rates.start, rates.stop))
+    if min(lo, hi) < 0: return [lo, hi]                              # refused by the caller
+    return even_mults(lo, hi, n) if lo else [hi/10]*(n-1) + [hi]
+
 def group_rates(
     learn:Learner, # whose layer groups
     lr, # a number, one number per group, or a slice as in fastai; None is `learn.lr`
@@ -95,11 +113,7 @@ def group_rates(
 )->np.ndarray: # one rate per group
     "What `lr` means for each layer group of `learn`."
     n,given = n or n_groups(learn),as_number(default_rate(learn) if lr is None else lr)
-    if isinstance(given, slice):
-        if given.stop is None:
-            raise ValueError(f"{name}={given}: a slice of rates needs its stop, the rate of the last group")
-        lo,hi = (as_float(o, name) for o in (0. if given.start is None else given.start, given.stop))
-        given = [lo, hi] if min(lo, hi) < 0 else even_mults(lo, hi, n) if lo else [hi/10]*(n-1) + [hi]
+    if isinstance(given, slice): given = _spread_rates(given, n, name)
     rates = np.atleast_1d(as_rates(given, name))
     if len(rates)==1: rates = rates.repeat(n)
     if rates.min() < 0: raise ValueError(f"{name}={short_repr(lr)}: rates must not be negative")

@@ -10,7 +10,7 @@ from functools import singledispatch
 
 from fastai.basics import *
 from .origin import is_user_code
-from .state import generator_state
+from .remember import generator_state
 
 # %% ../../nbs/core/objects.ipynb #2c1cb309
 _loaders = DataLoader, torch.utils.data.DataLoader

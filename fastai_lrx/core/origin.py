@@ -22,7 +22,9 @@ def _library_folders()->tuple:
     return tuple(os.path.join(folder, '') for folder in folders)
 
 def is_user_code(cls)->bool:
-    "Whether a class or function is defined in a notebook, a script or a project, not in python itself or an installed library."
+    """Whether a class or function is defined in a notebook, a script or a project.
+
+    Not in python itself or an installed library."""
     if cls.__module__ in ('__main__', 'builtins'): return cls.__module__=='__main__'
     file = getattr(sys.modules.get(cls.__module__), '__file__', None)
     if file is None or file.startswith(_library_folders()): return False

@@ -23,7 +23,7 @@ def as_floats(x, name:str)->np.ndarray:
         raise ValueError(f"{name}: has shape {res.shape}; pass one number per batch, and at least one")
     return res.astype(np.float64)
 
-def as_fraction_between(x, name:str, least:float, most:float)->float:
+def as_float_between(x, name:str, least:float, most:float)->float:
     "`x` as a float in these bounds."
     try: res = float('' if isinstance(x, (str,bytes,bool)) else x)
     except (TypeError, ValueError, OverflowError, RuntimeError):
@@ -31,13 +31,38 @@ def as_fraction_between(x, name:str, least:float, most:float)->float:
     if not least <= res <= most: raise ValueError(f"{name}={res}: must be between {least:g} and {most:g}")
     return res
 
+def check_growth(sweep):
+    "ValueError unless `sweep` is a way for rates to grow."
+    if not (isinstance(sweep, str) and sweep in ('exp','lin')):
+        raise ValueError(f"sweep={repr(sweep)[:120]}: must be 'exp' or 'lin'")
+
+def check_as_long(lrs, losses, name:str='losses'):
+    "ValueError unless there is a loss for each rate."
+    if len(lrs)!=len(losses):
+        raise ValueError(f"lrs and {name}: have lengths {len(lrs)} and {len(losses)}; pass one number per batch")
+
+# %% ../../nbs/find/curves.ipynb #128c99ee
 def gaussian_smooth(values, sigma:float):
     "`values` smoothed by a Gaussian of `sigma` points, without lag; near the ends it averages what is there."
-    values,sigma = as_floats(values, 'values'),as_fraction_between(sigma, 'sigma', 1e-3, 1e6)
+    values,sigma = as_floats(values, 'values'),as_float_between(sigma, 'sigma', 1e-3, 1e6)
     radius = int(4*sigma + 0.5)
     kernel = np.exp(-0.5*(np.arange(-radius, radius+1)/sigma)**2)
-    spread = lambda x: np.convolve(x, kernel)[radius:radius+len(x)]
+    def spread(x): return np.convolve(x, kernel)[radius:radius+len(x)]
     return spread(values) / spread(np.ones_like(values))
+
+# %% ../../nbs/find/curves.ipynb #7dfd9361
+def usable_length(losses:np.ndarray, num_it:int)->int:
+    "How many batches come before the loss is no number or has blown up, of a sweep of `num_it`; at least one."
+    bad = np.flatnonzero(~np.isfinite(losses))
+    losses = losses[:bad[0]] if len(bad) else losses
+    if not len(losses): return 1
+    tenth = max(1, num_it//10)
+    bearable = np.flatnonzero(losses <= losses[0] + 3*abs(losses[0]))[-1] + 1
+    if bearable < min(tenth, len(losses)): return int(bearable)   # gone at once, never to come back
+    start = losses[:tenth].max()
+    past_lowest = np.arange(len(losses)) > losses.argmin()
+    blown = np.flatnonzero(past_lowest & (losses > 2*start - losses.min()))
+    return int(blown[0]) if len(blown) else len(losses)
 
 # %% ../../nbs/find/curves.ipynb #772c75e8
 @dataclass(frozen=True, eq=False)
@@ -52,30 +77,18 @@ class SweepCurve:
     bad_batch:int=None # number in its epoch of a batch with values that are no numbers, if there was one
     def __post_init__(self):
         for k in 'lrs','losses','smooth_losses':
-            if k!='smooth_losses' or self.smooth_losses is not None:
-                object.__setattr__(self, k, as_floats(getattr(self, k), k))
-            if getattr(self, k) is not None and len(getattr(self, k))!=len(self.lrs):
-                raise ValueError(f"lrs and {k}: have lengths {len(self.lrs)} and {len(getattr(self, k))}; pass one "
-                                 f"number per batch")
-        object.__setattr__(self, 'num_it', len(self.lrs) if self.num_it is None
-                           else int(as_fraction_between(self.num_it, 'num_it', 1, 1e7)))
-        if not (isinstance(self.sweep, str) and self.sweep in ('exp','lin')):
-            raise ValueError(f"sweep={repr(self.sweep)[:120]}: must be 'exp' or 'lin'")
+            if k=='smooth_losses' and self.smooth_losses is None: continue
+            object.__setattr__(self, k, as_floats(getattr(self, k), k))
+            check_as_long(self.lrs, getattr(self, k), k)
+        num_it = len(self.lrs) if self.num_it is None else int(as_float_between(self.num_it, 'num_it', 1, 1e7))
+        object.__setattr__(self, 'num_it', num_it)
+        check_growth(self.sweep)
 
     def __len__(self): return len(self.lrs)
     @property
     def n_usable(self)->int:
         "How many batches come before the loss is no number or has blown up; at least one."
-        bad = np.flatnonzero(~np.isfinite(self.losses))
-        losses = self.losses[:bad[0]] if len(bad) else self.losses
-        if not len(losses): return 1
-        tenth = max(1, self.num_it//10)
-        bearable = np.flatnonzero(losses <= losses[0] + 3*abs(losses[0]))[-1] + 1
-        if bearable < min(tenth, len(losses)): return int(bearable)   # gone at once, never to come back
-        start = losses[:tenth].max()
-        past = np.arange(len(losses)) > losses.argmin()
-        blown = np.flatnonzero(past & (losses > 2*start - losses.min()))
-        return int(blown[0]) if len(blown) else len(losses)
+        return usable_length(self.losses, self.num_it)
     def smooth(self,
         sigma:float=None # width of the Gaussian in batches; default: 1/40 of the sweep
     )->tuple: # rates and smoothed losses of the usable part
@@ -84,15 +97,17 @@ class SweepCurve:
         return self.lrs[:n], gaussian_smooth(self.losses[:n], max(1., self.num_it/40) if sigma is None else sigma)
     def loss_at(self, lr:float)->float:
         "The smoothed loss at `lr`."
-        return float(np.interp(as_fraction_between(lr, 'lr', -np.inf, np.inf), *self.smooth()))
+        return float(np.interp(as_float_between(lr, 'lr', -np.inf, np.inf), *self.smooth()))
     @property
     def start(self)->float:
-        "The mean loss of the first tenth, where the rate hardly matters yet; of a linear sweep, where it soon does, the first smoothed loss."
+        "The mean loss of the first tenth; of a linear sweep, where the rate soon matters, the first smoothed loss."
         if self.sweep=='lin': return float(self.smooth()[1][0])
         return float(self.losses[:min(self.n_usable, max(1, self.num_it//10))].mean())
     @property
     def error(self)->float:
-        "The standard error of the smoothed loss: the scatter of single batches around it, down to the lowest, divided by how many batches it averages over."
+        """The standard error of the smoothed loss.
+
+        It is the scatter of single batches around it, down to the lowest, over the root of how many it averages."""
         sigma = max(1., self.num_it/40)
         smooth = self.smooth()[1]
         end = max(smooth.argmin()+1, min(10, len(smooth)))
@@ -100,6 +115,7 @@ class SweepCurve:
 
 # %% ../../nbs/find/curves.ipynb #2dcce596
 def as_curve(curve)->SweepCurve:
+    "`curve` itself; TypeError if it is no `SweepCurve`."
     if not isinstance(curve, SweepCurve):
         raise TypeError(f"curve={repr(curve)[:120]}: pass a SweepCurve, such as learn.lr_find().curve")
     return curve
@@ -117,8 +133,10 @@ def by_drop(
     curve:SweepCurve, # the sweep
     share:float=0.95 # of the drop from the start to the lowest smoothed loss
 )->float: # the rate
-    "The lowest rate at which `share` of the whole drop of the smoothed loss is reached; NaN if even the first loss is no number."
-    share = as_fraction_between(share, 'share', 0, 1)
+    """The lowest rate at which `share` of the whole drop of the smoothed loss is reached.
+
+    NaN if even the first loss is no number."""
+    share = as_float_between(share, 'share', 0, 1)
     if not np.isfinite(as_curve(curve).losses[0]): return np.nan
     lrs,losses = curve.smooth()
     start = max(curve.start, losses.min())
@@ -128,7 +146,7 @@ def by_drop(
 def halfway(
     curve:SweepCurve # the sweep
 )->float: # the rate
-    "Halfway, on the log axis, between the rate at which 80 % of the drop is reached and the one where the smoothed loss is lowest."
+    "Halfway, on the log axis, between the rate of 80 % of the drop and that of the lowest smoothed loss."
     return (by_drop(curve, 0.8)*lowest(curve))**0.5
 
 # %% ../../nbs/find/curves.ipynb #b88f0f2a
@@ -146,7 +164,10 @@ reasons = {
 def diagnose(
     curve:SweepCurve # the sweep
 )->str: # a key of `reasons`
-    "'ok' if a rate can be read off the curve, otherwise why not: 'flat', 'rising', 'noisy', 'diverged at once', 'still falling', 'too few batches', 'no number' or 'bad batch'."
+    """'ok' if a rate can be read off the curve, otherwise why not.
+
+    That is 'flat', 'rising', 'noisy', 'diverged at once', 'still falling', 'too few batches', 'no number' or
+    'bad batch'; `reasons` says it in words."""
     if as_curve(curve).bad_batch is not None: return 'bad batch'
     if not np.isfinite(curve.losses[0]): return 'no number'
     if curve.num_it < 20: return 'too few batches'
@@ -172,22 +193,29 @@ def refined_span(
     return end/4,end if lowest_at > 7/8 else min(end, 7/8)
 
 # %% ../../nbs/find/curves.ipynb #39e6cb9e
-def valley(
-    lrs, # rates, shape (n,)
-    losses, # smoothed losses, shape (n,)
-    num_it:int=None # unused; fastai passes the length of the sweep
-): # the rate, and the point (rate, loss) to mark
-    "fastai's `valley`, the same answer in O(n log n): a point half-way along the longest decreasing subsequence of the losses."
-    lrs,losses = (o if len(as_floats(o, k)) else o for k,o in (('lrs', lrs), ('losses', losses)))
-    if len(lrs)!=len(losses):
-        raise ValueError(f"lrs and losses: have lengths {len(lrs)} and {len(losses)}; pass one number per batch")
+def falling_run(losses)->tuple: # its length, the number of the loss it ends with
+    "The longest run of ever lower losses, gaps allowed, among which NaNs do not count."
     tails,longest,end = [],0,0   # tails[k]: the highest loss, negated, that ends a decreasing run of k+1 losses
     for i,loss in enumerate(np.asarray(losses, dtype=np.float64)):
         if np.isnan(loss): continue
         k = bisect_left(tails, -loss)
         tails[k:k+1] = [-loss]
         if k+1 > max(longest, 1): longest,end = k+1,i
-    start = end-longest if longest else 0
+    return longest,end
+
+# %% ../../nbs/find/curves.ipynb #c457d270
+def valley(
+    lrs, # rates, shape (n,)
+    losses, # smoothed losses, shape (n,)
+    num_it:int=None # unused; fastai passes the length of the sweep
+): # the rate, and the point (rate, loss) to mark
+    """fastai's `valley`: a point half-way along the longest decreasing subsequence of the losses.
+
+    The same answer as stock's, in O(n log n)."""
+    lrs,losses = (o if len(as_floats(o, k)) else o for k,o in (('lrs', lrs), ('losses', losses)))
+    check_as_long(lrs, losses)
+    length,end = falling_run(losses)
+    start = end-length if length else 0
     third = (end-start)/3
     idx = start + int(third) + int(third/2)
     return float(lrs[idx]), (float(lrs[idx]), losses[idx])

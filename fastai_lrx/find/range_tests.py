@@ -18,11 +18,13 @@ from ..core.messages import warn
 from ..core.plots import group_colors, group_names, new_axes, plot_sweep
 from ..core.state import as_device
 from .curves import SweepCurve, by_drop, diagnose, halfway, lowest, reasons
-from .finder import LRSweep, run_sweep, sweep_and_refine, sweep_rates
+from .sweep import LRSweep, run_sweep, sweep_and_refine, sweep_rates
 
 # %% ../../nbs/find/range_tests.ipynb #52e97a75
 def switches(cb:Callback)->bool:
-    "Whether a callback may do something to the model or the optimizer where training begins, as those of GANs and of schedule-free optimizers do."
+    """Whether a callback may do something to the model or the optimizer where training begins.
+
+    Those of GANs and of schedule-free optimizers do."""
     return hasattr(type(cb), 'before_train') and not isinstance(cb, (TrainEvalCallback,Recorder,ParamScheduler))
 
 class RangeSweep(LRSweep):
@@ -55,26 +57,33 @@ class RangeSweep(LRSweep):
         # the same in all processes, safe from changes in place
         self.learn.dl = [apply(torch.clone, b) for b in self.batches]
 
-    def validate(self):
-        "Measure, and go on as if nothing had happened. Callbacks that switch between training and validation hear of it as in an epoch."
-        kept = [(o, dict(vars(o))) for o in (self.learn, *self.model.modules())]   # modes and hidden states too
-        for m in (self.metric, self.valid_loss): m.reset()
-        switching = [cb for cb in self.learn.cbs.sorted('order') if switches(cb)]
-        for cb in switching: cb('after_train')
-        Learner._do_epoch_validate(self.learn)
-        self.values.append(float(self.metric.value))
-        self.valid_losses.append(float(self.valid_loss.value))
-        def restore():
-            for o,attributes in kept: vars(o).clear(); vars(o).update(attributes)
-        restore()
-        for cb in switching: cb('before_train')
-        restore()                                    # a text model's hidden state, which one of them resets
+# %% ../../nbs/find/range_tests.ipynb #ef356bf1
+@patch
+def validate(self:RangeSweep):
+    "Measure, and go on as if nothing had happened."
+    kept = [(o, dict(vars(o))) for o in (self.learn, *self.model.modules())]   # modes and hidden states too
+    def restore():
+        for o,attributes in kept:
+            vars(o).clear()
+            vars(o).update(attributes)
+    for m in (self.metric, self.valid_loss): m.reset()
+    switching = [cb for cb in self.learn.cbs.sorted('order') if switches(cb)]
+    for cb in switching: cb('after_train')
+    Learner._do_epoch_validate(self.learn)
+    self.values.append(float(self.metric.value))
+    self.valid_losses.append(float(self.valid_loss.value))
+    restore()
+    for cb in switching: cb('before_train')
+    restore()                                    # a text model's hidden state, which one of them resets
 
 # %% ../../nbs/find/range_tests.ipynb #86d51416
-_low,_high = r'loss|error|mse|mae|msle|perplex', r'accura|f1|fbeta|precision|recall|roc|auc|dice|jaccard|kappa|corr|r2|variance|score|bleu'
+_low = r'loss|error|mse|mae|msle|perplex'
+_high = r'accura|f1|fbeta|precision|recall|roc|auc|dice|jaccard|kappa|corr|r2|variance|score|bleu'
 
 def rises(name:str, values, losses)->bool:
-    "Whether a metric is to be high: by its name, otherwise if higher `values` mean lower `losses`, by rank, before the losses blow up."
+    """Whether a metric is to be high: by its name, otherwise if higher `values` mean lower `losses`.
+
+    That is judged by rank, before the losses blow up."""
     if known := re.search(f'({_low})|{_high}', name.lower()): return not known[1]
     values,losses = np.asarray(values, dtype=np.float64),np.asarray(losses, dtype=np.float64)
     n = SweepCurve(np.arange(len(losses)), losses).n_usable
@@ -83,25 +92,33 @@ def rises(name:str, values, losses)->bool:
     ranks = [o[ok].argsort(kind='stable').argsort().astype(float) for o in (values, losses)]
     return ok.sum() > 1 and float(np.prod([r-r.mean() for r in ranks], axis=0).sum()) < 0
 
+# %% ../../nbs/find/range_tests.ipynb #9cc65306
 def before_ragged(curve:SweepCurve)->SweepCurve:
-    "The part of a sweep up to where the smoothed loss first rises again by a third of what it had fallen, beyond what chance does."
+    """The part of a sweep before it turns ragged.
+
+    That is where the smoothed loss first rises again by a third of what it had fallen, beyond what chance does."""
     smooth = curve.smooth()[1]
     best = np.minimum.accumulate(smooth)
-    ragged = np.flatnonzero((smooth-best > (curve.start-best)/3) & (smooth-best > 6*curve.error) & (curve.start-best > 6*curve.error))
+    fallen,risen,chance = curve.start-best,smooth-best,6*curve.error
+    ragged = np.flatnonzero((risen > fallen/3) & (risen > chance) & (fallen > chance))
     end = smooth[:ragged[0]].argmin()+1 if len(ragged) else len(smooth)
     return SweepCurve(curve.lrs[:end], curve.losses[:end], num_it=curve.num_it, sweep=curve.sweep)
 
 def cycle_bounds(
     curve:SweepCurve # a sweep, its losses to be low
 )->tuple: # lowest and highest rate of a cycle
-    "From where a tenth of the improvement is reached, but between 1/20 and 1/3 of the upper bound, to where 95 % of it is, before it turns ragged (Smith, arXiv 1506.01186 and 1803.09820)."
+    """From where a tenth of the improvement is reached to where 95 % of it is, before the curve turns ragged.
+
+    The lower bound is kept between 1/20 and 1/3 of the upper (Smith, arXiv 1506.01186 and 1803.09820)."""
     steady = before_ragged(curve)
     lr_max = by_drop(steady, 0.95)
     return float(np.clip(by_drop(steady, 0.1), lr_max/20, lr_max/3)),lr_max
 
 # %% ../../nbs/find/range_tests.ipynb #90d3b9ce
 class Bounds(namedtuple('Bounds', 'lr_min lr_max')):
-    "Lowest and highest rate for cyclical training, with the `curve` of the range test they were read off: of the negated metric if it `rises`."
+    """Lowest and highest rate for cyclical training.
+
+    `curve` is that of the range test they were read off: of the negated metric if it `rises`, which `label` names."""
     def __float__(self):
         raise ValueError("Bounds has two rates and stands for none of them; pass lr_max=b.lr_max and lr_min=b.lr_min")
     def plot(self,
@@ -109,23 +126,40 @@ class Bounds(namedtuple('Bounds', 'lr_min lr_max')):
     ):
         "The metric against the rate, the cycle's range shaded. Returns `ax`, or the new figure."
         fig,axes = (None,ax) if ax is not None else new_axes()
-        sign = -1 if self.rises else 1
-        lrs,smooth = self.curve.smooth()
-        plot_sweep(axes, self.curve.lrs, sign*self.curve.losses, (lrs, sign*smooth), log=self.curve.sweep=='exp',
-                   label=self.label)
+        curve,sign = self.curve,-1 if self.rises else 1
+        lrs,smooth = curve.smooth()
+        plot_sweep(axes, curve.lrs, sign*curve.losses, (lrs, sign*smooth), log=curve.sweep=='exp', label=self.label)
         if np.isfinite(self.lr_max): axes.axvspan(*self, color='C2', alpha=0.15, lw=0)
-        why = diagnose(self.curve)
+        why = diagnose(curve)
         axes.set_title(f'Cycle between {self.lr_min:.2g} and {self.lr_max:.2g}' if why=='ok'
                        else f'{why}: the metric shows no clear range')
         return fig or ax
+
+# %% ../../nbs/find/range_tests.ipynb #ddee839f
+def range_end(learn, device=None)->float:
+    "Four times the rate at which the training loss of a quick exponential sweep is lowest."
+    rates = partial(sweep_rates, learn, 1e-7, 10., sweep='exp')
+    quick, = sweep_and_refine(learn, rates, 'exp', True, 100, extend=False, device=device)
+    if diagnose(quick)=='no number': raise ValueError(f"dls.train or loss_func: {reasons['no number']}")
+    return 4*lowest(quick)
+
+def bounds_of(done:RangeSweep, sweep:str)->Bounds:
+    "The bounds that a finished sweep shows, NaN where it shows none."
+    up = rises(done.metric.name, done.values, done.valid_losses)
+    curve = SweepCurve(done.lrs, np.negative(done.values) if up else done.values, num_it=len(done.rates), sweep=sweep,
+                       stop_div=done.stop_div, bad_batch=done.bad_batch)
+    readable = diagnose(curve) in ('ok','still falling','noisy')
+    res,n = Bounds(*(cycle_bounds(curve) if readable else (np.nan, np.nan))),len(done.batches)
+    res.curve,res.rises,res.label = curve,up,f'{done.metric.name} ({n} validation batch{"es"*(n > 1)})'
+    return res
 
 # %% ../../nbs/find/range_tests.ipynb #95d555fb
 @patch
 def lr_range_test(self:Learner,
     start_lr=1e-7, # first rate; a list, array or slice sweeps the layer groups in their ratio
-    end_lr=None, # rate the sweep leads up to; default: four times the rate at which the training loss of a quick exponential sweep is lowest
+    end_lr=None, # rate the sweep leads up to; default: four times that of the lowest loss in a quick exponential sweep
     num_it:int=100, # number of training batches
-    metric=None, # any metric of fastai, or a function of predictions and targets; default: the learner's first, or the validation loss
+    metric=None, # any metric, or a function of predictions and targets; default: the first, or the validation loss
     valid_batches:int=2, # validation batches after every training batch, always the same
     show_plot:bool=True, # draw the metric with the cycle's range
     *,
@@ -133,10 +167,11 @@ def lr_range_test(self:Learner,
     stop_div:bool=True, # stop when the training loss diverges
     device=None # where the copy of the learner lives meanwhile, e.g. 'cpu' to spare GPU memory; default: beside it
 )->Bounds:
-    """Smith's range test (arXiv 1506.01186, section 3.3): the bounds for cyclical training, as `Bounds(lr_min, lr_max)` of the last layer group.
+    """Smith's range test (arXiv 1506.01186, section 3.3): the bounds for cyclical training.
 
-    For `fit_triangular(4, 2, lr_max=b.lr_max, lr_min=b.lr_min)`. The learner stays as it was, to the bit. Warns where the metric shows no
-    clear range, and has NaN for bounds where it shows none at all; raises ValueError or TypeError for arguments that make no sense."""
+    Returns `Bounds(lr_min, lr_max)` of the last layer group, for `fit_triangular(4, 2, b.lr_max, b.lr_min)`. The
+    learner stays as it was, to the bit. Warns where the metric shows no clear range, and has NaN for bounds where it
+    shows none at all; raises ValueError or TypeError for arguments that make no sense."""
     num_it,valid_batches = as_int(num_it, 'num_it', 20, most=10**6),as_int(valid_batches, 'valid_batches')
     device = as_device(device, 'keep the copy beside the learner')
     if metric is not None: metric = as_metric(metric, 'metric')
@@ -144,20 +179,11 @@ def lr_range_test(self:Learner,
         raise ValueError("dls has no validation data: the range test measures on it; use lr_find, which does not")
     metric = deepcopy(metric if metric is not None else self.metrics[0] if self.metrics else AvgLoss())
     sweep_rates(self, start_lr, 1e9 if end_lr is None else end_lr, num_it, sweep)   # raises before anything is trained
-    if end_lr is None:
-        quick = sweep_and_refine(self, partial(sweep_rates, self, 1e-7, 10., sweep='exp'), 'exp', True, 100,
-                                 extend=False, device=device)[0]
-        if diagnose(quick)=='no number': raise ValueError(f"dls.train or loss_func: {reasons['no number']}")
-        end_lr = 4*lowest(quick)
+    if end_lr is None: end_lr = range_end(self, device)
     rates = sweep_rates(self, start_lr, end_lr, num_it, sweep)
     with self.preserved(device): batches = list(islice(self.dls.valid, valid_batches))
-    done = run_sweep(self, RangeSweep(rates, stop_div, batches, metric), device=device)
-    up = rises(metric.name, done.values, done.valid_losses)
-    curve = SweepCurve(done.lrs, np.negative(done.values) if up else done.values, num_it=num_it, sweep=sweep,
-                       stop_div=stop_div, bad_batch=done.bad_batch)
-    why = diagnose(curve)
-    res = Bounds(*(cycle_bounds(curve) if why in ('ok','still falling','noisy') else (np.nan, np.nan)))
-    res.curve,res.rises,res.label = curve,up,f'{metric.name} ({valid_batches} validation batch{"es"*(valid_batches>1)})'
+    res = bounds_of(run_sweep(self, RangeSweep(rates, stop_div, batches, metric), device=device), sweep)
+    why = diagnose(res.curve)
     if why not in ('ok','still falling'):
         warn(f"lr_range_test: {why}: {metric.name} shows no clear range; use more num_it or valid_batches")
     if show_plot and not rank_distrib(): res.plot(new_axes(shown=True)[1])
@@ -165,14 +191,18 @@ def lr_range_test(self:Learner,
 
 # %% ../../nbs/find/range_tests.ipynb #42055434
 def fill_rates(rates:list, div:float=2.6)->list:
-    "`rates` with each None replaced: by the nearest known rate, divided by `div` for each group towards the input, multiplied towards the head."
+    """`rates` with each None replaced by the nearest known rate.
+
+    It is divided by `div` for each group towards the input, multiplied for each towards the head."""
     known = [g for g,lr in enumerate(rates) if lr is not None]
-    nearest = lambda g: min(known, key=lambda k: abs(k-g))
+    def nearest(g): return min(known, key=lambda k: abs(k-g))
     return [rates[nearest(g)]*div**(g-nearest(g)) for g in range(len(rates))]
 
 # %% ../../nbs/find/range_tests.ipynb #713a18f5
 class GroupRates(list):
-    "A rate per layer group, from input to head: a list, ready for `lr_max=`, with the `curves` they were read off (None for a frozen group)."
+    """A rate per layer group, from input to head: a list, ready for `lr_max=`.
+
+    `curves` has the curve each was read off, None for a frozen group."""
     def plot(self,
         ax=None # axes to draw on; by default a new figure
     ):
@@ -182,14 +212,34 @@ class GroupRates(list):
         for lr,curve,color,name in zip(self, self.curves, colors, names):
             if curve is None: continue
             axes.plot(curve.lrs[:curve.n_usable], curve.losses[:curve.n_usable], '.', color=color, alpha=0.2, ms=4)
+            why = diagnose(curve)
             axes.plot(*curve.smooth(), color=color, lw=1.6,
-                      label=f'{name} {lr:.2g}' + ('' if diagnose(curve)=='ok' else f' ({diagnose(curve)})'))
+                      label=f'{name} {lr:.2g}' + ('' if why=='ok' else f' ({why})'))
             axes.plot(lr, curve.loss_at(lr), 'o', color=color, ms=8, mec='white', zorder=5)
         axes.set_xscale('log')
         axes.set(xlabel='learning rate of one group, the others held still', ylabel='loss',
                  title='A rate for each layer group')
         axes.legend(frameon=False, fontsize='small')
         return fig or ax
+
+# %% ../../nbs/find/range_tests.ipynb #082137cf
+def sweep_group(learn, group:int, start_lr, end_lr, num_it:int, stop_div:bool, extend:bool, device=None)->SweepCurve:
+    "The curve of a sweep of one layer group, the rates of the others 0; of the second sweep if there was one."
+    def rates(*args, **kwargs):
+        rows = sweep_rates(learn, start_lr, end_lr, *args, sweep='exp', **kwargs)
+        return [[lr if g==group else 0. for g,lr in enumerate(row)] for row in rows]
+    return sweep_and_refine(learn, rates, 'exp', stop_div, num_it, extend, group=group,
+                            who=f'lr_find_groups, group {group}', device=device)[-1]
+
+def trusted(curves:list)->list: # a bool for each
+    "Which curves a rate can be read off: if there is none, those that are only noisy, with a warning."
+    whys = [None if c is None else diagnose(c) for c in curves]
+    said = ', '.join(w for w in whys if w)
+    if any(w in ('ok','still falling') for w in whys): return [w in ('ok','still falling') for w in whys]
+    warn(f"lr_find_groups: no group's curve can be trusted ({said}): compare before you rely on these rates")
+    if 'noisy' in whys: return [w=='noisy' for w in whys]
+    raise ValueError(f"no layer group's curve can be trusted ({said}): use a larger num_it, or one rate for all from "
+                     f"lr_find")
 
 # %% ../../nbs/find/range_tests.ipynb #8331013e
 @patch
@@ -205,29 +255,17 @@ def lr_find_groups(self:Learner,
 )->GroupRates:
     """Sweep the layer groups one by one, the others held still, and return a rate for each.
 
-    Frozen groups are not swept; they, and groups whose curve cannot be trusted, get their neighbour's rate divided by 2.6 for each group
-    towards the input. The learner stays as it was, to the bit. Raises ValueError where no group's curve can be trusted, and ValueError or
-    TypeError for arguments that make no sense. `np.array(rates)` is for methods that calculate with their rate, such as `fine_tune`."""
+    Frozen groups are not swept; they, and groups whose curve cannot be trusted, get their neighbour's rate divided by
+    2.6 for each group towards the input. The learner stays as it was, to the bit. Raises ValueError where no group's
+    curve can be trusted, and ValueError or TypeError for arguments that make no sense. `np.array(rates)` is for methods
+    that calculate with their rate, such as `fine_tune`."""
     num_it,extend = as_int(num_it, 'num_it', 20, most=10**6),as_bool(extend, 'extend')
     device = as_device(device, 'keep the copy beside the learner')
     n = len(sweep_rates(self, start_lr, end_lr, 1, 'exp')[0])
-    first = self.opt.frozen_idx if self.opt is not None else 0
-    def alone(group, *args, **kwargs):
-        return [[lr if g==group else 0. for g,lr in enumerate(row)]
-                for row in sweep_rates(self, start_lr, end_lr, *args, sweep='exp', **kwargs)]
-    curves = [sweep_and_refine(self, partial(alone, g), 'exp', stop_div, num_it, extend, group=g,
-                               who=f'lr_find_groups, group {g}', device=device)[-1] if g >= first else None
-                               for g in range(n)]
-    whys = [None if c is None else diagnose(c) for c in curves]
-    good = [w in ('ok','still falling') for w in whys]
-    if not any(good):
-        good = [w=='noisy' for w in whys]
-        warn(f"lr_find_groups: no group's curve can be trusted ({', '.join(w for w in whys if w)}): compare before you "
-             f"rely on these rates")
-    if not any(good):
-        raise ValueError(f"no layer group's curve can be trusted ({', '.join(w for w in whys if w)}): use a larger "
-                         f"num_it, or one rate for all from lr_find")
-    res = GroupRates(fill_rates([halfway(c) if ok else None for c,ok in zip(curves, good)]))
+    n_frozen = self.opt.frozen_idx if self.opt is not None else 0
+    curves = [None if g < n_frozen else sweep_group(self, g, start_lr, end_lr, num_it, stop_div, extend, device)
+              for g in range(n)]
+    res = GroupRates(fill_rates([halfway(c) if ok else None for c,ok in zip(curves, trusted(curves))]))
     res.curves = curves
     if show_plot and not rank_distrib(): res.plot(new_axes(shown=True)[1])
     return res

@@ -7,319 +7,25 @@ __all__ = ['Resume']
 
 # %% ../../nbs/keep/resume.ipynb #b9a2cd74
 from concurrent.futures import ThreadPoolExecutor
-from types import MethodType
-import inspect
 
 from fastai.basics import *
-from fastai.callback.progress import CSVLogger, ProgressCallback, ShowGraphCallback
-from fastai.callback.schedule import ParamScheduler
 from fastai.callback.tracker import TrackerCallback
 from ..core.args import as_bool, as_int
-from ..core.callbacks import FitCallback, only_watches
-from ..core.fingerprint import fingerprint
-from ..core.learner import n_batches, n_batches_of
+from ..core.callbacks import FitCallback
 from ..core.messages import warn
-from ..core.objects import data_sets, loss_parts, optimizers, walk
-from ..core.origin import is_user_code
 from ..core.processes import all_gather
-from ..core.state import generator_state, global_rngs, put_generator_state, read_scalars, uninterrupted
-from ..core.storage import (
-    atomic_write, buffers_of, damaged, discard, file_content, folder_of, load_state, put_buffers, put_weights,
-    state_of, storable, try_lock, write_state)
-from ..vary.schedules import Schedule
-
-# %% ../../nbs/keep/resume.ipynb #7e11adc2
-def generator_states(o)->dict:
-    "The states of random generators among the attributes of `o`, by name."
-    return {k: state for k,v in vars(o).items() if (state := generator_state(v)) is not None}
-
-def is_plain(v)->bool:
-    "Whether a value can be stored: numbers, strings, paths, tensors, arrays, and containers of them."
-    if isinstance(v, dict): return all(map(is_plain, [*v, *v.values()]))
-    if isinstance(v, (list,tuple,set,L)): return all(map(is_plain, v))
-    if isinstance(v, (ndarray,np.generic)): return v.dtype.kind in 'biuf'
-    return v is None or isinstance(v, (bool,int,float,str,Path,Tensor)) and not isinstance(v, nn.Parameter)
-
-def attributes(o)->dict:
-    "What `o` remembers: plain attributes by name, and the states of random generators."
-    return dict(plain={k: v for k,v in vars(o).items() if not k.startswith('__') and is_plain(v)},
-                generators=generator_states(o))
-
-def put_attributes(o, saved:dict):
-    "Give `o` its attributes back."
-    for k,v in saved['plain'].items():
-        old = vars(o).get(k)
-        vars(o)[k] = v.to(old.device if isinstance(old, Tensor) else v.device, copy=True) if isinstance(v,
-            Tensor) else v
-    for k,state in saved['generators'].items(): put_generator_state(vars(o)[k], state)
-
-# %% ../../nbs/keep/resume.ipynb #d0de6f35
-def model_state(model:nn.Module)->dict:
-    "Weights, caches, which parameters train, and gradients; those that are zero, as `zero_grad` leaves them, by name."
-    caches = {k: t for k,t in buffers_of(model, persistent=False).items() if t is None or storable(t)}
-    grads = {name: p.grad for name,p in model.named_parameters() if p.grad is not None}
-    some = read_scalars([g.any() for g in grads.values()])
-    zero = [name for name,full in zip(grads, some) if not full]
-    return dict(weights=state_of(model), caches=caches, zero=zero,
-                grads={name: g for name,g in grads.items() if name not in zero},
-                open=[name for name,p in model.named_parameters() if p.requires_grad])
-
-def put_model_state(model:nn.Module, saved:dict):
-    "Put it back; buffers may have another shape meanwhile, or be made only in use."
-    params,weights = dict(model.named_parameters()),saved['weights']
-    put_weights(model, {name: t for name,t in weights.items() if name in params} | buffers_of(model))
-    put_buffers(model, {name: t for name,t in weights.items() if name not in params} | saved['caches'])
-    for name,p in model.named_parameters():
-        p.requires_grad_(name in saved['open'])
-        p.grad = torch.zeros_like(p) if name in saved['zero'] else saved['grads'][name].to(p.device,
-            copy=True) if name in saved['grads'] else None
-
-def opt_state(opt):
-    "Hyper-parameters, frozen groups and the state of each parameter."
-    if isinstance(opt, torch.optim.Optimizer): return opt.state_dict()
-    return dict(attributes=attributes(opt), state=[dict(vars(opt)['state'][p]) for ps in opt.param_lists for p in ps]
-                if isinstance(opt, Optimizer) and 'state' in vars(opt) else [])
-
-def put_opt_state(opt, saved:dict):
-    if isinstance(opt, torch.optim.Optimizer): return opt.load_state_dict(saved)
-    put_attributes(opt, saved['attributes'])
-    for p,state in zip((p for ps in opt.param_lists for p in ps), saved['state']):
-        vars(opt)['state'][p] = {k: v.to(p.device, copy=True) if isinstance(v, Tensor) else v for k,v in state.items()}
-
-# %% ../../nbs/keep/resume.ipynb #82b22a0b
-def stateful(dl)->list:
-    "What may have generators or counters: a loader, its data set and samplers, all their transforms."
-    return [o for _,o in walk(dl) if hasattr(o, '__dict__')]
-
-def data_state(dls)->list:
-    "Random generators and counters of loaders, data sets and transforms, and the order of texts."
-    def of(o):
-        count = {k: v for k,v in vars(o).items() if isinstance(v, (int,float)) and not k.startswith('_')}
-        return dict(attributes=dict(plain=count, generators=generator_states(o)),
-                    order=list(o.items.idxs) if is_text(o) else None)
-    return [[of(o) for o in stateful(dl)] for dl in dls.loaders]
-
-def is_text(dl)->bool:
-    "Whether a loader shuffles its texts in place, as `LMDataLoader` does."
-    return isinstance(vars(dl).get('items'), ReindexCollection) and hasattr(dl, 'make_chunks')
-
-def put_data_state(dls, saved:list):
-    for dl,parts in zip(dls.loaders, saved):
-        for o,part in zip(stateful(dl), parts):
-            put_attributes(o, part['attributes'])
-            if part['order'] is not None:
-                o.items.idxs[:] = part['order']
-                o.make_chunks()
-
-# %% ../../nbs/keep/resume.ipynb #b289b95b
-def callback_state(cb)->dict:
-    "What a callback remembers: its own `state_dict`, else its plain attributes; a log file's text, and metrics of the recorder."
-    if has_state_dict(cb): return dict(own=cb.state_dict())
-    res = dict(attributes=attributes(cb))
-    if isinstance(cb, CSVLogger):
-        if not cb.file.closed: cb.file.flush()
-        res['text'] = (cb.path/cb.fname).read_text()
-    if isinstance(cb, Recorder): res['smooth'] = attributes(cb.smooth_loss)
-    return res
-
-def put_callback_state(cb, saved:dict):
-    if 'own' in saved: return cb.load_state_dict(saved['own'])
-    put_attributes(cb, dict(saved['attributes'],
-                            plain={k: v for k,v in saved['attributes']['plain'].items() if not is_given(cb, k, v)}))
-    if 'smooth' in saved: put_attributes(cb.smooth_loss, saved['smooth'])
-    if 'text' in saved:
-        if not cb.file.closed:
-            cb.file.seek(0)
-            cb.file.truncate()
-            cb.file.write(saved['text'])
-            cb.file.flush()
-        else:
-            with atomic_write(cb.path/cb.fname) as tmp: tmp.write_text(saved['text'])
-
-def is_given(cb, name:str, value)->bool:
-    "Whether an attribute is up to the script, and never to a file: names of files, folders and the like that it passes to the callback, and all that belongs to the learner."
-    return name not in vars(cb) and hasattr(cb.learn, name) or isinstance(value,
-        (str,Path)) and any(name in inspect.signature(c.__init__).parameters for c in type(cb).__mro__
-                            if c is not object)
-
-def has_state_dict(cb):
-    # the instance would find the model's
-    return hasattr(type(cb), 'state_dict') and hasattr(type(cb), 'load_state_dict')
-
-def unsaved_callbacks(learn)->list:
-    "Names of callbacks, none of fastai's, that remember what cannot be stored."
-    def known(cb): return type(cb).__module__.startswith(('fastai.', 'fastai_lrx.')) or has_state_dict(cb)
-    secrets = {cb: [k for k,v in vars(cb).items() if has_hidden_state(v, learn)] for cb in learn.cbs if not known(cb)}
-    return [f"{type(cb).__name__} ({', '.join(names)})" for cb,names in secrets.items() if names]
-
-def has_hidden_state(v, learn)->bool:
-    "Whether a value has a state that cannot be stored: another learner, a module, an object, or what holds one."
-    if v is learn or is_plain(v) or generator_state(v) is not None: return False
-    if isinstance(v, MethodType): return has_hidden_state(v.__self__, learn)
-    if isinstance(v, partial): return any(has_hidden_state(o, learn) for o in (v.func, *v.args, *v.keywords.values()))
-    if isinstance(v, dict): return any(has_hidden_state(o, learn) for o in v.values())
-    if isinstance(v, (list,tuple,L)): return any(has_hidden_state(o, learn) for o in v)
-    if isinstance(v, Callback): return v not in learn.cbs
-    return isinstance(v, (nn.Module,Learner)) or not callable(v)
-
-# %% ../../nbs/keep/resume.ipynb #1c667d3a
-def part_state(o)->dict:
-    "Of a module weights and buffers, and numbers and modes that it and its parts keep as attributes; of another object its attributes."
-    if not isinstance(o, nn.Module): return dict(attributes=attributes(o))
-    numbers = [{k: v for k,v in vars(m).items() if isinstance(v, (int,float)) and not k.startswith('_')}
-               for m in o.modules()]
-    return dict(model=model_state(o), numbers=numbers)
-
-def put_part_state(o, saved:dict):
-    if 'attributes' in saved: return put_attributes(o, saved['attributes'])
-    put_model_state(o, saved['model'])
-    for m,numbers in zip(o.modules(), saved['numbers']): vars(m).update(numbers)
-
-def run_state(learn:Learner)->dict:
-    "All that influences how a fit goes on."
-    scaler = vars(learn).get('scaler')      # `learn.scaler` could be the model's
-    return dict(model=part_state(get_model(learn.model)), loss=[part_state(o) for o in loss_parts(learn.loss_func)],
-                optimizers=[opt_state(o) for o in optimizers(learn.opt)], data=data_state(learn.dls),
-                callbacks={name: callback_state(cb) for name,cb in stateful_callbacks(learn).items()},
-                numbers={k: v for k,v in vars(learn).items()
-                         if isinstance(v, (int,float,str)) and k != 'create_mbar' or k == 'smooth_loss'},
-                record=list(getattr(learn, 'final_record', [])), scaler={} if scaler is None else scaler.state_dict(),
-                rng={name: get() for name,(get,_) in global_rngs().items()})
-
-def stateful_callbacks(learn)->dict:
-    "The callbacks that have a state, by class and number: all but those that show progress."
-    res = {}
-    for cb in learn.cbs.sorted('order'):
-        if isinstance(cb, (Resume,ProgressCallback,ShowGraphCallback)): continue
-        name = type(cb).__name__
-        res[name, sum(o[0]==name for o in res)] = cb
-    return res
-
-def put_run_state(learn:Learner, saved:dict):
-    "Put all back; Ctrl-C is held back meanwhile."
-    with uninterrupted():
-        put_part_state(get_model(learn.model), saved['model'])
-        for o,state in zip(loss_parts(learn.loss_func), saved['loss']): put_part_state(o, state)
-        for o,state in zip(optimizers(learn.opt), saved['optimizers']): put_opt_state(o, state)
-        put_data_state(learn.dls, saved['data'])
-        for name,cb in stateful_callbacks(learn).items():
-            if name in saved['callbacks']: put_callback_state(cb, saved['callbacks'][name])
-        for k,v in saved['numbers'].items():
-            if not isinstance(v, str): setattr(learn, k, v)
-        learn.final_record = L(saved['record'])
-        if saved['scaler']: learn.scaler.load_state_dict(saved['scaler'])
-        for name,(_,put) in global_rngs().items():
-            if name in saved['rng']: put(saved['rng'][name])
-
-# %% ../../nbs/keep/resume.ipynb #42eecb79
-def description(learn:Learner)->dict:
-    "What a fit is, in a few words: epochs, model, optimizer, schedule, loss, data and the arguments of callbacks."
-    model,schedules = get_model(learn.model),{k: s for cb in learn.cbs if isinstance(cb, ParamScheduler)
-                                              for k,s in cb.scheds.items()}
-    n,tensors = n_batches(learn.dls)*learn.n_epoch,list(model.named_parameters())
-    def values(s):
-        return s.at(np.linspace(0, max(n-1, 0), 33).astype(int), max(n, 1)).tolist() if isinstance(s,
-            Schedule) else [np.asarray(s(p), dtype=float).tolist() for p in np.linspace(0, 1, 33)]
-    hypers = [{k: float(v) for k,v in group.items() if isinstance(v, (int,float,np.generic)) and k not in schedules}
-              for group in learn.opt.hypers]
-    loss = getattr(learn.loss_func, 'func', learn.loss_func)
-    return dict(epochs=learn.n_epoch, model=f'{sum(t.numel() for _,t in tensors)} weights '
-                                            f'({digest([[name, list(t.shape), str(t.dtype)] for name,t in tensors], without_addresses(model))})', groups=[len(ps) for ps in learn.opt.param_lists],
-                schedule={k: f'from {np.ravel(values(s))[0]:.3g}, up to {np.max(values(s)):.3g} ({digest(values(s))})'
-                          for k,s in schedules.items()},
-                optimizer=[type(o).__name__ for o in optimizers(learn.opt)], hypers=hypers,
-                loss=f"{getattr(learn.loss_func, '__name__', type(learn.loss_func).__name__)} "
-                     f"({digest(without_addresses(loss), loss.state_dict() if isinstance(loss, nn.Module) else None)})",
-                data=[described_data(dl, n_batches_of(learn.dls, i)) for i,dl in enumerate(learn.dls.loaders)],
-                callbacks=[f"{name}({', '.join(f'{k}={v}' for k,v in arguments(cb).items())})"
-                           for (name,_),cb in stateful_callbacks(learn).items() if not only_watches(cb)])
-
-def described_data(dl, n:int)->str:
-    "What a loader of `n` batches serves, in a few words."
-    looks = [data_sample(getattr(ds, 'items', ds)) for ds in data_sets(dl) or [dl]]
-    unseen = ', of which only its length is known' if any(map(is_unseen, looks)) else ''
-    return f"{n} batches of {getattr(dl, 'bs', None) or getattr(dl, 'batch_size', None)} ({digest(looks)}){unseen}"
-
-def is_unseen(look)->bool:
-    "Whether nothing but type and length of a data set could be looked at."
-    return isinstance(look, list) and [type(o) for o in look]==[str, int]
-
-def digest(*things)->str: return fingerprint(*things)[:8]
-def without_addresses(o)->str: return re.sub(r' at 0x[0-9a-f]+', '', repr(o))
-
-def data_sample(items):
-    "Some of what a data set was made from, for a fingerprint; a data set of your own is never asked for items, which may draw random numbers."
-    if isinstance(items, pd.DataFrame):
-        try: return pd.util.hash_pandas_object(items, index=False).values
-        except TypeError: return pd.util.hash_pandas_object(items.astype(str), index=False).values
-    if isinstance(items, pd.Series): return data_sample(items.to_frame())
-    if isinstance(items, torch.utils.data.TensorDataset): return [data_sample(t) for t in items.tensors]
-    if isinstance(items, torch.utils.data.Subset): return [data_sample(items.indices), data_sample(items.dataset)]
-    if isinstance(items, torch.utils.data.ConcatDataset): return [data_sample(o) for o in items.datasets]
-    if isinstance(items, (range,str,Path,bool,int,float)): return repr(items)
-    if isinstance(items, (Tensor,ndarray)) and not items.ndim: return repr(items.tolist())
-    if isinstance(items, (Tensor,ndarray,list,tuple,L)) and len(items):
-        some = items[::max(1, len(items)//64)]
-        return [len(items), some if isinstance(some, Tensor) or getattr(some, 'dtype', np.dtype(object)).kind in 'biuf'
-                else [plain_part(o) for o in some]]
-    own = vars(items) if is_user_code(type(items)) and hasattr(items, '__dict__') else {}
-    seen = {k: data_sample(in_any_order(v)) for k,v in own.items() if is_data(items, k, v)}
-    return [type(items).__name__, len(items) if hasattr(items, '__len__') else 0, *([seen] if seen else [])]
-
-def in_any_order(v):
-    "Numbers and names sorted, as a data set may shuffle what it holds."
-    try:
-        if isinstance(v, (list,tuple,L)): return sorted(v)
-        if not isinstance(v, (Tensor,ndarray)) or v.ndim != 1 or v.dtype in (torch.bool, np.dtype(bool)): return v
-        return v.sort().values if isinstance(v, Tensor) else np.sort(v)
-    except (TypeError, ValueError, RuntimeError): return v       # what has no order
-
-def is_data(ds, name:str, v)->bool:
-    "Whether an attribute tells what a data set of your own holds: items, data sets, names, numbers it was made with."
-    tables = Tensor,ndarray,list,tuple,L,range,pd.DataFrame,pd.Series,torch.utils.data.Dataset
-    if isinstance(v, (*tables,str,Path)): return True
-    return isinstance(v, (bool,int,float)) and name in inspect.signature(type(ds).__init__).parameters
-
-def plain_part(o):
-    "`o` if it is plain, what is plain of a record, else the name of its type."
-    if isinstance(o, (list,tuple,L)): return [plain_part(v) for v in o]
-    if isinstance(o, dict): return {str(k): plain_part(v) for k,v in o.items()}
-    if is_user_code(type(o)) and hasattr(o, '__dict__'):
-        return {k: v for k,v in vars(o).items() if isinstance(v, (bool,int,float,str,Path))}
-    if not is_plain(o) or isinstance(o, set): return type(o).__name__
-    return o.item() if isinstance(o, np.generic) else o
-
-def arguments(cb)->dict:
-    "The plain arguments that a callback was made with."
-    return {k: str(vars(cb)[k]) for k in inspect.signature(type(cb).__init__).parameters if k in vars(cb)
-            and isinstance(vars(cb)[k], (bool,int,float,str,Path,type(None)))}
-
-def difference(then:dict, now:dict)->str:
-    "The first thing in which two descriptions differ, in words; empty if they do not."
-    for k in now | then:
-        a,b = then.get(k, 'none'),now.get(k, 'none')
-        if a == b: continue
-        if isinstance(a, list) and isinstance(b, list):
-            of_groups = len(a)==len(b) and all(isinstance(o, dict) for o in a+b)
-            if of_groups: a,b = next(pair for pair in zip(a, b) if pair[0] != pair[1])
-            elif sorted(map(str, a)) != sorted(map(str, b)): a,b = only_in(a, b),only_in(b, a)
-        if isinstance(a, dict) and isinstance(b, dict): return f'{k}: {difference(a, b)}'
-        return f'{k} {a}, and now it is {b}'
-    return ''
-
-def only_in(a:list, b:list)->str:
-    "What `a` has and `b` has not."
-    rest = list(b)
-    only = [o for o in a if o not in rest or rest.remove(o)]
-    return ', '.join(map(str, only)) or 'none'
+from ..core.storage import damaged, discard, file_content, folder_of, load_state, try_lock, write_state
+from .run_state import put_run_state, run_state, stateful, unsaved_callbacks
+from .same_fit import description, difference
 
 # %% ../../nbs/keep/resume.ipynb #066c41bd
 class Resume(FitCallback):
     """Make a fit, or several, go on where they were when the script ended early: run it again.
 
-    Ends with the weights, losses and history of the run that was never stopped, to the bit, on the same machine with the same versions, data, batch size and number of workers.
-    One object counts the fits it is given to. Two lines that train need two names, or the same object."""
-    order,run_in_sweep = -100,False
+    Ends with the weights, losses and history of the run that was never stopped, to the bit, on the same machine with
+    the same versions, data, batch size and number of workers. One object counts the fits it is given to. Two lines
+    that train need two names, or the same object."""
+    order,run_in_sweep,in_run_state = -100,False,False
     def __init__(self,
         name, # folder to write to
         *,
@@ -327,10 +33,11 @@ class Resume(FitCallback):
         keep_last:int=2, # checkpoints to keep of each fit
         restart:bool=False # forget what the folder has, and start over
     ):
-        self.folder,self.every,self.keep_last,self.restart = folder_of(name, 'name').absolute(),as_int(every,
-            'every'),as_int(keep_last, 'keep_last'),as_bool(restart, 'restart')
-        # how many have come to their end; what is on its way to the disk
-        self.n_fits,self.writing = 0,None
+        self.folder = folder_of(name, 'name').absolute()
+        self.every,self.keep_last = as_int(every, 'every'),as_int(keep_last, 'keep_last')
+        self.restart = as_bool(restart, 'restart')
+        self.n_fits = 0                                    # that have come to their end
+        self.writing = None                                # what is on its way to the disk
 
     @property
     def learn(self): return vars(self).get('learner')
@@ -341,84 +48,96 @@ class Resume(FitCallback):
             self.close()
         vars(self)['learner'] = learn
 
-    def close(self):
-        "Let other processes in, and come first again."
-        try: self.settle()
-        finally:
-            self.order = -100
-            file = _locks.pop(self.folder.resolve(), None)
-            if file is not None: file.close()
-
     def before_fit(self):
         self.acquire()
         if self.restart and not self.n_fits: self.forget()
         self.number,self.begun,self.what = self.n_fits,False,description(self.learn)
         self.find()
-        self.named = []
+        self.named = []                                    # callbacks that were warned of
         self.name_forgetful()
-        self.stand_in(self.learn)
+        self.ask_before_epochs(self.learn)
 
-    def name_forgetful(self):
-        "Warn of callbacks that remember what cannot be stored, once."
-        new = [name for name in unsaved_callbacks(self.learn) if name not in self.named]
-        self.named += new
-        if new:
-            warn(f"Resume({str(self.folder)!r}): {', '.join(new)} cannot be stored, so a resumed fit may differ; give "
-                 f"it state_dict and load_state_dict")
+# %% ../../nbs/keep/resume.ipynb #c83e197e
+@patch
+def ask_before_epochs(self:Resume, learn:Learner):
+    "Have the learner ask here before each epoch, until one is to be run."
+    def with_events(f, event_type, ex, final=noop):
+        # another callback failed before the first epoch
+        if self.learn is not learn: del learn._with_events
+        elif event_type == 'epoch':
+            self.order = 1000                              # from here on the last one
+            if not self.begun: self.begin()
+            if self.finished or learn.epoch < self.done:
+                return learn.progress.before_epoch() if hasattr(learn, 'progress') else None
+            try: return type(learn)._with_events(learn, f, event_type, ex, final)
+            except CancelFitException: raise
+            except BaseException:                          # one that stays with the learner is the first again
+                self.order = -100
+                vars(learn).pop('_with_events', None)
+                raise
+        return type(learn)._with_events(learn, f, event_type, ex, final)
+    learn._with_events = with_events
 
-    def stand_in(self, learn:Learner):
-        "Have the learner ask here before each epoch, until one is to be run."
-        def with_events(f, event_type, ex, final=noop):
-            # another callback failed before the first epoch
-            if self.learn is not learn: del learn._with_events
-            elif event_type == 'epoch':
-                self.order = 1000                          # from here on the last one
-                if not self.begun: self.begin()
-                if self.finished or learn.epoch < self.done:
-                    return learn.progress.before_epoch() if hasattr(learn, 'progress') else None
-                try: return type(learn)._with_events(learn, f, event_type, ex, final)
-                except CancelFitException: raise
-                except BaseException:                      # one that stays with the learner is the first again
-                    self.order = -100
-                    vars(learn).pop('_with_events', None)
-                    raise
-            return type(learn)._with_events(learn, f, event_type, ex, final)
-        learn._with_events = with_events
+@patch
+def begin(self:Resume):
+    "Put the saved state back, now that all callbacks are ready, or write the first one."
+    self.begun,learn,epoch = True,self.learn,self.learn.epoch
+    if self.saved is None: return self.write(0)
+    if self.done: look_at_items(learn.dls)
+    put_run_state(learn, self.saved)
+    learn.epoch = epoch
+    if not self.finished: self.saved = None
+    for cb in learn.cbs if self.finished else []:
+        # nothing to save, or to load, at the end of this fit
+        if isinstance(cb, TrackerCallback): cb.run = False
 
-    def begin(self):
-        "Put the saved state back, now that all callbacks are ready, or write the first one."
-        self.begun,learn,epoch = True,self.learn,self.learn.epoch
-        if self.saved is None: return self.write(0)
-        for dl in (o for loader in learn.dls.loaders for o in stateful(loader) if self.done and isinstance(o, TfmdDL)
-                   and 'dl' not in vars(o)):
-            # fastai looks at an item once; that was before
-            if not getattr(dl, '_types', None): dl._one_pass()
-        put_run_state(learn, self.saved)
-        learn.epoch = epoch
-        if not self.finished: self.saved = None
-        for cb in learn.cbs if self.finished else []:
-            # nothing to save, or to load, at the end of this fit
-            if isinstance(cb, TrackerCallback): cb.run = False
+def look_at_items(dls):
+    "Have each loader look at an item, as fastai's do once: in the run that goes on that was before the first epoch."
+    for o in (o for dl in dls.loaders for o in stateful(dl)):
+        if isinstance(o, TfmdDL) and 'dl' not in vars(o) and not getattr(o, '_types', None): o._one_pass()
 
-    def after_epoch(self):
-        n = self.epoch+1
-        if n % self.every and n != self.n_epoch: return
-        self.name_forgetful()                              # what they have come to remember
-        self.write(n)
+# %% ../../nbs/keep/resume.ipynb #11084ec5
+@patch
+def after_epoch(self:Resume):
+    n = self.epoch+1
+    if n % self.every and n != self.n_epoch: return
+    self.name_forgetful()                                  # what they have come to remember
+    self.write(n)
 
-    def after_fit(self):
-        vars(self.learn).pop('_with_events', None)
-        if self.finished: put_run_state(self.learn, self.saved)
-        else: self.write(getattr(self.learn, 'epoch', -1)+1, finished=True)
-        self.saved,self.n_fits = None,self.n_fits+1
-        self.close()
+@patch
+def after_fit(self:Resume):
+    vars(self.learn).pop('_with_events', None)
+    if self.finished: put_run_state(self.learn, self.saved)
+    else: self.write(getattr(self.learn, 'epoch', -1)+1, finished=True)
+    self.saved,self.n_fits = None,self.n_fits+1
+    self.close()
+
+@patch
+def close(self:Resume):
+    "Let other processes in, and come first again."
+    try: self.settle()
+    finally:
+        self.order = -100
+        file = _locks.pop(self.folder.resolve(), None)
+        if file is not None: file.close()
+
+@patch
+def name_forgetful(self:Resume):
+    "Warn of callbacks that remember what cannot be stored, once."
+    new = [name for name in unsaved_callbacks(self.learn) if name not in self.named]
+    self.named += new
+    if new:
+        warn(f"Resume({str(self.folder)!r}): {', '.join(new)} cannot be stored, so a resumed fit may differ; give "
+             f"it state_dict and load_state_dict")
 
 # %% ../../nbs/keep/resume.ipynb #3748b913
-_locks,_writer = {},ThreadPoolExecutor(1)
+_writer = ThreadPoolExecutor(1)
 
-def is_on_cuda(learn:Learner)->bool: return next(get_model(learn.model).parameters()).device.type == 'cuda'
+def is_on_cuda(learn:Learner)->bool:
+    "Whether a learner's model is on a CUDA GPU."
+    return next(get_model(learn.model).parameters()).device.type == 'cuda'
 
-def written_by_thread(path, state, info:dict):
+def written_by_thread(path:Path, state, info:dict):
     "Copy a state on its GPU and have a thread write it; gives the function that waits until it is written."
     try: meta,tensors = file_content(state, info, device=None)
     except torch.cuda.OutOfMemoryError: meta,tensors = file_content(state, info)      # no room for a copy
@@ -431,27 +150,43 @@ def written_by_thread(path, state, info:dict):
         write_state(path, meta, host)
     return _writer.submit(write).result
 
+def written_when_called(path:Path, state, info:dict):
+    "Copy a state; gives the function that writes it."
+    return partial(write_state, path, *file_content(state, info))
+
 # %% ../../nbs/keep/resume.ipynb #175ea800
+def of_rank()->str:
+    "What the names of this process's files end in: nothing for the first one, else its rank."
+    return f'_rank{rank_distrib()}' if rank_distrib() else ''
+
 @patch
-def file(self:Resume, done:int, finished:bool):
+def file(self:Resume, done:int, finished:bool)->Path:
     "The file for the state after `done` epochs."
-    return self.folder/f"fit{self.number:03}_epoch{done:05}{'_end' if finished else ''}{f'_rank{rank_distrib()}' if rank_distrib() else ''}.safetensors"
+    return self.folder/f"fit{self.number:03}_epoch{done:05}{'_end' if finished else ''}{of_rank()}.safetensors"
 
 @patch
 def checkpoints(self:Resume)->list:
     "Epochs that are done, and whether the fit is over, of every checkpoint of this fit, oldest first."
-    pattern = re.compile(rf"fit{self.number:03}_epoch(\d+)(_end)?{f'_rank{rank_distrib()}' if rank_distrib() else ''}\.safetensors")
+    pattern = re.compile(rf"fit{self.number:03}_epoch(\d+)(_end)?{of_rank()}\.safetensors")
     found = (pattern.fullmatch(p.name) for p in self.folder.glob('fit*') if p.is_file())
     return sorted((int(m[1]), bool(m[2])) for m in found if m)
 
 @patch
+def forget(self:Resume):
+    "Remove the checkpoints of all fits in the folder."
+    is_checkpoint = re.compile(r'fit\d{3,}_epoch\d{5,}(_end)?(_rank\d+)?\.safetensors').fullmatch
+    for p in self.folder.glob('fit*.safetensors'):
+        if not rank_distrib() and is_checkpoint(p.name) and p.is_file(): p.unlink(missing_ok=True)
+    distrib_barrier()
+
+# %% ../../nbs/keep/resume.ipynb #d160e2b4
+@patch
 def write(self:Resume, done:int, finished:bool=False):
     "Write a checkpoint; one of a GPU is written by a thread while training goes on."
     self.settle()
-    path,state,info = self.file(done, finished),run_state(self.learn),dict(what=self.what)
     by_thread = is_on_cuda(self.learn)
-    self.writing = (done, finished),written_by_thread(path, state, info) if by_thread else partial(write_state, path,
-        *file_content(state, info))
+    written = written_by_thread if by_thread else written_when_called
+    self.writing = (done, finished),written(self.file(done, finished), run_state(self.learn), dict(what=self.what))
     if finished or not by_thread: self.settle()
 
 @patch
@@ -461,46 +196,15 @@ def settle(self:Resume):
     (done,finished),finish = self.writing
     try: finish()
     except OSError as e:
+        left = 'the one before is kept' if self.checkpoints() else 'there is none yet'
         return warn(f"Resume({str(self.folder)!r}): the checkpoint after {done} epochs could not be written ({e}); "
-                    f"{'the one before is kept' if self.checkpoints() else 'there is none yet'}")
+                    f"{left}")
     finally: self.writing = None
     for old in [o for o in self.checkpoints() if o <= (done, finished)][:-self.keep_last]:
         discard(self.file(*old), f"Resume({str(self.folder)!r}): an old checkpoint")
 
-@patch
-def find(self:Resume):
-    "The newest checkpoint that is whole, in all processes; ValueError if it is of another fit."
-    self.done,self.finished,self.saved = 0,False,None
-    for done,finished in sorted(set.intersection(*map(set, all_gather(self.checkpoints()))), reverse=True):
-        try:
-            saved,info = load_state(path := self.file(done, finished))
-            if 'what' not in info: raise damaged(path, 'no state of a fit')
-        except (ValueError, OSError) as e:
-            saved = None
-            warn(f"Resume({str(self.folder)!r}): {e}")
-        if not all(all_gather(saved is not None)): continue
-        other = difference(info['what'], self.what)
-        if other:
-            raise ValueError(f"name={str(self.folder)!r}: was begun by another fit, with {other}; use another name, or "
-                             f"restart=True to start over")
-        self.done,self.finished,self.saved = done,finished,saved
-        if finished and any('only its length is known' in o for o in self.what['data']): warn(
-            f"name={str(self.folder)!r}: fit {self.number} was finished with data as long as these, all that is known; "
-            "where they are others, as in cross-validation, give each a name of its own, such as f'{name}_fold{i}'")
-        if not rank_distrib():
-            print(f"Resume: fit {self.number} of {str(self.folder)!r} "
-                  + ('was finished; its result is back' if finished
-                     else f'goes on after {done} of {self.learn.n_epoch} epochs'))
-        return
-
-@patch
-def forget(self:Resume):
-    "Remove the checkpoints of all fits in the folder."
-    for p in self.folder.glob('fit*.safetensors'):
-        if not rank_distrib() and re.fullmatch(r'fit\d{3,}_epoch\d{5,}(_end)?(_rank\d+)?\.safetensors',
-                                               p.name) and p.is_file():
-            p.unlink(missing_ok=True)
-    distrib_barrier()
+# %% ../../nbs/keep/resume.ipynb #cfd2f358
+_locks = {}     # files that this process has locked, by folder
 
 @patch
 def acquire(self:Resume):
@@ -514,3 +218,48 @@ def acquire(self:Resume):
         raise ValueError(f"name={str(self.folder)!r}: another process is training under this name; wait until it is "
                          f"done, or use another name")
     _locks[key] = file
+
+# %% ../../nbs/keep/resume.ipynb #9bcb35af
+@patch
+def find(self:Resume):
+    "The newest checkpoint that is whole, in all processes; ValueError if it is of another fit."
+    self.done,self.finished,self.saved = 0,False,None
+    for done,finished in sorted(set.intersection(*map(set, all_gather(self.checkpoints()))), reverse=True):
+        saved,what = self.read(done, finished)
+        if not all(all_gather(saved is not None)): continue
+        self.check_same_fit(what)
+        self.done,self.finished,self.saved = done,finished,saved
+        self.tell()
+        return
+
+@patch
+def read(self:Resume, done:int, finished:bool)->tuple:
+    "The state and the description in a checkpoint; a warning and None where it cannot be read."
+    path = self.file(done, finished)
+    try:
+        saved,info = load_state(path)
+        if 'what' not in info: raise damaged(path, 'no state of a fit')
+    except (ValueError, OSError) as e:
+        warn(f"Resume({str(self.folder)!r}): {e}")
+        return None,None
+    return saved,info['what']
+
+@patch
+def check_same_fit(self:Resume, what:dict):
+    "ValueError if a checkpoint is of another fit."
+    other = difference(what, self.what)
+    if other:
+        raise ValueError(f"name={str(self.folder)!r}: was begun by another fit, with {other}; use another name, or "
+                         f"restart=True to start over")
+
+@patch
+def tell(self:Resume):
+    "Say where the fit goes on; warn where a finished one may have had other data."
+    if self.finished and any('only its length is known' in o for o in self.what['data']):
+        warn(f"name={str(self.folder)!r}: fit {self.number} was finished with data as long as these, all that is "
+             "known; where they are others, as in cross-validation, give each a name of its own, such as "
+             "f'{name}_fold{i}'")
+    if rank_distrib(): return
+    came_to = 'was finished; its result is back' if self.finished else (
+        f'goes on after {self.done} of {self.learn.n_epoch} epochs')
+    print(f"Resume: fit {self.number} of {str(self.folder)!r} {came_to}")

@@ -13,7 +13,7 @@ from ..core.args import as_bool, as_int, short_repr
 from ..core.callbacks import as_callbacks
 from ..core.learner import n_batches
 from .freezing import NormFreeze
-from .layer_groups import timm_split
+from .layers import timm_split
 
 # %% ../../nbs/spread/backbones.ipynb #089b8b4d
 class TimmBody(nn.Module):
@@ -27,36 +27,51 @@ class TimmBody(nn.Module):
         return x.flatten(1, -2).mean(1) if x.shape[-1] == self.model.head_hidden_size else x.flatten(2).mean(2)
 
 # %% ../../nbs/spread/backbones.ipynb #3ccdb4da
-def timm_args(arch:str, n_in:int, img_size:tuple, **kwargs)->dict:
-    "Arguments of `timm.create_model` for images of `n_in` channels and `img_size` pixels; ValueError if timm does not know `arch`."
+def check_arch(arch:str):
+    "Raises unless `arch` is a name that timm knows, with weights of the tag if there is one."
     import timm
     if not isinstance(arch, str):
-        raise TypeError(f"arch={short_repr(arch)}: must be the name of a timm architecture; for torchvision's there is "
-                        f"vision_learner")
-    args = dict(model_name=arch, num_classes=0, in_chans=n_in)
-    if ':' in arch: return args | kwargs           # from a hub or a folder
+        raise TypeError(f"arch={short_repr(arch)}: must be the name of a timm architecture; "
+                        "for torchvision's there is vision_learner")
+    if ':' in arch: return           # from a hub or a folder
+    name = arch.split('.')[0]
     if not timm.is_model(arch):
-        close = ', '.join(get_close_matches(arch.split('.')[0], timm.list_models(), 4))
+        close = ', '.join(get_close_matches(name, timm.list_models(), 4))
         raise ValueError(f"arch={short_repr(arch)}: timm has no such architecture; "
                          f"{f'close to it: {close}' if close else 'timm.list_models() lists them'}")
-    if '.' in arch and arch not in (tags := timm.list_pretrained(arch.split('.')[0] + '.*')):
+    if '.' in arch and arch not in (tags := timm.list_pretrained(f'{name}.*')):
         raise ValueError(f"arch={arch!r}: timm has no weights of this name; it has {', '.join(tags)}")
-    if timm.get_pretrained_cfg(arch).fixed_input_size: args['img_size'] = tuple(img_size)
+
+def timm_args(arch:str, n_in:int, img_size:tuple, **kwargs)->dict:
+    """Arguments of `timm.create_model` for images of `n_in` channels and `img_size` (height, width).
+
+    ValueError if timm does not know `arch`."""
+    import timm
+    check_arch(arch)
+    args = dict(model_name=arch, num_classes=0, in_chans=n_in)
+    if ':' not in arch and timm.get_pretrained_cfg(arch).fixed_input_size: args['img_size'] = tuple(img_size)
     return args | kwargs
+
+# %% ../../nbs/spread/backbones.ipynb #4fb3ea32
+def refusal(args:dict, img_size:tuple, e:Exception)->str:
+    "What to say where a model of `args` cannot take images of `img_size`, as `e` shows."
+    import timm
+    arch,others = args['model_name'],args.keys() - {'model_name','num_classes','in_chans','img_size'}
+    made_for = timm.get_pretrained_cfg(arch).input_size if timm.is_model(arch) else 'unknown to timm'
+    with_others = ', '.join(f'{k}={v!r}' for k,v in args.items() if k in others)
+    return (f"arch={arch!r}{f' with {with_others}' if others else ''} cannot take images of "
+            f"{args['in_chans']} x {img_size[0]} x {img_size[1]} ({repr(e).splitlines()[0]}); the size it "
+            f"was made for is {made_for}")
 
 def n_features(args:dict, img_size:tuple)->int:
     "Number of features of the model that timm creates from `args`; ValueError if it cannot take images of this size."
     import timm
+    blank_shape = 2,args['in_chans'],*img_size
     try:
         with torch.device('meta'), torch.no_grad():
-            return TimmBody(timm.create_model(**args)).eval()(torch.empty(2, args['in_chans'], *img_size)).shape[1]
+            return TimmBody(timm.create_model(**args)).eval()(torch.empty(blank_shape)).shape[1]
     except (RuntimeError, AssertionError, ValueError, IndexError) as e:
-        made_for = timm.get_pretrained_cfg(args['model_name']).input_size if timm.is_model(args['model_name']) else 'unknown to timm'
-        others = ', '.join(f'{k}={v!r}' for k,v in args.items()
-                           if k not in ('model_name', 'num_classes', 'in_chans', 'img_size'))
-        raise ValueError(f"arch={args['model_name']!r}{f' with {others}' if others else ''} cannot take images of "
-                         f"{args['in_chans']} x {img_size[0]} x {img_size[1]} ({repr(e).splitlines()[0]}); the size it "
-                         f"was made for is {made_for}") from e
+        raise ValueError(refusal(args, img_size, e)) from e
 
 # %% ../../nbs/spread/backbones.ipynb #6eb90483
 def channel_stats(stats:tuple, n_in:int)->list:
@@ -70,27 +85,57 @@ def add_normalize(dls, cfg:dict, n_in:int):
                  'after_batch')
 
 # %% ../../nbs/spread/backbones.ipynb #14d82ad0
-elsewhere = dict(cut="the body is always the whole model up to its classifier",
-                 pool="timm pools as the model was built to; global_pool= chooses another way",
-                 concat_pool="timm pools as the model was built to; global_pool='catavgmax' is the same for most convnets", weights="a tag in the name chooses weights: 'resnet18.a1_in1k'",
-                 num_classes="say n_out=", in_chans="say n_in=", features_only="the head needs one vector per image",
-                 checkpoint_path="with pretrained=True, pretrained_cfg_overlay=dict(file=...) loads a file")
+refused_args = dict(
+    cut="the body is always the whole model up to its classifier",
+    pool="timm pools as the model was built to; global_pool= chooses another way",
+    concat_pool="timm pools as the model was built to; global_pool='catavgmax' is the same for most convnets",
+    weights="a tag in the name chooses weights: 'resnet18.a1_in1k'",
+    num_classes="say n_out=",
+    in_chans="say n_in=",
+    features_only="the head needs one vector per image",
+    checkpoint_path="with pretrained=True, pretrained_cfg_overlay=dict(file=...) loads a file")
 
-def shape_of_batch(dls)->tuple:
+def check_learner_args(dls, custom_head, kwargs:dict):
+    "TypeError where something is passed on that `timm_learner` does not take, or of the wrong kind."
+    for k in kwargs.keys() & refused_args: raise TypeError(f"{k}: {refused_args[k]}")
+    if not hasattr(dls, 'train') or not hasattr(dls, 'loaders'):
+        raise TypeError(f"dls={short_repr(dls)}: must be DataLoaders")
+    if custom_head is not None and not isinstance(custom_head, nn.Module):
+        raise TypeError(f"custom_head={short_repr(custom_head)}: pass a module")
+
+# %% ../../nbs/spread/backbones.ipynb #61d50c54
+def batch_shape(dls)->tuple:
     "Channels and image size of a batch of `dls`."
     n_batches(dls)      # raises where there is none
     x = (dls.one_batch() if hasattr(dls, 'one_batch') else first(dls.train))[0]
-    if not (isinstance(x, Tensor) and x.ndim == 4):
-        raise ValueError(f"dls: the first of a batch must be images [batch, channels, height, width], and is "
-                         f"{f'a tensor of shape {list(x.shape)}' if isinstance(x, Tensor) else f'of {type(x)}'}")
-    return x.shape[1],tuple(x.shape[2:])
+    if isinstance(x, Tensor) and x.ndim == 4: return x.shape[1],tuple(x.shape[2:])
+    what = f'a tensor of shape {list(x.shape)}' if isinstance(x, Tensor) else f'of {type(x)}'
+    raise ValueError(f"dls: the first of a batch must be images [batch, channels, height, width], and is {what}")
 
 def image_shape(dls, n_in=None, img_size=None)->tuple:
     "Channels and (height, width): those given, else those of a batch."
-    if n_in is None or img_size is None: n_in,img_size = map(ifnone, (n_in, img_size), shape_of_batch(dls))
+    if n_in is None or img_size is None: n_in,img_size = map(ifnone, (n_in, img_size), batch_shape(dls))
     size = tuple(img_size) if isinstance(img_size, (tuple,list,L)) else (img_size,)*2
     if len(size) != 2: raise ValueError(f"img_size={short_repr(img_size)}: pass height and width")
     return as_int(n_in, 'n_in'),tuple(as_int(o, 'img_size') for o in size)
+
+def n_outputs(dls, n_out:int=None)->int:
+    "`n_out`, or the number of classes of `dls`; ValueError where neither is known."
+    n_out = get_c(dls) if n_out is None else as_int(n_out, 'n_out')
+    if not n_out: raise ValueError("n_out: not given, and dls has no number of classes (dls.c) to go by")
+    return n_out
+
+# %% ../../nbs/spread/backbones.ipynb #83f72e76
+def body_with_head(args:dict, img_size:tuple, pretrained:bool, head, init, n_out:int, **kwargs)->nn.Module:
+    "timm's model up to its classifier, and behind it `head`, or fastai's for `kwargs`; weights are loaded last."
+    nf = n_features(args, img_size)
+    # here and not above, so that text and tabular do without them
+    import timm
+    from fastai.vision.learner import create_head
+    body = TimmBody(timm.create_model(pretrained=pretrained, **args))
+    head = ifnone(head, create_head(nf, n_out, pool=False, **kwargs))
+    if init is not None: apply_init(head, init)
+    return nn.Sequential(body, head)
 
 # %% ../../nbs/spread/backbones.ipynb #f1e79a04
 def timm_learner(
@@ -112,40 +157,29 @@ def timm_learner(
     lin_first:bool=False, # linear layers before BatchNorm and dropout
     y_range:tuple=None, # range of the outputs
     splitter=None, # layer groups of your own; by default `timm_split` into `n_groups`
-    train_bn:bool=True, # let norm layers of frozen groups train, as fastai does; False: nothing of a frozen group moves (`NormFreeze`)
+    train_bn:bool=True, # let norm layers of frozen groups train, as fastai does; False: `NormFreeze`
     cbs=None, loss_func=None, opt_func=Adam, lr=defaults.lr, metrics=None, path=None, model_dir='models', wd=None,
     wd_bn_bias=False, moms=(0.95,0.85,0.95), # as in `Learner`
     **kwargs # for `timm.create_model`
 )->Learner:
-    "A learner for any timm architecture: timm's model up to its classifier, fastai's head, real layer groups; frozen if pretrained."
-    for k in kwargs.keys() & elsewhere: raise TypeError(f"{k}: {elsewhere[k]}")
-    if not hasattr(dls, 'train') or not hasattr(dls, 'loaders'):
-        raise TypeError(f"dls={short_repr(dls)}: must be DataLoaders")
-    if custom_head is not None and not isinstance(custom_head, nn.Module):
-        raise TypeError(f"custom_head={short_repr(custom_head)}: pass a module")
-    # before anything is downloaded
+    """A learner for any timm architecture: timm's model up to its classifier, fastai's head, real layer groups.
+
+    The body is frozen if it is pretrained. Whatever can be said about the arguments is said before a download."""
+    check_learner_args(dls, custom_head, kwargs)
     if splitter is None and n_groups is not None: n_groups = as_int(n_groups, 'n_groups', 2)
     cbs,train_bn = as_callbacks(cbs),as_bool(train_bn, 'train_bn')
-    n_out = get_c(dls) if n_out is None else as_int(n_out, 'n_out')
-    if not n_out: raise ValueError("n_out: not given, and dls has no number of classes (dls.c) to go by")
+    n_out = n_outputs(dls, n_out)
     n_in,img_size = image_shape(dls, n_in, img_size)
     args = timm_args(arch, n_in, img_size, **kwargs)
-    nf = n_features(args, img_size)
-    # here and not above, so that text and tabular do without them
-    import timm
-    from fastai.vision.learner import create_head
-    body = TimmBody(timm.create_model(pretrained=pretrained, **args))
-    head = ifnone(custom_head, create_head(nf, n_out, lin_ftrs, ps, pool=False, first_bn=first_bn, bn_final=bn_final,
-                                           lin_first=lin_first, y_range=y_range))
-    if init is not None: apply_init(head, init)
+    model = body_with_head(args, img_size, pretrained, custom_head, init, n_out, lin_ftrs=lin_ftrs, ps=ps,
+                           first_bn=first_bn, bn_final=bn_final, lin_first=lin_first, y_range=y_range)
     splitter = ifnone(splitter, partial(timm_split, n_groups=n_groups))
-    model = nn.Sequential(body, head)
-    splitter(model)
-    learn = Learner(dls, model, loss_func=loss_func, opt_func=opt_func, lr=lr, splitter=splitter,
-                    cbs=cbs + ([] if train_bn else [NormFreeze()]), metrics=metrics,
-                    path=path, model_dir=model_dir, wd=wd, wd_bn_bias=wd_bn_bias, train_bn=train_bn, moms=moms)
-    if pretrained:
-        if normalize: add_normalize(dls, body.model.pretrained_cfg, n_in)
-        learn.freeze()
+    splitter(model)                     # raises where the model cannot be cut so
+    if not train_bn: cbs = cbs + NormFreeze()
+    learn = Learner(dls, model, loss_func=loss_func, opt_func=opt_func, lr=lr, splitter=splitter, cbs=cbs,
+                    metrics=metrics, path=path, model_dir=model_dir, wd=wd, wd_bn_bias=wd_bn_bias,
+                    train_bn=train_bn, moms=moms)
+    if pretrained and normalize: add_normalize(dls, model[0].model.pretrained_cfg, n_in)
+    if pretrained: learn.freeze()
     store_attr('arch,normalize,n_out,pretrained', self=learn)
     return learn

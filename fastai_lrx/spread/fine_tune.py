@@ -11,7 +11,8 @@ from ..core.args import as_bool, as_int, as_rates, one_of
 from ..core.callbacks import FitCallback
 from ..core.learner import group_rates, n_groups as n_groups_of, optimizer_of
 from .freezing import NormFreeze, close_groups, frozen_by_hand, note_closed
-from .layer_groups import discriminative_lrs, groups_of, timm_part, torn_module
+from .layer_groups import groups_of, torn_module
+from .layers import discriminative_lrs, timm_part
 from .precompute import stages_of
 from ..vary.cycles import check_fit, check_schedule, fit_scheduled
 from ..vary.schedules import CosineRestarts, Joined, OneCycle, SlantedTriangular, Triangular, join
@@ -26,16 +27,20 @@ def n_open(
     every:int=1, # epochs from one opening to the next
     at_once:bool=False # open all at the first opening
 )->int:
-    "How many layer groups, counted from the head, train in an epoch."
+    """How many layer groups, counted from the head, train in an epoch.
+
+    With fewer openings than groups several open at once, in equal shares that are rounded up."""
     openings = range(start, n_epoch, every)
     done = sum(o <= epoch for o in openings)
     if at_once and done: return n_groups
-    shares = -(-done*(n_groups-1)//max(len(openings), 1))     # in equal shares, rounded up
+    shares = -(-done*(n_groups-1)//max(len(openings), 1))
     return 1 + min(n_groups-1, max(done, shares))
 
 # %% ../../nbs/spread/fine_tune.ipynb #772119c8
 class GradualUnfreezing(FitCallback):
-    "Train the head first, then open one more layer group every `every` epochs, or `at_once` all of them, from epoch `start` on."
+    """Train the head first, then open one more layer group every `every` epochs, from epoch `start` on.
+
+    With `at_once` all of them open at `start`."""
     order,run_in_dry_run,run_in_sweep,opens_groups = -5,True,False,True
     def __init__(self,
         every:int=1, # epochs from one opening to the next
@@ -114,35 +119,58 @@ def stage_lengths(n:int, lengths)->list:
         res.append(length)
     return [*res[:-1], n-sum(res[:-1])]
 
-shapes = dict(
-    one_cycle=lambda rates, n: ([OneCycle(rates, div=5., pct_start=0.3)], [n]),
-    sgdr=lambda rates, n: ([CosineRestarts(1, rates)]*len(parts := stage_lengths(n, (2**i for i in range(64)))), parts),
-    triangular=lambda rates, n: ([Triangular(1, rates, rates/4)]*len(parts := stage_lengths(n, [min(n, 2)]*n)), parts),
-    stlr=lambda rates, n: ([SlantedTriangular(rates)], [n]))
+# %% ../../nbs/spread/fine_tune.ipynb #2d91c80f
+def one_cycle_stage(rates:np.ndarray, n:int)->tuple:
+    "One cycle for the whole model, as in stock's `fine_tune`: schedules of the parts of `n` epochs, and their lengths."
+    return [OneCycle(rates, div=5., pct_start=0.3)],[n]
+
+def sgdr_stage(rates:np.ndarray, n:int)->tuple:
+    "Cosine cycles of 1, 2, 4, ... epochs."
+    lengths = stage_lengths(n, (2**i for i in range(64)))
+    return [CosineRestarts(1, rates)]*len(lengths),lengths
+
+def triangular_stage(rates:np.ndarray, n:int)->tuple:
+    "Triangles of two epochs."
+    lengths = stage_lengths(n, [min(n, 2)]*n)
+    return [Triangular(1, rates, rates/4)]*len(lengths),lengths
+
+def stlr_stage(rates:np.ndarray, n:int)->tuple:
+    "One slanted triangle."
+    return [SlantedTriangular(rates)],[n]
+
+shapes = dict(one_cycle=one_cycle_stage, sgdr=sgdr_stage, triangular=triangular_stage, stlr=stlr_stage)
+
+def frozen_stage(shape:str, rates:np.ndarray, n:int)->tuple:
+    "As the other stage; one cycle only rises, as in stock's `fine_tune`."
+    return ([OneCycle(rates, pct_start=0.99)],[n]) if shape=='one_cycle' else shapes[shape](rates, n)
 
 def staged_schedule(shape:str, rates:np.ndarray, freeze_epochs:int, epochs:int)->Joined:
     "Schedule of a frozen stage and the one after it; either may have no epochs."
-    frozen = ([], []) if not freeze_epochs else ([OneCycle(rates, pct_start=0.99)],
-                                                 [freeze_epochs]) if shape=='one_cycle' else shapes[shape](rates,
-        freeze_epochs)
-    after = shapes[shape](rates, epochs) if epochs else ([], [])
-    return join(frozen[0]+after[0], frozen[1]+after[1])
+    frozen,frozen_lengths = frozen_stage(shape, rates, freeze_epochs) if freeze_epochs else ([], [])
+    after,lengths = shapes[shape](rates, epochs) if epochs else ([], [])
+    return join(frozen+after, frozen_lengths+lengths)
 
 # %% ../../nbs/spread/fine_tune.ipynb #0f6f5205
 def rates_per_group(learn:Learner, base_lr, n:int, div:float)->np.ndarray:
     "A rate for each of `n` groups: `base_lr` and what `div` makes of it, unless it says more itself."
     rates = group_rates(learn, base_lr, 'base_lr', n)
     falling = discriminative_lrs(n, rates[-1], div)
-    return falling if not isinstance(base_lr, slice) and np.size(as_rates(base_lr))==1 else rates
+    says_more = isinstance(base_lr, slice) or np.size(as_rates(base_lr)) > 1
+    return rates if says_more else falling
+
+# %% ../../nbs/spread/fine_tune.ipynb #50c4fb32
+def close_body(learn:Learner, n:int, anew:bool=False, reset_opt:bool=False):
+    "Leave only the last of `n` layer groups open, with the model cut `anew` or a new optimizer where need be."
+    if anew: learn.regroup(n)
+    if learn.opt is None or reset_opt: learn.create_opt()
+    close_groups(learn, n-1)
 
 def rate_by_lr_find(learn:Learner, n:int, anew:bool, cbs:list)->float:
     """The answer of `lr_find` for the head, the model cut `anew` into `n` groups, told; ValueError where there is none.
 
     The learner stays as it is."""
     with learn.preserved():
-        if anew: learn.regroup(n)
-        if learn.opt is None: learn.create_opt()
-        close_groups(learn, n-1)
+        close_body(learn, n, anew)
         check_open(learn)
         with learn.added_cbs(cbs): found = learn.lr_find(show_plot=False)
     if not np.isfinite(found.lr): raise ValueError("base_lr=None: lr_find has found no rate; pass one")
@@ -150,14 +178,69 @@ def rate_by_lr_find(learn:Learner, n:int, anew:bool, cbs:list)->float:
     return found.lr
 
 # %% ../../nbs/spread/fine_tune.ipynb #10915225
+def has_rate_per_group(base_lr, n:int)->bool:
+    "Whether `base_lr` lists `n` rates."
+    return base_lr is not None and not isinstance(base_lr, slice) and np.size(as_rates(base_lr, 'base_lr'))==n
+
 def default_groups(learn:Learner, base_lr)->int:
-    "Into how many layer groups `learn` is cut where nobody says: 4 for a timm model as stock cuts it, else those it has."
+    """Into how many layer groups `learn` is cut where nobody says.
+
+    Four for a timm model as stock cuts it, else those it has."""
     n = n_groups_of(learn)
     by_fastai = (getattr(learn.splitter, '__module__', None) or '').startswith('fastai.')
     stocks = n==2 and timm_part(learn.model)[1] is not None and by_fastai
-    chosen = isinstance(learn.opt or learn.opt_func, OptimWrapper) or base_lr is not None and not isinstance(base_lr,
-        slice) and np.size(as_rates(base_lr, 'base_lr'))==n
+    chosen = isinstance(learn.opt or learn.opt_func, OptimWrapper) or has_rate_per_group(base_lr, n)
     return 4 if stocks and not chosen else n
+
+# %% ../../nbs/spread/fine_tune.ipynb #83f72e65
+def is_stale(learn:Learner)->bool:
+    "Whether the layer groups have weights that the model no longer has."
+    present = {id(p) for p in learn.model.parameters()}
+    return not all(id(p) in present for ps in groups_of(learn) for p in ps)
+
+def groups_to_train(learn:Learner, base_lr, n_groups:int, reset_opt:bool)->tuple:
+    """Number of layer groups to train, and whether the model is to be cut anew for it.
+
+    Raises where they cannot be opened one by one."""
+    groups_of(learn)                                    # raises where the splitter fails
+    n_now = n_groups_of(learn)
+    n = default_groups(learn, base_lr) if n_groups is None else as_int(n_groups, 'n_groups', 2, most=10**5)
+    if n < 2:
+        raise ValueError("the model has one layer group, so there is nothing to freeze; give the learner a splitter, "
+                         "or n_groups= to cut it by its modules")
+    check_trainable(learn)
+    stale = is_stale(learn)
+    anew = n != n_now or n_groups is not None and bool(stale or torn_module(learn))
+    if not anew: check_layers(learn)
+    if stale and not (anew or reset_opt):
+        raise ValueError("learn.opt: has weights that learn.model no longer has; "
+                         "use reset_opt=True to train the new ones")
+    return n,anew
+
+def cut_anew(learn:Learner, n:int, told:bool):
+    "Cut the model into `n` layer groups, and say so if it is to be `told`."
+    n_before = n_groups_of(learn)
+    learn.regroup(n)
+    if told: print(f"fine_tune_discriminative: the model came in {n_before} layer groups and is now in {n}")
+
+# %% ../../nbs/spread/fine_tune.ipynb #a5194087
+def check_callbacks(cbs:list):
+    "ValueError where a callback is to open groups beside the one that `fine_tune_discriminative` brings."
+    if not any(isinstance(cb, GradualUnfreezing) for cb in cbs): return
+    raise ValueError("cbs: fine_tune_discriminative brings its own GradualUnfreezing; choose with unfreeze=, or "
+                     "use yours with another fit method")
+
+def check_precompute(learn:Learner, n:int, anew:bool, reset_opt:bool):
+    "Raises where the activations of the frozen body cannot be computed beforehand; the learner stays as it is."
+    if 'precomputed' in vars(learn): return      # a dry run brings its own, and reads no data
+    with learn.preserved():
+        close_body(learn, n, anew, reset_opt)
+        stages_of(learn)
+
+def stage_moms(learn:Learner, moms, schedule:str):
+    "`moms`, or where nobody says those of the learner for one cycle, if its optimizer has a momentum."
+    if moms is None and schedule=='one_cycle' and 'mom' in optimizer_of(learn).hypers[0]: return learn.moms
+    return moms
 
 # %% ../../nbs/spread/fine_tune.ipynb #fe07beec
 @patch
@@ -169,64 +252,39 @@ def fine_tune_discriminative(self:Learner,
     div:float=2.6, # each group's rate is that of the next divided by this
     unfreeze:str='gradual', # 'gradual': one more group each epoch; 'all': the whole model after the frozen stage
     schedule:str='one_cycle', # 'one_cycle', 'sgdr', 'triangular' or 'stlr', for each stage
-    n_groups:int=None, # cut the model into so many groups first; by default 4 for a timm model in two, else the groups it has
+    n_groups:int=None, # cut the model into so many groups first; default: 4 for a timm model in two, else as it is
     precompute:bool=False, # train the head on activations computed once (`learn.precomputed()`), in a fit of its own
     train_bn:bool=True, # False: norm layers of frozen groups do not move (`NormFreeze`); True: as the learner was made
-    moms:tuple=None, # (momentum at the lowest rate, at the highest); by default `learn.moms` for 'one_cycle', and untouched otherwise
+    moms:tuple=None, # momentum at the lowest rate and at the highest; default: `learn.moms` for 'one_cycle', else none
     cbs=None, # callbacks for the fit
     reset_opt:bool=False, # start with a new optimizer
     wd:float=None, # weight decay; default: `learn.wd`
     start_epoch:int=0 # skip the epochs before this one, counted over both stages
 ):
-    """Fine-tune as in ULMFiT (Howard & Ruder, arXiv 1801.06146): head first, lower rates for earlier groups, groups opened gradually.
+    """Fine-tune as in ULMFiT (Howard & Ruder, arXiv 1801.06146): head first, earlier groups slower and later.
 
-    One fit of `freeze_epochs+epochs` (two with `precompute`); the model is left with the groups open that were open in the last epoch."""
+    One fit of `freeze_epochs+epochs` (two with `precompute`); the model is left as the last epoch had it opened."""
     epochs,freeze_epochs = as_int(epochs, 'epochs'),as_int(freeze_epochs, 'freeze_epochs', 0)
     one_of(unfreeze, 'unfreeze', ('gradual', 'all'))
     one_of(schedule, 'schedule', tuple(shapes))
     precompute,train_bn = as_bool(precompute, 'precompute'),as_bool(train_bn, 'train_bn')
-    total = freeze_epochs+epochs
-    groups_of(self)
-    n_now,n = n_groups_of(self),default_groups(self, base_lr) if n_groups is None else as_int(n_groups, 'n_groups',
-        2, most=10**5)
-    if n < 2:
-        raise ValueError("the model has one layer group, so there is nothing to freeze; give the learner a splitter, "
-                         "or n_groups= to cut it by its modules")
-    check_trainable(self)
-    present = {id(p) for p in self.model.parameters()}
-    stale = not all(id(p) in present for ps in groups_of(self) for p in ps)
-    anew = n != n_now or n_groups is not None and bool(stale or torn_module(self))
-    if not anew: check_layers(self)
-    if stale and not (anew or reset_opt):
-        raise ValueError("learn.opt: has weights that learn.model no longer has; use reset_opt=True to train the new ones")
-    cbs = check_fit(self, total, cbs, wd, start_epoch, n)
-    if any(isinstance(cb, GradualUnfreezing) for cb in cbs):
-        raise ValueError("cbs: fine_tune_discriminative brings its own GradualUnfreezing; choose with unfreeze=, or "
-                         "use yours with another fit method")
-    moms = self.moms if moms is None and schedule=='one_cycle' and 'mom' in optimizer_of(self).hypers[0] else moms
-    def plan(freeze_epochs=freeze_epochs, epochs=epochs):
-        return staged_schedule(schedule, rates_per_group(self, 1. if base_lr is None else base_lr, n, div),
-                               freeze_epochs, epochs)
-    check_schedule(self, total, plan(), moms)           # what is wrong is said before anything changes
-    cbs = cbs + ([] if train_bn else [NormFreeze()])
+    n,anew = groups_to_train(self, base_lr, n_groups, reset_opt)
+    cbs = check_fit(self, freeze_epochs+epochs, cbs, wd, start_epoch, n)
+    check_callbacks(cbs)
+    moms = stage_moms(self, moms, schedule)
+    rates = rates_per_group(self, 1. if base_lr is None else base_lr, n, div)
+    check_schedule(self, freeze_epochs+epochs, staged_schedule(schedule, rates, freeze_epochs, epochs), moms)
+    if not train_bn: cbs = cbs + NormFreeze()
     precompute = precompute and start_epoch < freeze_epochs
-    if precompute and 'precomputed' not in vars(self):      # a dry run brings its own, and reads no data
-        with self.preserved():
-            if anew: self.regroup(n)
-            if self.opt is None or reset_opt: self.create_opt()
-            close_groups(self, n-1)
-            stages_of(self)
-    if base_lr is None: base_lr = rate_by_lr_find(self, n, anew, cbs)
+    if precompute: check_precompute(self, n, anew, reset_opt)
+    if base_lr is None: rates = rates_per_group(self, rate_by_lr_find(self, n, anew, cbs), n, div)
     if self.opt is not None: note_closed(self, frozen_by_hand(self))      # a new optimizer would not know
-    if anew:
-        self.regroup(n)
-        if n_groups is None:
-            print(f"fine_tune_discriminative: the model came in {n_now} layer groups and is now in {n}")
-    opening = GradualUnfreezing(start=freeze_epochs, at_once=unfreeze=='all')
-    if not precompute: return fit_scheduled(self, total, plan(), moms, cbs+opening, reset_opt, wd, start_epoch)
-    if self.opt is None or reset_opt: self.create_opt()
-    close_groups(self, n-1)
-    with self.precomputed():
-        fit_scheduled(self, freeze_epochs, plan(epochs=0), moms, cbs+opening, wd=wd, start_epoch=start_epoch)
-    fit_scheduled(self, epochs, plan(freeze_epochs=0), moms,
-                  cbs+GradualUnfreezing(start=0, at_once=unfreeze=='all'), wd=wd)
+    if anew: cut_anew(self, n, told=n_groups is None)
+    def fit(freeze_epochs, epochs, **kwargs):
+        opening = GradualUnfreezing(start=freeze_epochs, at_once=unfreeze=='all')
+        fit_scheduled(self, freeze_epochs+epochs, staged_schedule(schedule, rates, freeze_epochs, epochs), moms,
+                      cbs+opening, wd=wd, **kwargs)
+    if not precompute: return fit(freeze_epochs, epochs, reset_opt=reset_opt, start_epoch=start_epoch)
+    close_body(self, n, reset_opt=reset_opt)
+    with self.precomputed(): fit(freeze_epochs, 0, start_epoch=start_epoch)
+    fit(0, epochs)

@@ -15,12 +15,17 @@ from ..core.fingerprint import fingerprint
 from ..core.state import read_scalars
 
 # %% ../../nbs/spread/fixed_layers.ipynb #0753fd09
-def is_chain(m:nn.Module)->bool:
-    "Whether a module does nothing but call its children one after the other."
-    return isinstance(m, nn.Sequential) and type(m).forward is nn.Sequential.forward
+def equal_up_to_rounding(a, b)->bool:
+    "Whether two outputs, tensors or tuples of them, are equal up to rounding."
+    if isinstance(a, (tuple,list)): return len(a)==len(b) and all(map(equal_up_to_rounding, a, b))
+    if a.shape != b.shape: return False
+    if not a.is_floating_point(): return bool((a==b).all())
+    return bool((a-b).abs().max() <= 1e-2*b.abs().max() + 1e-6)
 
 def is_fixed(m:nn.Module, x, frozen:set)->bool:
-    "Whether a module makes the same of `x` each time, whatever is trained and whatever else is in the batch: in evaluation mode if its parameters are frozen, in either mode if it has none."
+    """Whether a module makes the same of `x` each time, whatever is trained and whatever else is in the batch.
+
+    It must do so in evaluation mode if its parameters are frozen, in either mode if it has none."""
     ps = list(m.parameters())
     if not all(p in frozen for p in ps): return False
     modes = (False, False) if ps else (False, True, True)
@@ -31,15 +36,22 @@ def is_fixed(m:nn.Module, x, frozen:set)->bool:
     finally: m.eval()
     return len(set(map(fingerprint, outs))) == 1 and equal_up_to_rounding(few, apply(lambda t: t[:2], outs[0]))
 
-def equal_up_to_rounding(a, b)->bool:
-    "Whether two outputs are equal up to rounding."
-    if isinstance(a, (tuple,list)): return len(a)==len(b) and all(map(equal_up_to_rounding, a, b))
-    return a.shape==b.shape and bool((a-b).abs().max() <= 1e-2*b.abs().max() + 1e-6 if a.is_floating_point()
-                                     else (a==b).all())
+# %% ../../nbs/spread/fixed_layers.ipynb #4887ce95
+def apply_layers(stages:list, x):
+    "What a row of modules makes of `x`."
+    for m in stages: x = m(x)
+    return x
+
+# %% ../../nbs/spread/fixed_layers.ipynb #e4a00002
+def is_chain(m:nn.Module)->bool:
+    "Whether a module does nothing but call its children one after the other."
+    return isinstance(m, nn.Sequential) and type(m).forward is nn.Sequential.forward
 
 @torch.no_grad()
 def fixed_stages(m:nn.Module, x, frozen:set)->tuple:
-    "Modules that begin `m` and are fixed, as many as there are, and the first that is not; `x` is a batch to try them on."
+    """Modules that begin `m` and are fixed, as many as there are, and the first that is not.
+
+    They are tried on the batch `x`; `frozen` are the parameters that are not trained."""
     if is_fixed(m, x, frozen): return [m],None
     stages = []
     for child in m._modules.values() if is_chain(m) else ():        # `children()` leaves out what comes a second time
@@ -49,13 +61,21 @@ def fixed_stages(m:nn.Module, x, frozen:set)->tuple:
         x = apply_layers(more, x)
     return stages,m
 
-# %% ../../nbs/spread/fixed_layers.ipynb #4887ce95
-def apply_layers(stages:list, x):
-    "What a row of modules makes of `x`."
-    for m in stages: x = m(x)
-    return x
-
 # %% ../../nbs/spread/fixed_layers.ipynb #b0eb28da
+def why_not_fixed(stop:nn.Module, model:nn.Module, frozen:set)->str:
+    "Why nothing can be computed beforehand where `stop` is the first module of `model` that is not fixed."
+    name = next(name for name,m in model.named_modules() if m is stop) or 'learn.model'
+    what = f'{name} ({type(stop).__name__})'
+    trains = any(p.requires_grad and p not in frozen for p in stop.parameters())
+    if trains and stop is model and not is_chain(model):
+        return (f"{what} does not just call one module after the other, as nn.Sequential does, and not all of it is "
+                "frozen, so no part of it can be computed beforehand")
+    if trains:
+        return (f"{what} comes first and is not frozen, so nothing can be computed beforehand; learn.freeze() freezes "
+                "all but the head")
+    return f"{what} comes first and is random or keeps a state, so nothing after it can be computed beforehand"
+
+# %% ../../nbs/spread/fixed_layers.ipynb #e4a00003
 def fixed_part(model:nn.Module, x, frozen:set)->list:
     "The fixed modules that begin `model`; ValueError if there are none, or nothing else."
     model.eval()
@@ -64,16 +84,7 @@ def fixed_part(model:nn.Module, x, frozen:set)->list:
         raise ValueError("every layer of the model is frozen, so there is nothing to train on its activations; "
                          "learn.freeze() leaves the head open")
     if any(True for m in stages for _ in m.parameters()): return stages
-    name = next(name for name,m in model.named_modules() if m is stop) or 'learn.model'
-    what = f'{name} ({type(stop).__name__})'
-    if any(p.requires_grad and p not in frozen for p in stop.parameters()):
-        if stop is model and not is_chain(model):
-            raise ValueError(f"{what} does not just call one module after the other, as nn.Sequential does, and not "
-                             f"all of it is frozen, so no part of it can be computed beforehand")
-        raise ValueError(f"{what} comes first and is not frozen, so nothing can be computed beforehand; learn.freeze() "
-                         f"freezes all but the head")
-    raise ValueError(f"{what} comes first and is random or keeps a state, so nothing after it can be computed "
-                     f"beforehand")
+    raise ValueError(why_not_fixed(stop, model, frozen))
 
 # %% ../../nbs/spread/fixed_layers.ipynb #f7f7968d
 class Activations(Tensor):
@@ -97,6 +108,7 @@ def unmarked(acts):
 
 def is_marked(x): return isinstance(x[0] if isinstance(x, (tuple,list)) and len(x) else x, Activations)
 
+# %% ../../nbs/spread/fixed_layers.ipynb #e4a00005
 def places_of(m:nn.Module)->list:
     "Where the tensors of a module are, dictionary and key of each; not counts of batches, on which nothing depends."
     dicts = [d for o in m.modules() for d in (o._parameters, o._buffers)]
@@ -140,21 +152,28 @@ class Bypass:
         res.module,res.own,res.forward = (deepcopy(o, memo) for o in (self.module, self.own, self.forward))
         self.everyone.add(res)
         return res
-
-    def check(self):
-        "Raise unless the module, perhaps a copy or lent other tensors, makes the activations that there are."
-        tensors = [d.get(k) for d,k in self.places or places_of(self.module)]
-        if len(tensors) != len(self.fixed) or any(a is not b for a,b in zip(tensors, self.fixed)):
-            now = [(id(t), object() if t is None or t.is_inference() else t._version) for t in tensors]
-            if now != self.compared and not equal_up_to_drift(tensors, self.fixed):
-                raise ValueError("a copy of the model has other weights than learn.model in its frozen layers, "
-                                 "whose activations are computed already; leave learn.precomputed() to call it")
-            if self.places is None: self.compared = now
-        if self.places is None and any(m.training and heeds_mode(type(m)) for m in self.module.modules()):
-            raise ValueError("a copy of the model has its frozen layers in training mode, but activations are those "
-                             "of evaluation mode; call its eval(), or leave learn.precomputed()")
     def leave(self):
         "Put the module's own forward back."
         if vars(self.module).get('forward') is not self: return
         if self.own is None: del self.module.forward
         else: self.module.forward = self.own
+
+# %% ../../nbs/spread/fixed_layers.ipynb #e4a00007
+@patch
+def check_weights(self:Bypass):
+    "Raise unless the module has the tensors that made the activations, or, perhaps in a copy, equal ones."
+    tensors = [d.get(k) for d,k in self.places or places_of(self.module)]
+    if len(tensors) == len(self.fixed) and all(a is b for a,b in zip(tensors, self.fixed)): return
+    now = [(id(t), object() if t is None or t.is_inference() else t._version) for t in tensors]
+    if now != self.compared and not equal_up_to_drift(tensors, self.fixed):
+        raise ValueError("a copy of the model has other weights than learn.model in its frozen layers, "
+                         "whose activations are computed already; leave learn.precomputed() to call it")
+    if self.places is None: self.compared = now
+
+@patch
+def check(self:Bypass):
+    "Raise unless the module, perhaps a copy or lent other tensors, makes the activations that there are."
+    self.check_weights()
+    if self.places is None and any(m.training and heeds_mode(type(m)) for m in self.module.modules()):
+        raise ValueError("a copy of the model has its frozen layers in training mode, but activations are those "
+                         "of evaluation mode; call its eval(), or leave learn.precomputed()")

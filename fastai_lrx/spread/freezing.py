@@ -15,7 +15,9 @@ from .layer_groups import groups_of
 
 # %% ../../nbs/spread/freezing.ipynb #c2fdaddb
 def frozen_by_hand(learn:Learner)->list:
-    "The parameters of the layer groups that do not train, and that neither `freeze_to` nor a callback of ours has closed."
+    """The parameters of the layer groups that do not train, although nobody's `freeze_to` has closed them.
+
+    Nor has a callback of ours."""
     groups,closed = groups_of(learn),vars(learn).get('closed_params')
     if closed is None: closed = [p for ps in groups[:learn.opt.frozen_idx] for p in ps] if learn.opt is not None else []
     ids = {id(p) for p in closed}
@@ -40,6 +42,13 @@ def close_groups(learn:Learner, n:int):
     note_closed(learn, by_hand)
 
 # %% ../../nbs/spread/freezing.ipynb #7a338660
+def as_group_number(n)->int:
+    "`n` as the number of a layer group, negative where it counts from the head."
+    try: return operator.index(n)
+    except (TypeError, RuntimeError):
+        raise TypeError(f"n={short_repr(n)}: pass the number of a layer group") from None
+
+# %% ../../nbs/spread/freezing.ipynb #0b7fa6ed
 @patch
 def freeze_to(self:Learner,
     n:int # groups before this one are frozen; negative numbers count from the head
@@ -47,8 +56,7 @@ def freeze_to(self:Learner,
     """Freeze the layer groups before `n`; warns where that freezes none although it was meant to.
 
     Norm layers of theirs that train even so, as stock has it, do not if they were frozen by hand."""
-    try: n = operator.index(n)
-    except (TypeError, RuntimeError): raise TypeError(f"n={short_repr(n)}: pass the number of a layer group") from None
+    n = as_group_number(n)
     if self.opt is None: self.create_opt()
     n_groups = len(self.opt.param_lists)
     if n < 0 and -n >= n_groups:
@@ -65,9 +73,10 @@ def freeze_to(self:Learner,
 
 # %% ../../nbs/spread/freezing.ipynb #802a76ad
 class NormFreeze(Callback):
-    """Frozen groups do not move at all: neither the parameters of their norm layers nor running statistics. Opening a group opens its norms.
+    """Frozen groups do not move at all: neither the parameters of their norm layers nor running statistics.
 
-    As a callback of one fit it puts fastai's setting back at the end; where a fit is interrupted, the next `freeze_to` does."""
+    Opening a group opens its norms. As a callback of one fit it puts fastai's setting back at the end; where a fit is
+    interrupted, the next `freeze_to` does."""
     run_after,run_in_dry_run,switched_off = TrainEvalCallback,True,()
     def before_fit(self):
         self.switched_off = []
@@ -89,7 +98,9 @@ class NormFreeze(Callback):
 
 # %% ../../nbs/spread/freezing.ipynb #febb3712
 def is_frozen(ps:list, opt)->bool:
-    "Whether none of the parameters trains but those that fastai forces to; a new optimizer does not know what is frozen."
+    """Whether none of the parameters trains but those that fastai forces to.
+
+    A new optimizer does not know what is frozen."""
     free = [p for p in ps if not opt.state[p].get('force_train')]
     return bool(free) and not any(p.requires_grad for p in free)
 

@@ -17,10 +17,10 @@ from ..core.learner import in_fit
 from ..core.messages import warn
 from ..core.state import as_device, data_and_modes_kept, read_scalars, uninterrupted
 from ..core.storage import folder_of
-from .activations import (
-    cached_loader, check_loader, device_of, first_batch, inputs_and_targets, kept_rows, norms_synced_once)
+from .activations import device_of, first_batch, inputs_and_targets, kept_rows
 from .fixed_layers import Bypass, fixed_part, is_marked, mark, unmarked
 from .freezing import NormFreeze, fix_statistics, frozen_params
+from .rows import cached_loader, check_loader
 
 # %% ../../nbs/spread/precompute.ipynb #a6f9e79f
 class WithinBlock(LeanCallback):
@@ -28,7 +28,7 @@ class WithinBlock(LeanCallback):
     def __reduce__(self): return Callback, ()
 
 class MarkActivations(WithinBlock):
-    "Marks activations anew after all other callbacks have had the batch, as many of these see to it that tensors are plain."
+    "Marks activations anew after all other callbacks have had the batch, as many of these make tensors plain."
     order = 1000
     def before_batch(self):
         if self.learn.fixed_body.has_activations: self.learn.xb = (mark(self.learn.xb[0]),)
@@ -57,49 +57,69 @@ class FixedBody(WithinBlock):
         self.has_activations = is_marked(self.learn.xb[0])
         self.show_plain()
     def after_batch(self): self.show_plain()
-
-    def at_hand(self, x):
-        "Whether `x` is the batch as other callbacks see it, of activations."
-        return self.has_activations and x is first(self.learn.xb)
-    def refuse_others(self, m, args):
-        "A hook of all modules: raise where one has parameters and no fixed module in it, and is called on activations."
-        if not args or not (is_marked(args[0]) or self.at_hand(args[0])) or next(m.parameters(), None) is None: return
-        if any(isinstance(vars(o).get('forward'), Bypass) for o in m.modules()): return
-        raise ValueError(f"{type(m).__name__}: is called on a batch of learn.precomputed(), which is activations, "
-                         "no images; copy learn.model inside the block (deepcopy), or leave it; a module that is "
-                         "meant for activations takes x.as_subclass(torch.Tensor)")
-
     def show_plain(self):
         "Let other callbacks see tensors of no special kind."
         if self.has_activations: self.learn.xb = (unmarked(self.learn.xb[0]),)
 
-    def hold(self):
-        "Raise if the fixed part is open, or if a callback needs images; keep all that is frozen out of autograd."
-        frozen = frozen_params(self.opt)
-        if any(p.requires_grad and p not in frozen for p in self.fixed):
-            raise ValueError("layers whose activations were computed beforehand have been opened; leave "
-                             "learn.precomputed() before you unfreeze")
-        if self.acts_ndim < 4 and any(c.__name__ == 'CutMix' for cb in self.learn.cbs for c in type(cb).__mro__):
-            raise ValueError("cbs: CutMix cuts patches out of images, but inside learn.precomputed() there are only "
-                             "their activations; use MixUp, or leave the block")
-        for p in self.fixed | frozen:
-            self.switches.setdefault(p, p.requires_grad)
-            p.requires_grad_(False).grad = None
-
+    def weights(self)->list:
+        "A fingerprint of each fixed module."
+        return [fingerprint(m) for m in self.stages]
+    def changes(self)->list:
+        "Version and sum of each fixed tensor, which tell at little cost that nothing has changed."
+        tensors = [t for m in self.stages for t in (*m.parameters(), *m.buffers())]
+        return [(t._version, total) for t,total in zip(tensors, read_scalars([t.detach().sum() for t in tensors]))]
     def check_weights(self):
         "Raise if the frozen part has other weights."
         if self.changes() != self.versions and self.weights() != self.state:
             raise ValueError("layers whose activations were computed beforehand have other weights now; leave "
                              "learn.precomputed() before you load some")
         self.versions = self.changes()
-    def weights(self): return [fingerprint(m) for m in self.stages]
-    def changes(self):
-        tensors = [t for m in self.stages for t in (*m.parameters(), *m.buffers())]
-        return [(t._version, total) for t,total in zip(tensors, read_scalars([t.detach().sum() for t in tensors]))]
+
+# %% ../../nbs/spread/precompute.ipynb #e3a00003
+@patch
+def check_trainable(self:FixedBody, frozen:set):
+    "Raise if the fixed part is open, or if a callback needs images."
+    if any(p.requires_grad and p not in frozen for p in self.fixed):
+        raise ValueError("layers whose activations were computed beforehand have been opened; leave "
+                         "learn.precomputed() before you unfreeze")
+    if self.acts_ndim < 4 and any(c.__name__ == 'CutMix' for cb in self.learn.cbs for c in type(cb).__mro__):
+        raise ValueError("cbs: CutMix cuts patches out of images, but inside learn.precomputed() there are only "
+                         "their activations; use MixUp, or leave the block")
+
+@patch
+def hold(self:FixedBody):
+    "Keep all that is frozen out of autograd."
+    frozen = frozen_params(self.opt)
+    self.check_trainable(frozen)
+    for p in self.fixed | frozen:
+        self.switches.setdefault(p, p.requires_grad)
+        p.requires_grad_(False).grad = None
+
+# %% ../../nbs/spread/precompute.ipynb #e3a00006
+@patch
+def at_hand(self:FixedBody, x)->bool:
+    "Whether `x` is the batch as other callbacks see it, of activations."
+    return self.has_activations and x is first(self.learn.xb)
+
+@patch
+def refuse_others(self:FixedBody, m:nn.Module, args:tuple):
+    "A hook of all modules: raise where one has parameters, no fixed module in it, and is called on activations."
+    if not args or not (is_marked(args[0]) or self.at_hand(args[0])) or next(m.parameters(), None) is None: return
+    if any(isinstance(vars(o).get('forward'), Bypass) for o in m.modules()): return
+    raise ValueError(f"{type(m).__name__}: is called on a batch of learn.precomputed(), which is activations, "
+                     "no images; copy learn.model inside the block (deepcopy), or leave it; a module that is "
+                     "meant for activations takes x.as_subclass(torch.Tensor)")
+
+def remove_hooks_of(o):
+    "Remove methods of `o` from the hooks that all modules have, also one of which nobody knows after Ctrl-C."
+    hooks = nn.modules.module._global_forward_pre_hooks
+    for k in [k for k,f in hooks.items() if getattr(f, '__self__', None) is o]: del hooks[k]
 
 # %% ../../nbs/spread/precompute.ipynb #b20d3ee3
 def with_state(opt:Optimizer, n=slice(None), with_grad:bool=False)->L:
-    "What `opt.all_params` gives, without a look at the state of each of the frozen parameters, which have no gradient, in each step."
+    """What `opt.all_params` gives, at less cost.
+
+    In a step it has no look at the state of the frozen parameters, which have no gradient."""
     if not with_grad: return type(opt).all_params(opt, n)
     return L((p, ps, opt.state[p], hyper) for ps,hyper in zip(opt.param_lists[n], opt.hypers[n]) for p in ps
              if p.grad is not None)
@@ -111,17 +131,99 @@ def stages_of(learn:Learner)->list:
     if learn.opt is None: learn.create_opt()
     frozen = frozen_params(learn.opt) | {p for p in learn.model.parameters() if not p.requires_grad}
     with data_and_modes_kept(learn):
-        return fixed_part(learn.model, inputs_and_targets(learn, first_batch(learn, learn.dls.train, False))[0], frozen)
+        x,_ = inputs_and_targets(learn, first_batch(learn, learn.dls.train, False))
+        return fixed_part(learn.model, x, frozen)
 
 # %% ../../nbs/spread/precompute.ipynb #682399da
-def remove_hooks_of(o):
-    "Remove methods of `o` from the hooks that all modules have, also one of which nobody knows after Ctrl-C."
-    hooks = nn.modules.module._global_forward_pre_hooks
-    for k in [k for k,f in hooks.items() if getattr(f, '__self__', None) is o]: del hooks[k]
+@contextmanager
+def norms_synced_once(learn:Learner):
+    """Have the distributed trainer replace norm layers by synchronised ones now, and not once more at each fit.
+
+    Activations are kept by module, so these must stay the same."""
+    trainer = getattr(learn, 'distributed_trainer', None)
+    synced = trainer is not None and trainer.sync_bn
+    if synced: learn.model,trainer.sync_bn = nn.SyncBatchNorm.convert_sync_batchnorm(learn.model),False
+    try: yield
+    finally:
+        if synced: trainer.sync_bn = True
 
 def no_transforms(*args, **kwargs):
+    "What `dls.add_tfms` is inside the block."
     raise ValueError("transforms cannot be added inside learn.precomputed(), where activations are computed already; "
                      "leave the block")
+
+def cached_dls(learn:Learner, rows:list)->DataLoaders:
+    "The loaders of `learn`, with `rows` served in their place."
+    loaders = learn.dls.loaders
+    for dl,r in zip(loaders, rows): r.split_idx = getattr(dl.dataset, 'split_idx', None)
+    res = copy(learn.dls)
+    res.loaders = [cached_loader(learn, dl, r) for dl,r in zip(loaders, rows)]
+    res.add_tfms = no_transforms
+    return res
+
+# %% ../../nbs/spread/precompute.ipynb #e3a0000a
+class PrecomputedBlock:
+    "What `learn.precomputed()` lends to a learner, and what is put back when it ends."
+    def __init__(self, learn:Learner, stages:list, rows:list, inside:DataLoaders, folder):
+        self.learn,self.stages,self.rows,self.folder = learn,stages,rows,folder
+        self.inside,self.outside = inside,learn.dls
+        self.watch = FixedBody(stages, rows[0].tensors[0].ndim)
+        self.cbs = [self.watch, MarkActivations()]
+        self.training = learn.model.training
+        self.modes = {m: m.training for stage in stages for m in stage.modules()}
+        self.opt,self.bypasses = learn.opt,WeakSet()
+        self.own_all_params = (type(self.opt).all_params is not Optimizer.all_params
+                               or 'all_params' in vars(self.opt))
+    def warn_of_norms(self):
+        "Tell those whose norm layers in frozen groups would be trained outside."
+        fixed_outside = any(isinstance(cb, NormFreeze) for cb in self.learn.cbs)
+        if any(self.watch.switches.values()) and not fixed_outside:
+            warn("norm layers of frozen groups, which fastai goes on training, are fixed inside learn.precomputed(); "
+                 "train_bn=False has them fixed outside as well")
+    def enter(self):
+        "Pass the fixed modules by, serve rows, and watch."
+        nn.modules.module.register_module_forward_pre_hook(self.watch.refuse_others)
+        for m in dict.fromkeys(self.stages):
+            m.eval().forward = Bypass(m, len(self.stages), self.watch.at_hand, self.bypasses)
+        self.learn.dls = self.inside
+        self.learn.add_cbs(self.cbs)
+        if not self.own_all_params: self.opt.all_params = partial(with_state, self.opt)
+    def leave(self):
+        "Put everything back, also if it was entered in part only."
+        remove_hooks_of(self.watch)
+        for bypass in list(self.bypasses): bypass.leave()
+        training = self.learn.model.training
+        for m,mode in self.modes.items(): m.training = mode if training == self.training else training
+        for p,switch in self.watch.switches.items():
+            if switch: p.requires_grad_(True)
+        self.learn.remove_cbs(self.cbs)
+        if not self.own_all_params: vars(self.opt).pop('all_params', None)
+        if self.learn.dls is self.inside: self.learn.dls = self.outside
+        for r in self.rows: r.tensors = None                     # loaders made inside serve items again
+        if self.folder is not None: self.folder.cleanup()
+
+# %% ../../nbs/spread/precompute.ipynb #e3a00010
+def precompute_block(learn:Learner, n_aug:int, cache, max_memory:float, device)->PrecomputedBlock:
+    "Compute the activations; the learner stays as it is."
+    with data_and_modes_kept(learn):
+        learn.model.to(device_of(learn))           # where a fit would put it
+        stages = stages_of(learn)
+        learn.model.eval()
+        rows,folder = kept_rows(learn, stages, n_aug, cache, max_memory, device)
+        inside = cached_dls(learn, rows)
+    return PrecomputedBlock(learn, stages, rows, inside, folder)
+
+# %% ../../nbs/spread/precompute.ipynb #e3a0000c
+def as_gigabytes(value, name:str)->float:
+    "A number of gigabytes, 0 or more, perhaps without limit."
+    res = math.inf if isinstance(value, float) and value == math.inf else as_float(value, name)
+    if res < 0: raise ValueError(f"{name}={res}: pass gigabytes, 0 or more")
+    return res
+
+def check_not_open(learn:Learner):
+    "Raise inside the block."
+    if any(isinstance(cb, FixedBody) for cb in learn.cbs):
+        raise ValueError("learn.precomputed() is open already; it cannot be nested")
 
 # %% ../../nbs/spread/precompute.ipynb #98da6be8
 @patch
@@ -131,54 +233,22 @@ def precomputed(self:Learner,
     cache=None, # folder to keep activations in, for other runs too; by default they are gone after the block
     *,
     max_memory:float=1., # gigabytes of activations to keep in main memory; more are written to a temporary file
-    device=None # where to keep them; default: on the learner's GPU if they take less than half of its free memory, else in main memory
+    device=None # where to keep them; default: the learner's GPU if half of its free memory is enough, or main memory
 ):
-    """Within the block, fits, `lr_find`, `validate` and `get_preds` work on activations of the frozen layers, computed once on entering.
+    """Within the block, fits and predictions work on activations of the frozen layers, computed once on entering.
 
-    Training is then that of the whole model with its frozen layers in evaluation mode. Raises ValueError where nothing is frozen or nothing can be computed beforehand."""
+    So do `lr_find` and `validate`. Training is that of the whole model with its frozen layers in evaluation mode.
+    Raises ValueError where nothing is frozen or nothing can be computed beforehand."""
     n_aug = as_int(n_aug, 'n_aug', 0, most=1000)
-    max_memory = math.inf if isinstance(max_memory,
-                                        float) and max_memory==math.inf else as_float(max_memory, 'max_memory')
-    if max_memory < 0: raise ValueError(f"max_memory={max_memory}: pass gigabytes, 0 or more")
+    max_memory = as_gigabytes(max_memory, 'max_memory')
     if cache is not None: cache = folder_of(cache, 'cache')
     device = as_device(device, 'keep activations where there is room')
-    if any(isinstance(cb, FixedBody) for cb in self.cbs):
-        raise ValueError("learn.precomputed() is open already; it cannot be nested")
+    check_not_open(self)
     with norms_synced_once(self):
-        with data_and_modes_kept(self):
-            self.model.to(device_of(self))           # where a fit would put it
-            stages = stages_of(self)
-            self.model.eval()
-            rows,folder = kept_rows(self, stages, n_aug, cache, max_memory, device)
-            inside = copy(self.dls)
-            for dl,r in zip(self.dls.loaders, rows): r.split_idx = getattr(dl.dataset, 'split_idx', None)
-            inside.loaders = [cached_loader(self, dl, r) for dl,r in zip(self.dls.loaders, rows)]
-            inside.add_tfms = no_transforms
-        outside,watch = self.dls,FixedBody(stages, rows[0].tensors[0].ndim)
-        if any(watch.switches.values()) and not any(isinstance(cb, NormFreeze) for cb in self.cbs):
-            warn("norm layers of frozen groups, which fastai goes on training, are fixed inside learn.precomputed(); "
-                 "train_bn=False has them fixed outside as well")
-        cbs,training,modes = [watch, MarkActivations()],self.model.training,{m: m.training for stage in stages
-            for m in stage.modules()}
-        opt,own_all_params = self.opt,type(self.opt).all_params is not Optimizer.all_params or 'all_params' in vars(self.opt)
-        everyone = WeakSet()
+        block = precompute_block(self, n_aug, cache, max_memory, device)
+        block.warn_of_norms()
         try:
-            nn.modules.module.register_module_forward_pre_hook(watch.refuse_others)
-            for m in dict.fromkeys(stages): m.eval().forward = Bypass(m, len(stages), watch.at_hand, everyone)
-            self.dls = inside
-            self.add_cbs(cbs)
-            if not own_all_params: opt.all_params = partial(with_state, opt)
+            block.enter()
             yield self
         finally:
-            with uninterrupted():
-                remove_hooks_of(watch)
-                for bypass in list(everyone): bypass.leave()
-                for m,mode in modes.items():
-                    m.training = mode if self.model.training == training else self.model.training
-                for p,switch in watch.switches.items():
-                    if switch: p.requires_grad_(True)
-                self.remove_cbs(cbs)
-                if not own_all_params: vars(opt).pop('all_params', None)
-                if self.dls is inside: self.dls = outside
-                for r in rows: r.tensors = None              # loaders made inside serve items again
-                if folder is not None: folder.cleanup()
+            with uninterrupted(): block.leave()

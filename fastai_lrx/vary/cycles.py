@@ -14,12 +14,20 @@ from ..core.args import as_float, as_fraction, as_int, as_rates, short_repr
 from ..core.callbacks import FitCallback, as_callbacks
 from ..core.learner import check_any_trains, check_optimizer, group_rates, n_batches, n_valid
 from ..core.state import autocast_kept
-from ..core.storage import put_weights, weights_of
+from ..core.weights import put_weights, weights_of
 from .recorder import epoch_metrics, mark_step
 from .scheduled import Scheduled, check_cycles, check_validation
 from .schedules import CosineRestarts, SlantedTriangular, Triangular
 
 # %% ../../nbs/vary/cycles.ipynb #4d75291d
+def no_whole_epochs(cycle_len, lengths, before, per_unit, total)->str:
+    "What to say where cycles take no whole number of epochs: which lengths would."
+    fits = [((n-before)/per_unit).limit_denominator(10**6) for n in (int(total), int(total)+1) if n > before]
+    n_epochs = [round(before+f*per_unit) for f in fits]
+    return (f"cycle_len={cycle_len}: {len(lengths)} cycles would take {float(total):g} epochs, which is not a whole "
+            f"number; use cycle_len={' or '.join(map(str, fits))} ({' or '.join(map(str, n_epochs))} epochs)")
+
+# %% ../../nbs/vary/cycles.ipynb #bc208ee4
 def whole_epochs(
     cycle_len, # length of the first cycle, in epochs
     lengths, # lengths of all cycles, relative to the first
@@ -35,11 +43,7 @@ def whole_epochs(
                          f"epochs; use fewer or shorter cycles, or cycle_mult=1 for cycles of one length")
     n_epoch = round(total)
     if n_epoch >= 1 and abs(total-n_epoch) < Fraction(1, 10**6)*n_epoch: return n_epoch
-    fits = [((n-before)/per_unit).limit_denominator(10**6) for n in (int(total), int(total)+1) if n > before]
-    raise ValueError(f"cycle_len={cycle_len}: {len(lengths)} cycles would take {float(total):g} epochs, which is not a "
-                     f"whole number; "
-                     f"use cycle_len={' or '.join(f'{f}' for f in fits)} "
-                     f"({' or '.join(str(round(before+f*per_unit)) for f in fits)} epochs)")
+    raise ValueError(no_whole_epochs(cycle_len, lengths, before, per_unit, total))
 
 # %% ../../nbs/vary/cycles.ipynb #3b9ebe33
 def lowest_rates(learn, lr_min, highs, name='lr_min'):
@@ -51,6 +55,16 @@ def lowest_rates(learn, lr_min, highs, name='lr_min'):
                          f"every layer group")
     return lows
 
+def as_momentum_pair(moms)->tuple: # momentum at the lowest rate, and at the highest
+    "What `moms` means: a pair, a slice of two, or fastai's triple that ends where it began."
+    pair = as_rates(L(moms.start, moms.stop) if isinstance(moms, slice) else moms, 'moms')
+    right = isinstance(pair, tuple) and (len(pair)==2 or len(pair)==3 and pair[2]==pair[0])
+    if not right or not 0 <= min(pair) <= max(pair) < 1:
+        raise ValueError(f"moms={short_repr(moms)}: pass (momentum at lr_min, momentum at lr_max), such as (0.95, "
+                         f"0.85), or fastai's triple that ends where it began")
+    return pair[:2]
+
+# %% ../../nbs/vary/cycles.ipynb #660f4175
 def check_schedule(learn, n_epoch, schedule, moms=None)->dict:
     "Schedules of rate and momentum for a fit of `n_epoch`; raises if they cannot run."
     n_steps = n_batches(learn.dls)*n_epoch
@@ -61,19 +75,16 @@ def check_schedule(learn, n_epoch, schedule, moms=None)->dict:
     if len(learn.dls.loaders) < 2:
         raise ValueError("dls: has no validation loader, and every epoch ends with validation; make DataLoaders(train, "
                          "valid), where valid may be empty")
-    n_valid(learn.dls)                                  # raises where nobody knows
+    n_valid(learn.dls)             # raises where nobody knows
     check_optimizer(learn, **({} if moms is None else dict(mom=f'moms={moms}')))
     if moms is None: return dict(lr=schedule)
-    pair = as_rates(L(moms.start, moms.stop) if isinstance(moms, slice) else moms, 'moms')
-    if not isinstance(pair, tuple) or len(pair) not in (2,3) or pair[2:] not in ((),
-        pair[:1]) or not 0 <= min(pair) <= max(pair) < 1:
-        raise ValueError(f"moms={short_repr(moms)}: pass (momentum at lr_min, momentum at lr_max), such as (0.95, "
-                         f"0.85), or fastai's triple that ends where it began")
-    return dict(lr=schedule, mom=schedule.mirrored(*pair[:2]))
+    return dict(lr=schedule, mom=schedule.mirrored(*as_momentum_pair(moms)))
 
 # %% ../../nbs/vary/cycles.ipynb #76eb3989
 def check_fit(learn, n_epoch, cbs=None, wd=None, start_epoch=0, n=None)->L:
-    "The callbacks for a fit, made where they are classes; raises if what is passed on to `fit` cannot be meant."
+    """The callbacks for a fit, made where they are classes; raises if what is passed on to `fit` cannot be meant.
+
+    `n` is the number of layer groups the fit will have, if not the present one."""
     start_epoch = as_int(start_epoch, 'start_epoch', 0)
     if start_epoch > n_epoch: raise ValueError(f"start_epoch={start_epoch}: the fit has {n_epoch} epochs")
     if wd is not None: group_rates(learn, wd, 'wd', n)
@@ -81,7 +92,8 @@ def check_fit(learn, n_epoch, cbs=None, wd=None, start_epoch=0, n=None)->L:
 
 def fit_scheduled(learn, n_epoch, schedule, moms=None, cbs=None, reset_opt=False, wd=None, start_epoch=0):
     "Fit `learn` with `schedule`, and with momentum mirrored between `moms` if given."
-    schedules,cbs = check_schedule(learn, n_epoch, schedule, moms),check_fit(learn, n_epoch, cbs, wd, start_epoch)
+    schedules = check_schedule(learn, n_epoch, schedule, moms)
+    cbs = check_fit(learn, n_epoch, cbs, wd, start_epoch)
     if not any(getattr(cb, 'opens_groups', False) for cb in [*learn.cbs, *cbs]): check_any_trains(learn)
     if wd is not None: wd = group_rates(learn, wd, 'wd').tolist()
     if learn.opt is None: learn.create_opt()
@@ -107,7 +119,8 @@ def fit_sgdr(self:Learner,
 ):
     """Train with cosine annealing and warm restarts (SGDR, Loshchilov & Hutter, arXiv 1608.03983).
 
-    The cycles take `cycle_len`, `cycle_len*cycle_mult`, ... epochs (1+2+4 by default for 3 cycles of 1), each starting at `lr_max`."""
+    The cycles take `cycle_len`, `cycle_len*cycle_mult`, ... epochs (1+2+4 by default for 3 cycles of 1), each starting
+    at `lr_max`. Raises ValueError or TypeError, before anything starts, for arguments that make no sense."""
     highs,warmup = group_rates(self, lr_max),as_float(warmup, 'warmup')
     if not 0 <= warmup < np.inf: raise ValueError(f"warmup={warmup}: must be a number of epochs, 0 or more")
     schedule = CosineRestarts(n_cycles, highs, lowest_rates(self, lr_min, highs), cycle_mult, cycle_decay)
@@ -122,7 +135,7 @@ def fit_triangular(self:Learner,
     cycle_len:float, # length of each cycle, in epochs; all cycles together must be whole epochs
     lr_max=None, # top of the triangles: a number, one per layer group, or a slice; default: `learn.lr`
     lr_min=None, # bottom of the triangles; default: a quarter of `lr_max`
-    mode:str='triangular', # 'triangular', 'triangular2' (amplitude halved every cycle) or 'exp_range' (times `gamma` every batch)
+    mode:str='triangular', # 'triangular', 'triangular2' (amplitude halved every cycle), 'exp_range' (`gamma` a batch)
     cbs=None, # callbacks for this fit
     reset_opt:bool=False, # start with a new optimizer
     wd:float=None, # weight decay; default: `learn.wd`
@@ -132,7 +145,10 @@ def fit_triangular(self:Learner,
     up_frac:float=0.5, # share of each cycle that rises
     moms:tuple=None # (momentum at `lr_min`, at `lr_max`), or fastai's triple; default: leave it alone
 ):
-    "Train with cyclical rates (Smith, arXiv 1506.01186): linear from `lr_min` up to `lr_max` and back, `n_cycles` times."
+    """Train with cyclical rates (Smith, arXiv 1506.01186): linear from `lr_min` up to `lr_max` and back.
+
+    `n_cycles` times, in cycles of equal length. Raises ValueError or TypeError, before anything starts, for arguments
+    that make no sense."""
     highs = group_rates(self, lr_max)
     lows = highs/4 if lr_min is None else lowest_rates(self, lr_min, highs)
     schedule = Triangular(n_cycles, highs, lows, mode, gamma, up_frac)
@@ -153,17 +169,23 @@ def fit_stlr(self:Learner,
     *,
     moms:tuple=None # (momentum at the lowest rate, at `lr_max`), or fastai's triple; default: leave it alone
 ):
-    "Train with slanted triangular rates (ULMFiT, Howard & Ruder, arXiv 1801.06146): up over the first `cut_frac`, then down to `lr_max/ratio`."
+    """Train with slanted triangular rates (ULMFiT, Howard & Ruder, arXiv 1801.06146).
+
+    Up over the first `cut_frac` of the batches, then down to `lr_max/ratio`. Raises ValueError or TypeError, before
+    anything starts, for arguments that make no sense."""
     schedule = SlantedTriangular(group_rates(self, lr_max), cut_frac, ratio)
     fit_scheduled(self, as_int(n_epoch, 'n_epoch'), schedule, moms, cbs, reset_opt=reset_opt, wd=wd,
                   start_epoch=start_epoch)
 
 # %% ../../nbs/vary/cycles.ipynb #8f0546c1
 class UntilOverfit(FitCallback):
-    """End a fit in cycles after `patience` cycles in a row whose validation loss is not below the best cycle's, and put that cycle's weights back.
+    """End a fit in cycles once its cycles are no longer better, and put the best cycle's weights back.
 
-    They are put back too if the last cycle of the fit is not the best, or if another callback ends it; Ctrl-C leaves the weights as they are. Optimizer state stays that of the last batch.
-    `learn.recorder.best_cycle` has the number of the cycle, from 0, and `learn.recorder.cycle_losses` the losses, one for each epoch in which a cycle ended."""
+    It ends after `patience` cycles in a row whose validation loss is not below the best cycle's. The weights are put
+    back too if the last cycle of the fit is not the best, or if another callback ends it; Ctrl-C leaves the weights as
+    they are. Optimizer state stays that of the last batch.
+    `learn.recorder.best_cycle` has the number of the cycle, from 0, and `learn.recorder.cycle_losses` the losses, one
+    for each epoch in which a cycle ended."""
     order,depends_on_losses,needs_cycles = 990,True,True       # other callbacks see the whole epoch before the fit ends
     run_in_sweep,run_in_compare = False,True
     def __init__(self,
@@ -182,33 +204,40 @@ class UntilOverfit(FitCallback):
         if not self.cycle_end: return
         loss = self.judge()
         if self.n_worse >= self.patience:
-            self.end = f' cycle {self.cycle} (epoch {self.epoch}) ended with a validation loss of {loss:.4g}, so the fit ends;'
+            self.end = (f' cycle {self.cycle} (epoch {self.epoch}) ended with a validation loss of {loss:.4g}, so the '
+                        f'fit ends;')
             raise CancelFitException
 
     def after_cancel_fit(self):
         "If another callback has ended the fit at the end of an epoch, its cycle is still to be judged."
         if self.n_recorded is not None and self.cycle_end and len(self.recorder.values) > self.n_recorded: self.judge()
 
-    def judge(self):
-        "Compare the cycle that has just ended with the best."
-        loss = epoch_metrics(self.learn).get('valid_loss')
-        self.recorder.cycle_losses.append(np.nan if loss is None else loss)
-        if loss is None: pass                                  # not validated, so not worse
-        elif loss < (np.inf if self.best is None else self.best[-1]):
-            self.best,self.weights,self.n_worse = (self.cycle, self.epoch, len(self.recorder.lrs),
-                                                   loss),weights_of(get_model(self.model)),0
-        else: self.n_worse += 1
-        self.n_recorded = len(self.recorder.values)
-        return loss
-
     def after_fit(self):
         if self.n_recorded is None: return
         won = ' no cycle had a validation loss, so the weights stay as they are'
-        if self.weights is not None:
-            cycle,epoch,step,loss = self.best
-            put_weights(get_model(self.model), self.weights)
-            self.recorder.best_cycle,self.weights = cycle,None
-            mark_step(self.learn, 'best cycle', step)
-            won = f' the model has the weights of the best, cycle {cycle} (epoch {epoch}) with {loss:.4g}'
+        if self.weights is not None: won = self.put_best_back()
         if not rank_distrib(): print(f'UntilOverfit:{self.end}{won}')
         self.n_recorded = None
+
+# %% ../../nbs/vary/cycles.ipynb #0d868a2c
+@patch
+def judge(self:UntilOverfit):
+    "Compare the cycle that has just ended with the best, keep its weights if it is better, and return its loss."
+    loss = epoch_metrics(self.learn).get('valid_loss')
+    self.recorder.cycle_losses.append(np.nan if loss is None else loss)
+    if loss is None: pass                                  # not validated, so not worse
+    elif loss < (np.inf if self.best is None else self.best[-1]):
+        weights = weights_of(get_model(self.model))
+        self.best,self.weights,self.n_worse = (self.cycle, self.epoch, len(self.recorder.lrs), loss),weights,0
+    else: self.n_worse += 1
+    self.n_recorded = len(self.recorder.values)
+    return loss
+
+@patch
+def put_best_back(self:UntilOverfit)->str:
+    "Put the best cycle's weights back, mark where they are from, and say so."
+    cycle,epoch,step,loss = self.best
+    put_weights(get_model(self.model), self.weights)
+    self.recorder.best_cycle,self.weights = cycle,None
+    mark_step(self.learn, 'best cycle', step)
+    return f' the model has the weights of the best, cycle {cycle} (epoch {epoch}) with {loss:.4g}'

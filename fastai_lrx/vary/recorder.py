@@ -16,7 +16,9 @@ def recorded_names(r:Recorder)->list:
     return [n for n in r.metric_names[1:] if n != 'time']
 
 def epoch_metrics(learn:Learner)->dict:
-    "Losses and metrics of the epoch that has just been recorded, by name; without those of a part that was cancelled."
+    """Losses and metrics of the epoch that has just been recorded, by name.
+
+    Without those of a part, training or validation, that was cancelled."""
     if not hasattr(learn, 'recorder'): return {}
     r = learn.recorder
     names = recorded_names(r)
@@ -27,35 +29,46 @@ def epoch_metrics(learn:Learner)->dict:
 def valid_losses(r:Recorder)->list:
     "Batches after which a validation loss was recorded, and the losses; those of epochs without training are left out."
     names = recorded_names(r)
-    return [(i, float(v[names.index('valid_loss')])) for i,v in zip(r.iters, r.values) if len(v) == len(names)
-            and v[names.index('valid_loss')] is not None] if 'valid_loss' in names else []
+    if 'valid_loss' not in names: return []
+    at = names.index('valid_loss')
+    return [(i, float(v[at])) for i,v in zip(r.iters, r.values) if len(v)==len(names) and v[at] is not None]
 
+# %% ../../nbs/vary/recorder.ipynb #baa76412
 def mark_step(learn:Learner, name:str, step:int=None):
     "Mark a step of this fit for `learn.recorder.plot_cycles`, by default the present one."
     if hasattr(learn, 'recorder'):
         learn.recorder.marks.setdefault(name, []).append(len(learn.recorder.lrs) if step is None else step)
 
 # %% ../../nbs/vary/recorder.ipynb #78b3d795
+def hypers_to_plot(r:Recorder, keys)->list:
+    "Which hyper-parameters to plot; ValueError for one that was not scheduled."
+    keys = L(r.hps.keys() if keys is None else keys)
+    for k in keys:
+        if not isinstance(k, str) or k not in r.hps:
+            raise ValueError(f"keys={short_repr(k)}: was not scheduled in the last fit; choose of "
+                             f"{', '.join(map(repr, r.hps))}")
+    if not len(keys):
+        raise ValueError("keys: is empty, so there is nothing to plot; leave it out for all that was scheduled")
+    return keys
+
+def check_figsize(figsize)->tuple:
+    "Width and height in inches; ValueError if they are not."
+    figsize = as_rates(figsize, 'figsize')
+    if not isinstance(figsize, tuple) or len(figsize) != 2 or min(figsize) <= 0:
+        raise ValueError(f"figsize={short_repr(figsize)}: pass width and height in inches")
+    return figsize
+
+# %% ../../nbs/vary/recorder.ipynb #7c274afe
 @patch
 def plot_sched(self:Recorder,
     keys=None, # hyper-parameters to plot; default: all that were scheduled
     figsize=None # size of the whole figure, in inches
 ):
     "Plot the scheduled hyper-parameters, one line per layer group where `Scheduled` recorded them."
-    keys = L(self.hps.keys() if keys is None else keys)
-    for k in keys:
-        if not isinstance(k, str) or k not in self.hps:
-            raise ValueError(f"keys={short_repr(k)}: was not scheduled in the last fit; choose of "
-                             f"{', '.join(map(repr, self.hps))}")
-    if not len(keys):
-        raise ValueError("keys: is empty, so there is nothing to plot; leave it out for all that was scheduled")
-    if figsize is not None:
-        figsize = as_rates(figsize, 'figsize')
-        if not isinstance(figsize, tuple) or len(figsize) != 2 or min(figsize) <= 0:
-            raise ValueError(f"figsize={short_repr(figsize)}: pass width and height in inches")
+    keys = hypers_to_plot(self, keys)
     rows,cols = (len(keys)+1)//2, min(2, len(keys))
-    size = (6, 3.7) if figsize is None else (figsize[0]/cols, figsize[1]/rows)
-    _,axes = new_axes(rows, cols, size, shown=True)
+    width,height = (6*cols, 3.7*rows) if figsize is None else check_figsize(figsize)
+    _,axes = new_axes(rows, cols, (width/cols, height/rows), shown=True)
     for k,ax in zip(keys, np.ravel(axes)):
         groups = getattr(self, 'group_hps', {}).get(k, [])
         known = [g[-1] for g in groups]==list(self.hps[k])   # not those of an earlier fit
@@ -63,11 +76,23 @@ def plot_sched(self:Recorder,
                     self.cycles['ends'] if known and vars(self).get('cycles') else ())
 
 # %% ../../nbs/vary/recorder.ipynb #83508ff6
+def shade_rates(axes, rates):
+    "The rates of all batches as a grey area behind what `axes` shows, with an axis of its own."
+    under = axes.twinx()
+    under.fill_between(range(len(rates)), rates, color='0.5', alpha=0.15, lw=0)
+    under.set(ylabel='learning rate', ylim=(0, None))
+    under.spines['top'].set_visible(False)
+    axes.set_zorder(under.get_zorder()+1)
+    axes.patch.set_visible(False)
+
+# %% ../../nbs/vary/recorder.ipynb #c913d264
 @patch
 def plot_cycles(self:Recorder,
     ax=None # axes to draw on; by default a new figure
 ):
-    "Losses and rate of the last fit with a schedule that was not interrupted, the ends of its cycles, and marks that callbacks made. Returns `ax`, or the new figure."
+    """Losses and rate of the last fit with a schedule that was not interrupted, with the ends of its cycles.
+
+    Also the marks that callbacks made. Returns `ax`, or the new figure; ValueError where there was no such fit."""
     cycles = vars(self).get('cycles')
     if not cycles or not cycles['rates']:
         raise ValueError("learn.recorder: no fit with a schedule of the rate has come to its end, so there are no "
@@ -83,10 +108,5 @@ def plot_cycles(self:Recorder,
     if lowest := min((v for v in valid if np.isfinite(v[1])), key=lambda v: v[1], default=None):
         axes.set_title(f'Lowest validation loss {lowest[1]:.3g}, after {lowest[0]} batches')
     axes.legend(frameon=False, fontsize='small')
-    under = axes.twinx()
-    under.fill_between(range(len(losses)), cycles['rates'], color='0.5', alpha=0.15, lw=0)
-    under.set(ylabel='learning rate', ylim=(0, None))
-    under.spines['top'].set_visible(False)
-    axes.set_zorder(under.get_zorder()+1)
-    axes.patch.set_visible(False)
+    shade_rates(axes, cycles['rates'])
     return fig or ax

@@ -23,7 +23,9 @@ def plot(self:Schedule,
     ax=None, # axes to draw on; by default a new figure
     label:str='learning rate' # what the values are
 ):
-    "The values over `n_steps` batches, one line per layer group, with the ends of the cycles. Returns `ax`, or the new figure."
+    """The values over `n_steps` batches, one line per layer group, with the ends of the cycles.
+
+    Returns `ax`, or the new figure."""
     n_steps = as_int(n_steps, 'n_steps')
     fig,axes = (None,ax) if ax is not None else new_axes()
     plot_groups(axes, self.at(np.arange(n_steps), n_steps), label, self.cycle_ends(n_steps))
@@ -36,11 +38,7 @@ class Scheduled(FitCallback, ParamScheduler):
     The cycles signalled are those of `lr`, or of the first schedule given."""
     order,run_valid = 60,False
     def __init__(self, **schedules):
-        for k,s in schedules.items():
-            if not isinstance(s, Schedule):
-                raise TypeError(f"{k}={short_repr(s)}: pass a Schedule, such as CosineRestarts(3, 1e-2)")
-        if not schedules:
-            raise ValueError("Scheduled(): name at least one hyper-parameter, such as lr=CosineRestarts(3, 1e-2)")
+        check_schedules(schedules)
         super().__init__(schedules)
 
     @property
@@ -49,24 +47,17 @@ class Scheduled(FitCallback, ParamScheduler):
         return self.scheds.get('lr') or first(self.scheds.values())
 
     def before_fit(self):
-        "Count the batches, round the ends of the cycles once, warn of ends in mid-epoch."
+        "Count the batches, evaluate the schedules and round the ends of the cycles, once."
         self.hps,self.group_hps = ({k:[] for k in self.scheds} for _ in range(2))
         n_valid(self.dls)
-        self.per_epoch = per_epoch = n_batches(self.dls)
-        self.n_steps,self.reached = per_epoch*self.n_epoch,[]
+        self.per_epoch = n_batches(self.dls)
+        self.n_steps,self.reached = self.per_epoch*self.n_epoch,[]
         self.values = {k: s.at(np.arange(self.n_steps), self.n_steps) for k,s in self.scheds.items()}
         self.ends = set(self.cycles.cycle_ends(self.n_steps).tolist())
-        mid = sorted(end for end in self.ends if end%per_epoch)
-        if mid:
-            warn(f"{len(mid)} of {len(self.ends)} cycles end in mid-epoch (the first after {mid[0]/per_epoch:.2f} "
-                 f"epochs): validation will not see the model at their ends")
-        self.learn.cycle,self.learn.cycle_end,self.begun,self.counted = 0,False,None,None
-        self.n_done,self.cut_short = 0,False
+        warn_of_mid_epoch(self.ends, self.per_epoch)
+        self.learn.cycle,self.learn.cycle_end = 0,False
+        self.begun,self.counted,self.n_done,self.cut_short = None,None,0,False
         if hasattr(self.learn, 'recorder'): self.recorder.marks = {}
-
-    def before_epoch(self): self.learn.cycle_end,self.begun = False,self.epoch
-    def after_cancel_epoch(self):
-        if self.begun != self.epoch: self.learn.cycle_end = False        # cancelled before this callback heard of it
 
     def before_batch(self):
         "Set the hyper-parameters of this batch and signal its cycle."
@@ -77,10 +68,8 @@ class Scheduled(FitCallback, ParamScheduler):
         self.learn.cycle_end = any(step < end <= after for end in self.ends)
         self.learn.cycle = sum(end <= step for end in self.ends)
 
-    def before_train(self): self.n_done,self.cut_short = 0,False
-    def after_cancel_train(self): self.cut_short = True
-
     def after_batch(self):
+        "Record what the optimizer has used."
         self.n_done += 1
         for k in self.scheds:
             values = [h[k] for h in self.opt.hypers]
@@ -88,25 +77,63 @@ class Scheduled(FitCallback, ParamScheduler):
             self.group_hps[k].append(values)
         if self.cycle_end: self.reached.append(len(self.group_hps[k]))
 
-    def after_train(self):
-        "Did a cycle end in this epoch? And has the loader's length told how many batches it has?"
-        wrong = self.n_done and not self.cut_short and self.n_done != self.n_iter
-        self.counted = self.n_done if wrong else None
-        start = self.epoch*self.per_epoch
-        self.learn.cycle_end = any(start < end <= start+self.per_epoch for end in self.ends)
-
-    def state_dict(self)->dict:
-        "What the fit has recorded, nothing if it was cancelled before it began; all else follows from the schedules."
-        return {k: v for k,v in vars(self).items() if k in ('hps', 'group_hps', 'reached', 'counted')}
-    def load_state_dict(self, saved:dict): vars(self).update(saved)
-
     def after_fit(self):
+        "Leave the record with the learner's recorder."
         super().after_fit()
-        if hasattr(self.learn, 'recorder') and 'hps' in vars(self):
-            r = self.recorder
-            r.group_hps = self.group_hps
-            r.cycles = dict(rates=[rates[-1] for rates in self.group_hps.get('lr', [])], losses=list(r.losses),
-                            ends=self.reached, marks=r.marks, valid=valid_losses(r))
+        if hasattr(self.learn, 'recorder') and 'hps' in vars(self): leave_cycles(self.recorder, self)
+
+# %% ../../nbs/vary/scheduled.ipynb #9de53bfd
+def check_schedules(schedules:dict):
+    "TypeError or ValueError unless there is a schedule for at least one hyper-parameter, and nothing else."
+    for k,s in schedules.items():
+        if not isinstance(s, Schedule):
+            raise TypeError(f"{k}={short_repr(s)}: pass a Schedule, such as CosineRestarts(3, 1e-2)")
+    if not schedules:
+        raise ValueError("Scheduled(): name at least one hyper-parameter, such as lr=CosineRestarts(3, 1e-2)")
+
+def warn_of_mid_epoch(ends, per_epoch:int):
+    "Warn of cycles that end between two validations."
+    mid = sorted(end for end in ends if end%per_epoch)
+    if mid:
+        warn(f"{len(mid)} of {len(ends)} cycles end in mid-epoch (the first after {mid[0]/per_epoch:.2f} epochs): "
+             f"validation will not see the model at their ends")
+
+def leave_cycles(r:Recorder, cb:Scheduled):
+    "What `learn.recorder` keeps of a fit: the hyper-parameters of each group, and what `plot_cycles` draws."
+    r.group_hps = cb.group_hps
+    r.cycles = dict(rates=[rates[-1] for rates in cb.group_hps.get('lr', [])], losses=list(r.losses), ends=cb.reached,
+                    marks=r.marks, valid=valid_losses(r))
+
+# %% ../../nbs/vary/scheduled.ipynb #6bb3a6ad
+@patch
+def before_epoch(self:Scheduled): self.learn.cycle_end,self.begun = False,self.epoch
+
+@patch
+def after_cancel_epoch(self:Scheduled):
+    if self.begun != self.epoch: self.learn.cycle_end = False        # cancelled before this callback heard of it
+
+@patch
+def before_train(self:Scheduled): self.n_done,self.cut_short = 0,False
+
+@patch
+def after_cancel_train(self:Scheduled): self.cut_short = True
+
+@patch
+def after_train(self:Scheduled):
+    "Did a cycle end in this epoch? And has the loader's length told how many batches it has?"
+    wrong = self.n_done and not self.cut_short and self.n_done != self.n_iter
+    self.counted = self.n_done if wrong else None
+    start = self.epoch*self.per_epoch
+    self.learn.cycle_end = any(start < end <= start+self.per_epoch for end in self.ends)
+
+# %% ../../nbs/vary/scheduled.ipynb #d8f7e195
+@patch
+def state_dict(self:Scheduled)->dict:
+    "What the fit has recorded, nothing if it was cancelled before it began; all else follows from the schedules."
+    return {k: v for k,v in vars(self).items() if k in ('hps', 'group_hps', 'reached', 'counted')}
+
+@patch
+def load_state_dict(self:Scheduled, saved:dict): vars(self).update(saved)
 
 # %% ../../nbs/vary/scheduled.ipynb #11b39c6d
 def check_cycles(learn:Learner, who:str):
@@ -117,8 +144,7 @@ def check_cycles(learn:Learner, who:str):
 
 def check_validation(learn:Learner, who:str):
     "ValueError if `who` needs validation losses in a fit that has none."
-    has = hasattr(learn, 'recorder') and learn.recorder.valid_metrics and n_valid(learn.dls)
-    if not has:
+    if not (hasattr(learn, 'recorder') and learn.recorder.valid_metrics and n_valid(learn.dls)):
         raise ValueError(f"{who} compares validation losses, and this fit will have none; give learn.dls a validation "
                          f"set, and let its recorder keep valid_metrics")
 

@@ -26,7 +26,8 @@ def whole_ends(
         raise ValueError(f"n_steps={n_steps}: fewer steps than the {n} parts of the schedule; train longer or use "
                          f"fewer cycles")
     lengths = [as_fraction(l) for l in lengths]
-    total,done,ends = sum(lengths),Fraction(0),[]
+    total,done = sum(lengths),Fraction(0)
+    ends = []
     for i,length in enumerate(lengths):
         done += length
         end = floor(done/total*n_steps + Fraction(1,2))
@@ -48,6 +49,25 @@ def locate(step, ends):
     i = np.searchsorted(ends, step, side='right')
     return i, step-starts[i], (ends-starts)[i]
 
+# %% ../../nbs/vary/schedules.ipynb #22d973cf
+def as_steps(n_steps)->int:
+    "A number of steps."
+    return as_int(n_steps, 'n_steps', most=2**53)
+
+def check_step(step, n_steps:int)->np.ndarray:
+    "`step`, a number or an array of them, as an int array; raises where it is not one of `n_steps`."
+    given = step
+    try: step = np.asarray(step)
+    except (TypeError, ValueError, RuntimeError): step = np.asarray(0.)
+    if step.dtype.kind not in 'iu': raise TypeError(f"step={short_repr(given)}: steps are counted in whole batches")
+    if step.size and not (0 <= step.min() and step.max() < n_steps):
+        raise ValueError(f"step={short_repr(given)}: must be at least 0 and below n_steps={n_steps}")
+    return step.astype(np.int64)
+
+def set_fields(self, **fields):
+    "Set fields of a frozen dataclass while it is being made."
+    for k,v in fields.items(): object.__setattr__(self, k, v)
+
 # %% ../../nbs/vary/schedules.ipynb #1004e9c4
 class Schedule:
     "A pure function of (step, n_steps). Subclasses are frozen dataclasses with `lr_min`, `lr_max` and `height`."
@@ -56,39 +76,22 @@ class Schedule:
         raise NotImplementedError
     def cycle_ends(self, n_steps:int)->np.ndarray:
         "After how many steps each cycle ends (whole numbers, the last is `n_steps`)."
-        return np.array([steps(n_steps)])
+        return np.array([as_steps(n_steps)])
     def at(self,
         step, # number of the step, 0 for the first; an int, or an int array for many at once
         n_steps:int # number of steps in all
     ):
-        "The value at `step`: a float, or an array with one value per group; for an array of steps they are the first axis."
-        step,n_steps = self._checked(step, n_steps)
-        return self._value(self._rates(step, n_steps))
+        """The value at `step`: a float, or an array with one value per group.
+
+        For an array of steps they are the first axis: shape (steps,) or (steps, groups)."""
+        n_steps = as_steps(n_steps)
+        rates = self._rates(check_step(step, n_steps), n_steps)
+        return float(rates) if rates.ndim==0 else rates
     def mirrored(self, at_min:float, at_max:float):
         "The opposite movement, for momentum: `at_min` where this schedule is lowest, `at_max` where it is highest."
         return Mirrored(self, at_min, at_max)
 
     def _rates(self, step, n_steps): return mix(self.lr_min, self.lr_max, self.height(step, n_steps))
-    @staticmethod
-    def _value(rates): return float(rates) if rates.ndim==0 else rates
-    @staticmethod
-    def _checked(step, n_steps):
-        n_steps,given = steps(n_steps),step
-        try: step = np.asarray(step)
-        except (TypeError, ValueError, RuntimeError): step = np.asarray(0.)
-        if step.dtype.kind not in 'iu': raise TypeError(f"step={short_repr(given)}: steps are counted in whole batches")
-        if step.size and not (0 <= step.min() and step.max() < n_steps):
-            raise ValueError(f"step={short_repr(given)}: must be at least 0 and below n_steps={n_steps}")
-        return step.astype(np.int64),n_steps
-
-# %% ../../nbs/vary/schedules.ipynb #22d973cf
-def steps(n_steps)->int:
-    "A number of steps."
-    return as_int(n_steps, 'n_steps', most=2**53)
-
-def set_fields(self, **fields):
-    "Set fields of a frozen dataclass while it is being made."
-    for k,v in fields.items(): object.__setattr__(self, k, v)
 
 # %% ../../nbs/vary/schedules.ipynb #5a41b5fd
 @dataclass(frozen=True)
@@ -113,25 +116,11 @@ class CosineRestarts(Schedule):
         set_fields(self, **as_rate_bounds(self.lr_min, self.lr_max),
                    **{k: as_float(getattr(self, k), k) for k in ('cycle_mult','cycle_decay','warmup')})
         set_fields(self, n_cycles=as_int(self.n_cycles, 'n_cycles', most=10**6 if self.cycle_mult==1 else 1000))
-        if not 0 < self.cycle_mult < np.inf:
-            raise ValueError(f"cycle_mult={self.cycle_mult}: must be positive; 1 keeps all cycles equally long")
-        if not 0 < self.cycle_decay < np.inf:
-            raise ValueError(f"cycle_decay={self.cycle_decay}: must be positive; 1 restarts every cycle at lr_max")
-        with np.errstate(over='ignore'):
-            highest = np.max(np.abs(self.lr_max))*np.float64(self.cycle_decay)**(self.n_cycles-1)
-        if not np.isfinite(highest):
-            raise ValueError(f"cycle_decay={self.cycle_decay}: the rates of {self.n_cycles} cycles would go beyond all "
-                             f"numbers; use 1 or less")
-        tops = np.asarray(self.lr_max)*np.float64(self.cycle_decay)**(self.n_cycles-1)
-        if self.cycle_decay < 1 and (np.less(self.lr_min, self.lr_max) & (tops < self.lr_min)).any():
-            raise ValueError(f"cycle_decay={self.cycle_decay}: the last of {self.n_cycles} cycles would start below "
-                             f"lr_min={short_repr(self.lr_min)}; use a higher cycle_decay or a lower lr_min")
-        if not 0 <= self.warmup < 1:
-            raise ValueError(f"warmup={self.warmup}: must be a share of all steps, at least 0 and below 1")
+        check_restarts(self)
 
-    def _warmup_steps(self, n_steps): return floor(as_fraction(self.warmup)*steps(n_steps) + Fraction(1,2))
+    def _warmup_steps(self, n_steps): return floor(as_fraction(self.warmup)*as_steps(n_steps) + Fraction(1,2))
     def cycle_ends(self, n_steps):
-        n_steps,lengths = steps(n_steps),tuple(as_fraction(self.cycle_mult)**i for i in range(self.n_cycles))
+        n_steps,lengths = as_steps(n_steps),tuple(as_fraction(self.cycle_mult)**i for i in range(self.n_cycles))
         warm = self._warmup_steps(n_steps)
         return warm + np.array(whole_ends(lengths, n_steps-warm))
     def _wave(self, step, n_steps):
@@ -146,6 +135,25 @@ class CosineRestarts(Schedule):
         wave,decay = self._wave(step, n_steps)
         return mix(self.lr_min, self.lr_max, wave*decay, 1-wave)
 
+# %% ../../nbs/vary/schedules.ipynb #70f74274
+def check_restarts(s:CosineRestarts):
+    "ValueError where the cycles of `s` would have no length, or rates that are no numbers or below `lr_min`."
+    if not 0 < s.cycle_mult < np.inf:
+        raise ValueError(f"cycle_mult={s.cycle_mult}: must be positive; 1 keeps all cycles equally long")
+    if not 0 < s.cycle_decay < np.inf:
+        raise ValueError(f"cycle_decay={s.cycle_decay}: must be positive; 1 restarts every cycle at lr_max")
+    with np.errstate(over='ignore'):
+        highest = np.max(np.abs(s.lr_max))*np.float64(s.cycle_decay)**(s.n_cycles-1)
+    if not np.isfinite(highest):
+        raise ValueError(f"cycle_decay={s.cycle_decay}: the rates of {s.n_cycles} cycles would go beyond all numbers; "
+                         f"use 1 or less")
+    last_top = np.asarray(s.lr_max)*np.float64(s.cycle_decay)**(s.n_cycles-1)
+    if s.cycle_decay < 1 and (np.less(s.lr_min, s.lr_max) & (last_top < s.lr_min)).any():
+        raise ValueError(f"cycle_decay={s.cycle_decay}: the last of {s.n_cycles} cycles would start below "
+                         f"lr_min={short_repr(s.lr_min)}; use a higher cycle_decay or a lower lr_min")
+    if not 0 <= s.warmup < 1:
+        raise ValueError(f"warmup={s.warmup}: must be a share of all steps, at least 0 and below 1")
+
 # %% ../../nbs/vary/schedules.ipynb #0b8db6d7
 @dataclass(frozen=True)
 class Triangular(Schedule):
@@ -153,8 +161,7 @@ class Triangular(Schedule):
     n_cycles:int # number of cycles, all of equal length
     lr_max:float # top of the first triangle, or one per group
     lr_min:float # bottom of the triangles, or one per group
-    # 'triangular', 'triangular2' (amplitude halved every cycle) or 'exp_range' (times `gamma` every iteration)
-    mode:str='triangular'
+    mode:str='triangular' # 'triangular', 'triangular2' (amplitude halved every cycle), 'exp_range' (`gamma` a step)
     gamma:float=0.99994 # exp_range only: factor on the amplitude per iteration (the paper's value for 42000 iterations)
     up_frac:float=0.5 # share of each cycle that rises
     def __post_init__(self):
@@ -168,7 +175,7 @@ class Triangular(Schedule):
         if not 0 < self.up_frac < 1:
             raise ValueError(f"up_frac={self.up_frac}: must be between 0 and 1; 0.5 rises for half of the cycle")
 
-    def cycle_ends(self, n_steps): return np.array(whole_ends((1,)*self.n_cycles, steps(n_steps)))
+    def cycle_ends(self, n_steps): return np.array(whole_ends((1,)*self.n_cycles, as_steps(n_steps)))
     def height(self, step, n_steps):
         i,t,length = locate(step, self.cycle_ends(n_steps))
         pos = t/length
@@ -180,7 +187,9 @@ class Triangular(Schedule):
 # %% ../../nbs/vary/schedules.ipynb #5e4267fb
 @dataclass(frozen=True)
 class Mirrored(Schedule):
-    "The movement opposite to `schedule`'s: `at_min` where it is lowest, `at_max` where it is highest (momentum, Smith 2018)."
+    """The movement opposite to `schedule`'s: `at_min` where it is lowest, `at_max` where it is highest.
+
+    For momentum (Smith, arXiv 1803.09820)."""
     schedule:Schedule # the schedule to mirror
     at_min:float # value where `schedule` has its lowest rate
     at_max:float # value where `schedule` has its highest rate
@@ -195,7 +204,9 @@ class Mirrored(Schedule):
 # %% ../../nbs/vary/schedules.ipynb #9c2044ae
 @dataclass(frozen=True)
 class SlantedTriangular(Schedule):
-    "Slanted triangular rates (ULMFiT, arXiv 1801.06146): up over the first `cut_frac` of the steps, then down to `lr_max/ratio`."
+    """Slanted triangular rates (ULMFiT, arXiv 1801.06146).
+
+    Up over the first `cut_frac` of the steps, then down to `lr_max/ratio`."""
     lr_max:float # the top, or one per group
     cut_frac:float=0.1 # share of the steps that rise
     ratio:float=32 # `lr_max` over the lowest rate
@@ -217,7 +228,9 @@ class SlantedTriangular(Schedule):
 # %% ../../nbs/vary/schedules.ipynb #568b9d27
 @dataclass(frozen=True)
 class OneCycle(Schedule):
-    "fastai's one-cycle policy (Smith, arXiv 1803.09820): a cosine up from `lr_max/div` to `lr_max`, and one down to `lr_max/div_final`."
+    """fastai's one-cycle policy (Smith, arXiv 1803.09820).
+
+    A cosine up from `lr_max/div` to `lr_max`, and one down to `lr_max/div_final`."""
     lr_max:float # the top, or one per group
     div:float=25. # `lr_max` over the rate at the start
     div_final:float=1e5 # `lr_max` over the rate at the end
@@ -226,7 +239,8 @@ class OneCycle(Schedule):
         set_fields(self, lr_max=as_rates(self.lr_max),
                    **{k: as_float(getattr(self, k), k) for k in ('div','div_final','pct_start')})
         if not 0 < self.pct_start < 1:
-            raise ValueError(f"pct_start={self.pct_start}: must be between 0 and 1; 0.25 rises for a quarter of the steps")
+            raise ValueError(f"pct_start={self.pct_start}: must be between 0 and 1; 0.25 rises for a quarter of the "
+                             f"steps")
         for k in ('div','div_final'):
             if not 1 <= getattr(self, k) < np.inf:
                 raise ValueError(f"{k}={getattr(self, k)}: must be at least 1; lr_max is divided by it")
@@ -235,10 +249,12 @@ class OneCycle(Schedule):
     def lr_min(self): return as_rates(np.asarray(self.lr_max)/max(self.div, self.div_final))
     def height(self, step, n_steps):
         done = step/n_steps
-        return np.where(done < self.pct_start, 1 - np.cos(np.pi*done/self.pct_start),
-                        1 + np.cos(np.pi*(done-self.pct_start)/(1-self.pct_start))) / 2
+        up = 1 - np.cos(np.pi*done/self.pct_start)
+        down = 1 + np.cos(np.pi*(done-self.pct_start)/(1-self.pct_start))
+        return np.where(done < self.pct_start, up, down) / 2
     def _rates(self, step, n_steps):
-        height,div = self.height(step, n_steps),np.where(step/n_steps < self.pct_start, self.div, self.div_final)
+        height = self.height(step, n_steps)
+        div = np.where(step/n_steps < self.pct_start, self.div, self.div_final)
         return mix(0., self.lr_max, height + (1-height)/div)
 
 # %% ../../nbs/vary/schedules.ipynb #89fe45a0
@@ -251,27 +267,17 @@ class Joined(Schedule):
         for k in 'schedules','lengths':
             try: set_fields(self, **{k: tuple(getattr(self, k))})
             except TypeError: raise TypeError(f"{k}={short_repr(getattr(self, k))}: pass a list") from None
-        for s in self.schedules:
-            if not isinstance(s, Schedule):
-                raise TypeError(f"schedules: {short_repr(s)} is no Schedule; pass some, such as Flat(1e-3)")
-        if not self.schedules or len(self.schedules)!=len(self.lengths):
-            raise ValueError(f"schedules, lengths={short_repr(self.lengths)}: pass one length for each of the "
-                             f"{len(self.schedules)} schedules, and at least one")
-        if not all(as_float(l, 'lengths') > 0 for l in self.lengths):
-            raise ValueError(f"lengths={short_repr(self.lengths)}: must be positive")
-        if len({np.size(s.lr_max) for s in self.schedules} - {1}) > 1:
-            raise ValueError("schedules: have different numbers of layer groups")
-    @property
-    def lr_min(self):
-        return as_rates(np.min(np.broadcast_arrays(*(s.lr_min for s in self.schedules),
-                                                   *(s.lr_max for s in self.schedules)), axis=0))
-    @property
-    def lr_max(self):
-        return as_rates(np.max(np.broadcast_arrays(*(s.lr_min for s in self.schedules),
-                                                   *(s.lr_max for s in self.schedules)), axis=0))
+        check_parts(self.schedules, self.lengths)
+
+    def _extreme(self, pick):
+        "The lowest or highest rate of all parts, for each layer group."
+        bounds = np.broadcast_arrays(*(s.lr_min for s in self.schedules), *(s.lr_max for s in self.schedules))
+        return as_rates(pick(bounds, axis=0))
+    lr_min,lr_max = property(lambda self: self._extreme(np.min)), property(lambda self: self._extreme(np.max))
 
     def _parts(self, n_steps):
-        ends = whole_ends(self.lengths, steps(n_steps))
+        "Each schedule, the step it starts with, and its number of steps."
+        ends = whole_ends(self.lengths, as_steps(n_steps))
         return [(s, start, end-start) for s,start,end in zip(self.schedules, (0,)+ends, ends)]
     def cycle_ends(self, n_steps):
         return np.concatenate([start + s.cycle_ends(n) for s,start,n in self._parts(n_steps)])
@@ -286,6 +292,21 @@ class Joined(Schedule):
     def height(self, step, n_steps): return self._fill(step, n_steps, lambda s: s.height)
     def _rates(self, step, n_steps): return self._fill(step, n_steps, lambda s: s._rates)
 
+# %% ../../nbs/vary/schedules.ipynb #774d7b59
+def check_parts(schedules:tuple, lengths:tuple):
+    "TypeError or ValueError unless `schedules` are some, of the same layer groups, and each has a positive length."
+    for s in schedules:
+        if not isinstance(s, Schedule):
+            raise TypeError(f"schedules: {short_repr(s)} is no Schedule; pass some, such as Flat(1e-3)")
+    if not schedules or len(schedules)!=len(lengths):
+        raise ValueError(f"schedules, lengths={short_repr(lengths)}: pass one length for each of the {len(schedules)} "
+                         f"schedules, and at least one")
+    if not all(as_float(l, 'lengths') > 0 for l in lengths):
+        raise ValueError(f"lengths={short_repr(lengths)}: must be positive")
+    if len({np.size(s.lr_max) for s in schedules} - {1}) > 1:
+        raise ValueError("schedules: have different numbers of layer groups")
+
+# %% ../../nbs/vary/schedules.ipynb #1d93fa97
 def join(
     schedules, # schedules to run one after the other
     lengths # their relative lengths: epochs, batches or shares
