@@ -8,6 +8,7 @@ from fastai.basics import *
 from fastai.callback.schedule import ParamScheduler
 from fastai_lrx.core.callbacks import hypers_it_sets, runs_in_dry_run, waits_for_losses
 from fastai_lrx.core.learner import check_optimizer, n_batches, n_valid
+from fastai_lrx.core.messages import warn
 from fastai_lrx.core.origin import is_user_code
 from fastai_lrx.core.trial import trial
 from fastai_lrx.show.plan import Plan, PlannedFit, doubts

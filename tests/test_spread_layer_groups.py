@@ -3,6 +3,7 @@ import pytest
 from fastai.basics import *
 from matplotlib.ticker import EngFormatter
 from fastai_lrx.core.learner import param_groups
+from fastai_lrx.core.messages import warn
 from fastai_lrx.core.plots import group_colors, new_axes
 from fastai_lrx.spread.layers import timm_split
 import warnings

@@ -52,6 +52,13 @@ def test_layers_of_other_models():
     layers,head = module_layers(nn.Sequential(nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2)), nn.Linear(2, 1)))
     test_eq(layers, [['0.0.weight', '0.0.bias'], ['0.1.weight', '0.1.bias']])
     test_eq(head, ['1.weight', '1.bias'])
+    class Scaled(nn.Module):
+        "Two parts, and a parameter of its own"
+        def __init__(self):
+            super().__init__()
+            self.body,self.head = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2)),nn.Linear(2, 1)
+            self.scale = nn.Parameter(torch.ones(1))
+    test_eq(sorted(sum(module_layers(Scaled())[0], [])), ['body.0.bias', 'body.0.weight', 'body.1.bias', 'body.1.weight', 'scale'])
     test_fail(lambda: module_layers(nn.Linear(2, 2)), contains='nothing to split', exc=ValueError)
 
     # %% nbs/spread/layers.ipynb #1c397660

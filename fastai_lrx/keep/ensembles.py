@@ -108,7 +108,9 @@ def means(self:SnapshotEnsemble, method, dl=None, act=None, every:bool=False):
     return list(results) if every else results[0]
 
 # %% ../../nbs/keep/ensembles.ipynb #791a0a97
-_no_loaders = str,bytes,dict,set,L,Tensor,ndarray,pd.DataFrame,pd.Series,torch.utils.data.Dataset,Datasets,DataLoaders
+_no_loaders = (
+    str, bytes, dict, set, frozenset, range, L, Tensor, ndarray, pd.DataFrame, pd.Series, torch.utils.data.Dataset,
+    Datasets, DataLoaders)
 
 def is_batch(o)->bool:
     "Whether `o` can be a batch: a list or tuple with a tensor in it."

@@ -14,6 +14,7 @@ from fastai.basics import *
 from fastai.callback.schedule import ParamScheduler
 from ..core.callbacks import hypers_it_sets, runs_in_dry_run, waits_for_losses
 from ..core.learner import check_optimizer, n_batches, n_valid
+from ..core.messages import warn
 from ..core.origin import is_user_code
 from ..core.trial import trial
 from .plan import Plan, PlannedFit, doubts

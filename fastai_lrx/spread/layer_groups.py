@@ -9,6 +9,7 @@ __all__ = ['groups_of', 'torn_module', 'LayerGroups']
 from fastai.basics import *
 from matplotlib.ticker import EngFormatter
 from ..core.learner import param_groups
+from ..core.messages import warn
 from ..core.plots import group_colors, new_axes
 from .layers import timm_split
 

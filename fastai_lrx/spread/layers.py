@@ -122,8 +122,8 @@ def module_layers(model:nn.Module, matcher=None)->tuple:
     body,head = body_and_head(model, in_head)
     if matcher is not None: return matched_layers(model, body, matcher),head
     if len(blocks) == 2: prefix = f'{prefix}{blocks[0]}.'
-    layers = layers_by_name([name.removeprefix(prefix) for name in body])
-    return [[prefix+name for name in layer] for layer in layers],head
+    names = {name.removeprefix(prefix): name for name in body}       # a parameter of the model itself has no prefix
+    return [[names[name] for name in layer] for layer in layers_by_name(list(names))],head
 
 # %% ../../nbs/spread/layers.ipynb #c2f5d187
 def layers_around_timm(model:nn.Module, coarse:bool, matcher)->tuple:
