@@ -49,9 +49,9 @@ def test_an_ensemble():
     # %% nbs/keep/ensembles.ipynb #310c482d
     assert serves_batches(learn.dls.valid) and serves_batches([learn.dls.one_batch()])
     assert not serves_batches('test') and not serves_batches(learn.dls)
-    test_fail(lambda: ens.check_loader(2, None), contains='ds_idx=2: must be the number of a loader of dls, 0 to 1')
-    test_fail(lambda: ens.check_loader(1, [1, 2]), contains='dl=[1, 2]: pass a loader')
-    test_fail(lambda: ens.check_loader(1, []), contains='dl: is empty')
+    test_fail(lambda: ens._check_loader(2, None), contains='ds_idx=2: must be the number of a loader of dls, 0 to 1')
+    test_fail(lambda: ens._check_loader(1, [1, 2]), contains='dl=[1, 2]: pass a loader')
+    test_fail(lambda: ens._check_loader(1, []), contains='dl: is empty')
 
 def test_what_it_is_asked():
     # %% nbs/keep/ensembles.ipynb #ee9798e7

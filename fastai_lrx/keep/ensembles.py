@@ -128,7 +128,7 @@ def is_number_of_loader(n, n_loaders:int)->bool:
     except (TypeError, RuntimeError): return False
 
 @patch
-def check_loader(self:SnapshotEnsemble, ds_idx, dl):
+def _check_loader(self:SnapshotEnsemble, ds_idx, dl):
     "Raise unless there is such a loader."
     n = len(self.learn.dls.loaders)
     if dl is None and not is_number_of_loader(ds_idx, n):
@@ -141,7 +141,7 @@ def check_loader(self:SnapshotEnsemble, ds_idx, dl):
 @patch
 def loader(self:SnapshotEnsemble, ds_idx, dl):
     "The loader to predict for; torch's own cannot be made anew, as fastai would do where none is given."
-    self.check_loader(ds_idx, dl)
+    self._check_loader(ds_idx, dl)
     return self.learn.dls[ds_idx] if dl is None and not isinstance(self.learn.dls[ds_idx], DataLoader) else dl
 
 # %% ../../nbs/keep/ensembles.ipynb #2703e397
@@ -152,7 +152,7 @@ def validate(self:SnapshotEnsemble,
     cbs=None # callbacks
 )->L:
     "Loss and metrics of the mean predictions."
-    self.check_loader(ds_idx, dl)
+    self._check_loader(ds_idx, dl)
     cbs = as_callbacks(cbs)
     return self.means(lambda: self.learn.validate(ds_idx, dl, cbs), dl)
 
@@ -187,13 +187,13 @@ def tta(self:SnapshotEnsemble,
     **kwargs # of `Learner.tta`: `n`, `beta`, `use_max`, `item_tfms`, `batch_tfms`
 )->tuple:
     "Mean predictions with test-time augmentation, the same views for every snapshot, and targets."
-    self.check_loader(ds_idx, dl)
+    self._check_loader(ds_idx, dl)
     return self.means(lambda: self.learn.tta(ds_idx, dl, **kwargs), dl)
 
 @patch
 def show_results(self:SnapshotEnsemble, ds_idx:int=1, dl=None, max_n:int=9, shuffle:bool=True, **kwargs):
     "Show items of a batch with their targets and mean predictions."
-    self.check_loader(ds_idx, dl)
+    self._check_loader(ds_idx, dl)
     with self.learn.preserved('cpu'):
         if dl is None: dl = self.learn.dls[ds_idx].new(shuffle=shuffle)
         batch = dl.one_batch()
@@ -206,7 +206,7 @@ def curve(self:SnapshotEnsemble,
     dl=None # loader to validate on, instead of `ds_idx`
 )->pd.DataFrame:
     "Loss and metrics of ensembles of the last snapshot, the last two, ...; one row for each number of members."
-    self.check_loader(ds_idx, dl)
+    self._check_loader(ds_idx, dl)
     results = self.means(lambda: self.learn.validate(ds_idx, dl), dl, every=True)
     return pd.DataFrame([list(r) for r in results], index=pd.RangeIndex(1, len(self)+1, name='members'),
                         columns=names_of_metrics(self.learn))
