@@ -112,6 +112,14 @@ def page(path, images):
                   lambda m: f'](' + page_name(m[1]) + '.html' + (m[2] or '') + ')', text)
     return intro + text
 
+def to_source(text, texts):
+    "Links to names of ours that their page does not show, as nobody else uses them, lead to the source."
+    def target(m):
+        name,anchor = m.groups()
+        ours = any(link.partition('#')[2] == anchor for link,_ in symbols.get(name, {}).values())
+        return f'](source-{name}.html)' if ours and f'<a id="{anchor}">' not in texts.get(name, '') else m[0]
+    return re.sub(r'\]\((\w+)\.html#([\w.-]+)\)', target, text)
+
 def front_matter(path):
     "Title, description and file name of a processed notebook."
     raw = next((''.join(c['source']) for c in json.loads(Path(path).read_text())['cells'] if c['cell_type']=='raw'), '')
@@ -160,8 +168,9 @@ def main():
     notebooks = [p for p in sorted((root/'_proc').rglob('*.ipynb'))
                  if (root/'nbs'/p.relative_to(root/'_proc')).exists() and p.parent.name != 'checks']
     pages,modules = {p: page_name(p) for p in notebooks},[]
-    for p,name in pages.items():
-        text = page(p, build/'images')
+    texts = {name: page(p, build/'images') for p,name in pages.items()}
+    for name,text in texts.items():
+        text = to_source(text, texts)
         if name=='index':
             text += ''.join(f'\n```{{toctree}}\n:caption: {title}\n:hidden:\n\n' + '\n'.join(names) + '\n```\n'
                             for title,names in groups.items())
@@ -175,7 +184,7 @@ def main():
                                             f'python\n:linenos:\n```\n')
     (build/'source.md').write_text('# source code\n\n```{toctree}\n'
                                    + '\n'.join(f'source-{m}' for m in modules) + '\n```\n')
-    (build/'reference.md').write_text(reference())
+    (build/'reference.md').write_text(to_source(reference(), texts))
     (build/'benchmarks.md').write_text(benchmarks(root/'benchmarks', build))
     for name in ('CHANGELOG', 'CONTRIBUTING'): shutil.copy(root/f'{name}.md', build/f'{name.lower()}.md')
     (build/'static'/'lrx.css').write_text(css)
