@@ -15,6 +15,8 @@ def test_loaders_and_what_they_serve():
                     get_y=lambda i: i%2,
                     batch_tfms=Normalize()).dataloaders(range(10), bs=2, num_workers=0)
     for path,o in walk(dls.train): print('.'.join(map(str, path)).ljust(16), type(o).__name__)
+    kinds = {type(o).__name__ for _,o in walk(dls.train)}
+    assert kinds >= {'TfmdDL', 'Datasets', 'TfmdLists', 'Pipeline', 'Normalize', 'Categorize'}
 
     # %% nbs/core/objects.ipynb #afe9ca51
     test_eq(generators(dls.train), [dls.train.rng])
