@@ -1,5 +1,5 @@
 """Build the wheel, install it with --no-deps into an empty folder, and import every module from there."""
-import os, subprocess, sys, tempfile
+import os, shutil, subprocess, sys, tempfile
 from pathlib import Path
 
 root = Path(__file__).parent.parent
@@ -14,6 +14,7 @@ print('wheel: imported', *sorted(names))
 """
 
 def main():
+    shutil.rmtree(root/'build'/'lib', ignore_errors=True)      # modules of an earlier build would be in the wheel, too
     with tempfile.TemporaryDirectory() as d:
         d = Path(d)
         subprocess.run([sys.executable, '-m', 'build', '--wheel', '-o', d/'dist', root], check=True,
