@@ -1,13 +1,13 @@
 """Everything a user needs: `from fastai_lrx.all import *` after fastai's own star import.
 
-Importing it gives every Learner `preserved`, `lr_find`, `lr_range_test`, `lr_find_groups`, `regroup`, `layer_groups`, `fit_sgdr`,
-`fit_triangular`, `fit_stlr`, `fine_tune_discriminative`, `precomputed`, `dry_run` and `compare`."""
+Importing it gives every Learner `preserved`, `lr_find`, `lr_range_test`, `lr_find_groups`, `lr_search`, `regroup`, `layer_groups`,
+`fit_sgdr`, `fit_triangular`, `fit_stlr`, `fine_tune_discriminative`, `precomputed`, `dry_run` and `compare`."""
 from .core.state import LearnerState
 from .vary.schedules import CosineRestarts, Flat, OneCycle, Schedule, SlantedTriangular, Triangular, join
 from .vary.scheduled import Scheduled
 from .vary.cycles import UntilOverfit
-from .find.curves import SweepCurve, by_drop, halfway, lowest, valley
-from .find import finder, range_tests
+from .find.curves import SweepCurve, by_drop, halfway, lowest, suggested, valley, watched_lowest
+from .find import finder, range_tests, search
 from .keep.snapshots import Snapshots
 from .keep.ensembles import SnapshotEnsemble
 from .keep.resume import Resume
@@ -22,4 +22,5 @@ from .show import compare, dry_run
 __all__ = [
     'LearnerState', 'Schedule', 'Flat', 'CosineRestarts', 'Triangular', 'SlantedTriangular', 'OneCycle', 'join', 'Scheduled',
     'timm_learner', 'timm_split', 'discriminative_lrs', 'NormFreeze', 'GradualUnfreezing', 'UntilOverfit', 'Snapshots',
-    'SnapshotEnsemble', 'Resume', 'SweepCurve', 'by_drop', 'halfway', 'lowest', 'valley']
+    'SnapshotEnsemble', 'Resume', 'SweepCurve', 'by_drop', 'halfway', 'lowest', 'suggested', 'valley',
+    'watched_lowest']

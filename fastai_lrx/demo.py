@@ -78,10 +78,10 @@ class Recipe:
         print(f"{step:<58}{self.rows[-1]['lr']:>9}{self.rows[-1]['accuracy']:>10}{self.rows[-1]['seconds']:>8}",
               flush=True)
 
-    def find(self, step, name):
-        "Find a rate and plot the sweep."
+    def find(self, step, name, find):
+        "Find a rate with `find`, and plot what it saw."
         start = time.time()
-        with self.learn.no_bar(): res = self.learn.lr_find(show_plot=False)
+        with self.learn.no_bar(): res = find(show_plot=False)
         res.plot().savefig(self.out/f'{name}.png', dpi=100)
         self.lr = res.lr
         self.note(step, self.lr, start)
@@ -99,6 +99,10 @@ class Recipe:
         self.note(step, self.learn.recorder.group_hps['lr'][0][-1], start)
 
 # %% ../nbs/demo.ipynb #b6d920e2
+def all_layers(learn:Learner, lr:float, cbs=None):
+    "Step 8: all layers in cycles of 1, 2, 4 and 8 epochs, earlier ones with lower rates."
+    learn.fine_tune_discriminative(15, lr, freeze_epochs=0, div=3, unfreeze='all', schedule='sgdr', cbs=cbs)
+
 def run(
     out:str='lrx_demo', # folder for the plots
     seed:int=0, # of weights, order and split
@@ -116,15 +120,15 @@ def run(
     r.note('   pretrained on other digits, new head' if not pretrained
            else '   pretrained weights, new head', start=start)
     with learn.no_bar(), learn.precomputed(n_aug=2):
-        r.find('1. augmentation and precompute on; 2. lr_find', '2_lr_find_head')
+        r.find('1. augmentation and precompute on; 2. lr_find', '2_lr_find_head', learn.lr_find)
         r.fit('3. train the head from precomputed activations', '3_head', learn.fit_sgdr, n_cycles=1,
               cycle_len=2, lr_max=r.lr)
     r.fit('4. precompute off: the head in cycles of one epoch', '4_head_cycles', learn.fit_sgdr, n_cycles=2,
           cycle_len=1, lr_max=r.lr, cycle_mult=1)
     learn.unfreeze()
-    r.find('5. unfreeze; 6. earlier layers 9x lower; 7. lr_find again', '7_lr_find_all')
-    r.fit('8. train all layers with cycle_mult=2 until they overfit', '8_all', learn.fine_tune_discriminative,
-          epochs=15, base_lr=r.lr, freeze_epochs=0, div=3, unfreeze='all', schedule='sgdr', cbs=UntilOverfit())
+    r.find('5. unfreeze; 6. earlier layers 9x lower; 7. lr_search', '7_lr_search_all', partial(learn.lr_search, all_layers))
+    r.fit('8. train all layers with cycle_mult=2 until they overfit', '8_all', partial(all_layers, learn), lr=r.lr,
+          cbs=UntilOverfit())
     print(f'\nPlots are in {r.out}/; {time.time()-start:.0f} seconds in all.')
     return r
 

@@ -120,7 +120,7 @@ def sweep_table(learn):
     flags = 'stop_div show_plot'
     find = dict(start_lr=1e-7, end_lr=10, num_it=30, stop_div=True, show_plot=False, extend=False, device=None)
     return {'Learner.lr_find': entry(learn.lr_find, positive, given=Learner.lr_find, flags=flags,
-                                     suggest_funcs=('lr', 'valley'), sweep='exp', repeats=1, probe=0, **find,
+                                     suggest_funcs=('lr', 'valley'), sweep='exp', repeats=1, **find,
                                      also=dict(suggest_funcs='Callback Linear')),
             'Learner.lr_range_test': entry(learn.lr_range_test, positive, given=Learner.lr_range_test, flags=flags,
                                            metric=mse, valid_batches=2, sweep='lin',

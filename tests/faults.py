@@ -141,7 +141,7 @@ def ensemble(method): return lambda learn: getattr(SnapshotEnsemble(learn, snaps
 
 looks = dict(preserved=inside('preserved'), dry_run=inside('dry_run'),
              lr_find=lambda l: l.lr_find(num_it=8, show_plot=False),
-             repeats=lambda l: l.lr_find(num_it=6, repeats=2, extend=False, probe=10, show_plot=False),
+             repeats=lambda l: l.lr_find(num_it=6, repeats=2, extend=False, show_plot=False),
              range_test=lambda l: l.lr_range_test(num_it=20, end_lr=1., valid_batches=1, show_plot=False),
              groups=lambda l: l.lr_find_groups(num_it=20, extend=False, show_plot=False),
              compare=lambda l: l.compare(dict(fixed=lambda l: l.fit(1), cycles=lambda l: l.fit_sgdr(1, 1, 1e-2)),

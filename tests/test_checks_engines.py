@@ -399,7 +399,6 @@ def test_refused_before_training():
         "What a comparison says of its only run"
         raise ValueError(learn.compare(dict(a=lambda l: l.fit_sgdr(1, 1)), seeds=1).runs[0].failed)
     sweeps = dict(find=lambda l: l.lr_find(num_it=8, show_plot=False),
-                  probe=lambda l: l.lr_find(1e-3, num_it=20, probe=10, extend=False, show_plot=False),
                   groups=lambda l: l.lr_find_groups(1e-3, num_it=20, extend=False, show_plot=False))
     fits = dict(bounds=lambda l: l.lr_range_test(show_plot=False), sgdr=lambda l: l.fit_sgdr(1, 1),
                 triangular=lambda l: l.fit_triangular(1, 1), stlr=lambda l: l.fit_stlr(1),

@@ -13,7 +13,7 @@ from fastai_lrx.find.finder import apply_rule
 from fastai_lrx.find.range_tests import Bounds
 from fastai_lrx.vary.schedules import CosineRestarts
 from fastai_lrx.find.sweep import LRSweep, run_sweep
-from fastai_lrx.find.range_tests import RangeSweep
+from fastai_lrx.find.watched import WatchedSweep
 
 def test_fastai_s_answers():
     # %% nbs/checks/finding.ipynb #f668e467
@@ -408,5 +408,5 @@ def test_callbacks_that_switch_in_the_range_test():
         learn = learner('vision', cbs=[Switching, Gan])
         return run_sweep(learn, cls([[lr]*2 for lr in np.geomspace(1e-4, 1e-2, 20)], False, *args)).losses
     batches = list(itertools.islice(learner('vision').dls.valid, 2))
-    ours,plain = swept(RangeSweep, batches, AvgLoss()),swept(LRSweep)
+    ours,plain = swept(WatchedSweep, batches),swept(LRSweep)
     test_close(ours[:6], plain[:6], eps=1e-6)            # to the end of an epoch, where a plain sweep does not switch

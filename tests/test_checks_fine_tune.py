@@ -610,7 +610,7 @@ def test_bad_input():
     with warnings.catch_warnings():
         warnings.simplefilter('ignore')
         test_fail(lambda: before.fine_tune_discriminative(2, None, n_groups=3),
-                  contains='base_lr=None: lr_find has found no rate', exc=ValueError)
+                  contains='base_lr=None: lr_search has found no rate', exc=ValueError)
     assert before.opt is None and before.splitter is four_groups and len(before.cbs)==n_cbs
     assert same(state, list(before.model.parameters()))
     test_fail(lambda: learner('tabular').fit(1, 1e-3, cbs=GradualUnfreezing()), contains='one layer group', exc=ValueError)

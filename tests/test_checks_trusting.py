@@ -8,9 +8,9 @@ from hypothesis import given, settings, strategies as st
 from fastcore.test import *
 import pickle
 from fastai_lrx.all import *
-from fastai_lrx.find.finder import probe_rates, stock_curve
+from fastai_lrx.find.finder import stock_curve
 from fastai_lrx.find.sweep import LRSweep, run_sweep
-from fastai_lrx.find.range_tests import RangeSweep
+from fastai_lrx.find.watched import WatchedSweep
 from fastai_lrx.core.learner import n_groups
 from fastai_lrx.find.curves import halfway, lowest, reasons, refined_span, diagnose
 from unittest.mock import patch as replaced
@@ -132,37 +132,19 @@ def test_lr_find_as_a_whole():
         learn = learner(kind)
         learn.fit(1, 1e-3)
         before,rng_state = [p.detach().clone() for p in learn.model.parameters()],torch.get_rng_state()
-        res = learn.lr_find(show_plot=False, num_it=40, repeats=3, probe=20)
+        res = learn.lr_find(show_plot=False, num_it=40, repeats=3)
         assert same(before, [p.detach() for p in learn.model.parameters()]) and torch.equal(rng_state,
             torch.get_rng_state())
-        test_eq(learn.lr_find(show_plot=False, num_it=40, repeats=3, probe=20), res)
+        test_eq(learn.lr_find(show_plot=False, num_it=40, repeats=3), res)
         test_eq(len(res.sweeps), 3)
         # the recorder shows the first sweep, as stock's
         test_eq([float(o) for o in learn.recorder.losses], list(res.sweeps[0][0].smooth_losses))
         assert len({tuple(curves[0].losses) for curves in res.sweeps})==3, 'repetitions see other batches'
         for k,(low,high) in res.spread.items():
-            # lr was probed
-            if k!='lr':
-                test_eq((low, float(getattr(res, k)), high),
-                        tuple(f([float(o) for o in res.answers[k]]) for f in (min, np.median, max)))
+            test_eq((low, float(getattr(res, k)), high),
+                    tuple(f([float(o) for o in res.answers[k]]) for f in (min, np.median, max)))
         test_eq(pickle.loads(pickle.dumps(res)).spread, res.spread)
         assert 'highest' in res._repr_html_()
-
-    # %% nbs/checks/trusting.ipynb #9b1af2f0
-    learn = learner('vision')
-    with learn.preserved():
-        few = probe_rates(learn, [np.array([1e-9, 1e-9]), np.array([1e-2, 1e-2])], 40)
-    assert few[1] < few[0]
-    test_eq(probe_rates(learn, [np.array([1e6, 1e6])], 40), [np.inf])
-    learn.add_cb(Mishap(nan_loss, 9, 'after_loss'))
-    test_eq(probe_rates(learn, [np.array([1e-2, 1e-2])], 40), [np.inf])
-    learn.remove_cb(Mishap)
-
-    # %% nbs/checks/trusting.ipynb #351a798b
-    once = learn.lr_find(show_plot=False)
-    for losses,factor in (([3, 2, 1], 2), ([1, 2, 3], 1/2), ([2, 1, np.inf], 1)):
-        with replaced('fastai_lrx.find.finder.probe_rates', lambda *args: losses):
-            test_eq(learn.lr_find(show_plot=False, probe=20).lr, once.lr*factor)
 
 def test_range_test():
     # %% nbs/checks/trusting.ipynb #8dd62075
@@ -172,7 +154,7 @@ def test_range_test():
         learn = learner(kind)
         with learn.preserved(): batches = [b for b,_ in zip(learn.dls.valid, range(2))]
         rates = [[lr]*n_groups(learn) for lr in np.linspace(1e-3, 1e-1, 17).tolist()]
-        done = run_sweep(learn, RangeSweep(rates, False, batches, quality(kind)))
+        done = run_sweep(learn, WatchedSweep(rates, False, batches, metric=quality(kind)))
         plain = run_sweep(learn, LRSweep(rates, False))
         test_eq(done.losses, plain.losses)
         test_eq(len(done.values), 17)
@@ -311,10 +293,6 @@ def test_bad_input():
 
     refused(lambda l: l.lr_find(repeats=0), contains='repeats=0: must be at least 1')
     refused(lambda l: l.lr_find(repeats=1.5), TypeError, contains='repeats=1.5')
-    refused(lambda l: l.lr_find(probe=-1), contains='probe=-1')
-    refused(lambda l: l.lr_find(probe='long'), TypeError, contains="probe='long'")
-    refused(lambda l: l.lr_find(probe=3), contains='probe=3: must be 0')
-    refused(lambda l: l.lr_find(probe=50, suggest_funcs='valley'), contains="probe=50: tries rates around 'lr'")
     for f in (max, lambda a,b: 1., lambda: 1.):
         refused(lambda l: l.lr_find(suggest_funcs=['lr', f]), contains='must take one argument, the curve, or three')
     test_eq(learner('vision').lr_find(show_plot=False, extend=False, suggest_funcs=lambda a,b,c: 1e-3), (1e-3,))
@@ -337,7 +315,7 @@ def test_engines_and_ranks():
         before,rng_state = weights(learn)[:-1],torch.get_rng_state()
         with warnings.catch_warnings():
             warnings.simplefilter('ignore')
-            one,two = (( learn.lr_find(show_plot=False, num_it=40, repeats=2, probe=20),
+            one,two = (( learn.lr_find(show_plot=False, num_it=40, repeats=2),
                         learn.lr_range_test(num_it=30, show_plot=False), learn.lr_find_groups(num_it=30, show_plot=False))
                         for _ in range(2))
         # bounds may be NaN, depending on the processor: both times, then
@@ -353,7 +331,7 @@ def test_engines_and_ranks():
         with learn.distrib_ctx(sync_bn=False):
             learn.fit(1, 1e-3)
             state = [p.detach().clone() for p in learn.model.parameters()]
-            res = learn.lr_find(show_plot=False, num_it=40, repeats=2, probe=20)
+            res = learn.lr_find(show_plot=False, num_it=40, repeats=2)
             bounds = learn.lr_range_test(num_it=30, show_plot=False)
             groups = learn.lr_find_groups(num_it=30, show_plot=False)
             learn.loss_func = Noise()

@@ -7,7 +7,7 @@ from fastcore.test import *
 from fastai_lrx.core.plots import new_axes, plot_sweep
 from fastai.callback.schedule import valley as fastai_valley
 from fastai_lrx.find.curves import *
-from fastai_lrx.find.curves import SweepCurve, as_float_between, as_floats, by_drop, check_as_long, diagnose, falling_run, gaussian_smooth, halfway, lowest, refined_span, usable_length, valley
+from fastai_lrx.find.curves import SweepCurve, as_float_between, as_floats, by_drop, check_as_long, diagnose, falling_run, gaussian_smooth, halfway, lowest, refined_span, suggested, usable_length, valley, watched_gain
 
 def test_the_curve():
     # %% nbs/find/curves.ipynb #393ec7e5
@@ -103,6 +103,47 @@ def test_can_the_curve_be_trusted():
         test_eq(diagnose(c), reason)
     test_eq(diagnose(SweepCurve(lrs[::10], losses[::10])), 'too few batches')
     test_eq(diagnose(SweepCurve(lrs, losses*np.nan)), 'no number')
+    fig
+
+def test_the_suggestion():
+    # %% nbs/find/curves.ipynb #d83a7ee1
+    rng = np.random.default_rng(0)
+    lrs = np.geomspace(1e-7, 10, 100)
+    truth = 2.3 - 2/(1 + (3e-3/lrs)**1.5)
+    losses = truth + rng.normal(0, 0.05, 100) + np.where(lrs > 1, 1e4, 0)
+    losses[-1] = np.nan
+    curve = SweepCurve(lrs, losses)
+    assert (curve.lrs[:curve.n_usable] <= 1).all()
+    test_close(curve.smooth()[1], truth[:curve.n_usable], eps=0.15)
+
+    # %% nbs/find/curves.ipynb #257c2488
+    noise = rng.normal(0, 0.05, 100)
+    learns,late = -2/(1 + (3e-3/lrs)**1.5), np.where(lrs > 0.3, 50*(lrs-0.3), 0)
+    examples = {'ok': learns+late, 'flat': 0*lrs, 'rising': 0.05*np.log(1 + lrs/1e-4), 'noisy': 0.06*learns+late,
+                'diverged at once': learns+np.where(lrs > 3e-7, 1e3, 0),
+                'still falling': -np.log(lrs)}
+    fig,axes = new_axes(2, 3, size=(3.2, 2.1))
+    for ax,(reason,loss) in zip(axes.flat, examples.items()):
+        c = SweepCurve(lrs, 2.3+loss+noise)
+        plot_sweep(ax, c.lrs, c.losses, c.smooth())
+        ax.set_title(diagnose(c))
+        test_eq(diagnose(c), reason)
+    test_eq(diagnose(SweepCurve(lrs[::10], losses[::10])), 'too few batches')
+    test_eq(diagnose(SweepCurve(lrs, losses*np.nan)), 'no number')
+    fig
+
+    # %% nbs/find/curves.ipynb #c-knows
+    gain = -0.1/(1 + (1e-3/lrs)**1.5) + np.where(lrs > 1e-2, np.log10(lrs/1e-2)**2, 0)
+    knows = SweepCurve(lrs, 0.5 + gain + rng.normal(0, 0.3, 100), watched=(lrs[3::4], 0.5 + gain[3::4]))
+    fig,ax = new_axes()
+    plot_sweep(ax, knows.lrs, knows.losses, knows.smooth(),
+               {'halfway': (halfway(knows), 0.5), 'suggested': (suggested(knows), 0.4)})
+    ax.plot(*knows.watched, 's-', color='C1', ms=4)
+    assert 3e-3 < suggested(knows) < 3e-2
+    test_close(watched_gain(knows), 0.2, eps=0.03)
+    test_eq(suggested(curve), halfway(curve))                              # nothing was watched
+    spoilt = SweepCurve(lrs, knows.losses, watched=(lrs[3::4], 0.5 + np.maximum(gain[3::4], 0)))
+    assert 1e-3 < suggested(spoilt) < 1e-1 and diagnose(spoilt)=='nothing to gain'
     fig
 
     # %% nbs/find/curves.ipynb #cdf04e19

@@ -9,9 +9,9 @@ from fastai_lrx.core.args import as_bool, as_int, short_repr
 from fastai_lrx.core.messages import warn
 from fastai_lrx.core.plots import new_axes, plot_sweep
 from fastai_lrx.core.state import as_device
-from fastai_lrx.find.curves import SweepCurve, diagnose, halfway, reasons, valley
-from fastai_lrx.find.sweep import LRSweep, other_seeds, run_sweep, sweep_and_refine, sweep_rates
-from fastai_lrx.vary.schedules import SlantedTriangular
+from fastai_lrx.find.curves import SweepCurve, diagnose, reasons, suggested, valley, watched_part
+from fastai_lrx.find.sweep import other_seeds, sweep_rates
+from fastai_lrx.find.watched import items_to_watch, sweep_and_refine
 from fastcore.test import *
 from fastai.callback.all import *
 from fastai.test_utils import synth_learner
@@ -19,7 +19,7 @@ import pickle
 from sklearn.datasets import load_digits
 import fastai_lrx.find.finder
 from fastai_lrx.find.finder import *
-from fastai_lrx.find.finder import Rule, apply_rule, as_rules, best_around, check_probe, check_rule, enough_batches, field_names, loss_band, median_rate, plot_title, probe_factors, probe_rates, stock_curve, suggested_lrs, suggested_rate, suggestions, takes_curve, why_not
+from fastai_lrx.find.finder import Rule, apply_rule, as_rules, check_rule, enough_batches, field_names, loss_band, median_rate, plot_title, stock_curve, suggested_lrs, suggested_rate, suggestions, takes_curve, why_not
 
 def test_a_learner_to_try_it_on():
     # %% nbs/find/finder.ipynb #6c5ff779
@@ -54,7 +54,7 @@ def test_suggestions_of_two_kinds():
             ['lr', 'minimum', 'steep', 'lr_lambda', 'lr_lambda_2'])
 
     # %% nbs/find/finder.ipynb #26f1a7e4
-    test_eq(as_rules(['lr', minimum]), [('lr', halfway, True), ('minimum', minimum, False)])
+    test_eq(as_rules(['lr', minimum]), [('lr', suggested, True), ('minimum', minimum, False)])
     test_eq(as_rules(None), [])
 
     # %% nbs/find/finder.ipynb #7ab8c355
@@ -91,27 +91,6 @@ def test_the_result():
 
     # %% nbs/find/finder.ipynb #595247fd
     res.plot()
-
-def test_trying_the_answer_out():
-    # %% nbs/find/finder.ipynb #6c5ff779
-    def digits_learner(**kwargs):
-        "A small CNN on 8x8 digits."
-        set_seed(42)
-        digits = load_digits()
-        x,y = tensor(digits.images).float()[:,None]/16, tensor(digits.target)
-        items = list(zip(x, y))
-        dls = DataLoaders.from_dsets(items[:1400], items[1400:], bs=32, num_workers=0)
-        model = nn.Sequential(ConvLayer(1, 16), ConvLayer(16, 32, stride=2), nn.AdaptiveAvgPool2d(1), nn.Flatten(),
-                              nn.Linear(32, 10))
-        return Learner(dls, model, loss_func=CrossEntropyLossFlat(), metrics=accuracy, **kwargs)
-
-    # %% nbs/find/finder.ipynb #773f5e28
-    learn = digits_learner()
-    losses = probe_rates(learn, [np.array([lr]) for lr in (1e-5, 1e-2)], 40)
-    assert losses[1] < losses[0]                              # who hardly moves learns nothing
-    test_eq(best_around(learn, 1e-5, [1.], 40), 2e-5)
-    test_fail(lambda: check_probe(5, as_rules('lr')), contains='at least 10 steps')
-    test_fail(lambda: check_probe(50, as_rules('valley')), contains="around 'lr', which is not among suggest_funcs")
 
 def test_lr_find():
     # %% nbs/find/finder.ipynb #6c5ff779
@@ -196,11 +175,6 @@ def test_can_i_trust_it():
                               nn.Linear(32, 10))
         return Learner(dls, model, loss_func=CrossEntropyLossFlat(), metrics=accuracy, **kwargs)
 
-    # %% nbs/find/finder.ipynb #ecc753b2
-    learn = digits_learner()
-    res = learn.lr_find()
-    res
-
     # %% nbs/find/finder.ipynb #ddbe9a74
     class Sluggish(nn.Module):
         "A loss that hides, in noise, how far the model has got."
@@ -210,14 +184,18 @@ def test_can_i_trust_it():
     learn = digits_learner()
     learn.loss_func = Sluggish()
     found = learn.lr_find()
-    test_eq((found.trust, len(found.sweeps[0])), ('ok', 2))
+    test_eq((found.trust, len(found.sweeps[0])), ('ok', 1))
 
     # %% nbs/find/finder.ipynb #29f5f20c
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter('always')
-        once = learn.lr_find(extend=False)
+        once = learn.lr_find(watch=False)
     test_eq(once.trust, 'noisy')
     assert 'do not trust these rates' in str(caught[-1].message)
+
+    # %% nbs/find/finder.ipynb #c-extend
+    twice = learn.lr_find(watch=False, extend=True)
+    test_eq((twice.trust, len(twice.sweeps[0])), ('ok', 2))
 
     # %% nbs/find/finder.ipynb #582bd808
     learn = digits_learner()
@@ -225,11 +203,6 @@ def test_can_i_trust_it():
     low,high = five.spread['lr']
     assert low <= five.lr <= high
     five
-
-    # %% nbs/find/finder.ipynb #ca045481
-    probed = learn.lr_find(probe=200, show_plot=False)
-    assert np.isclose(probed.lr/res.lr, probe_factors).any()
-    probed
 
     # %% nbs/find/finder.ipynb #c67d2ee0
     learn.lr_find(0.001, 1., sweep='lin', show_plot=False).plot()

@@ -4,20 +4,20 @@ from collections import namedtuple
 from copy import deepcopy
 from itertools import islice
 from fastai.basics import *
-from fastai.callback.schedule import ParamScheduler
 from fastai_lrx.core.args import as_bool, as_int
 from fastai_lrx.core.learner import as_metric, n_valid
 from fastai_lrx.core.messages import warn
 from fastai_lrx.core.plots import group_colors, group_names, new_axes, plot_sweep
 from fastai_lrx.core.state import as_device
-from fastai_lrx.find.curves import SweepCurve, by_drop, diagnose, halfway, lowest, reasons
-from fastai_lrx.find.sweep import LRSweep, run_sweep, sweep_and_refine, sweep_rates
+from fastai_lrx.find.curves import SweepCurve, by_drop, diagnose, falls_clearly, halfway, lowest, reasons, suggested
+from fastai_lrx.find.sweep import run_sweep, sweep_rates
+from fastai_lrx.find.watched import WatchedSweep, items_to_watch, sweep_and_refine
 import warnings, pickle, fastprogress.fastprogress as fp
 from fastcore.test import *
 from sklearn.datasets import load_digits
 import fastai_lrx.vary.cycles
 from fastai_lrx.find.range_tests import *
-from fastai_lrx.find.range_tests import Bounds, RangeSweep, bounds_of, cycle_bounds, fill_rates, range_end, rises, trusted
+from fastai_lrx.find.range_tests import Bounds, bounds_of, cycle_bounds, fill_rates, range_end, rises, trusted
 
 def test_smith_s_range_test():
     # %% nbs/find/range_tests.ipynb #521553de
@@ -36,7 +36,7 @@ def test_smith_s_range_test():
     # %% nbs/find/range_tests.ipynb #4a3b86d3
     learn = digits_learner()
     batch = learn.dls.valid.one_batch()
-    done = run_sweep(learn, RangeSweep(sweep_rates(learn, 1e-3, 0.1, 20, 'lin'), True, [batch], AvgMetric(accuracy)))
+    done = run_sweep(learn, WatchedSweep(sweep_rates(learn, 1e-3, 0.1, 20, 'lin'), True, [batch], metric=AvgMetric(accuracy)))
     test_eq((len(done.losses), len(done.values), len(done.valid_losses)), (20, 20, 20))
     assert done.values[-1] > done.values[0]
 

@@ -11,12 +11,11 @@ from fastai_lrx.core.callbacks import runs_in_sweep
 from fastai_lrx.core.learner import check_any_trains, check_optimizer, group_rates, n_batches
 from fastai_lrx.core.state import read_scalars
 from fastai_lrx.core.trial import trial
-from fastai_lrx.find.curves import SweepCurve, diagnose, reasons, refined_span
 from fastcore.test import *
 from fastai.test_utils import synth_learner
 from sklearn.datasets import load_digits
 from fastai_lrx.find.sweep import *
-from fastai_lrx.find.sweep import LRSweep, all_finite, leave_curve, other_seeds, run_sweep, sweep_and_refine, sweep_curve, sweep_ends, sweep_rates
+from fastai_lrx.find.sweep import LRSweep, all_finite, leave_curve, other_seeds, run_sweep, sweep_ends, sweep_rates
 
 def test_a_learner_to_try_it_on():
     # %% nbs/find/sweep.ipynb #2e19d307
@@ -112,53 +111,3 @@ def test_a_sweep_that_leaves_no_trace():
     test_eq(learn.recorder.lrs, done.lrs)
     test_eq(len(set(other_seeds(5))), 5)
     test_eq(other_seeds(5), other_seeds(5))      # asking for them does not move the generator
-
-def test_a_second_sweep():
-    # %% nbs/find/sweep.ipynb #2e19d307
-    def digits_learner(**kwargs):
-        "A small CNN on 8x8 digits."
-        set_seed(42)
-        digits = load_digits()
-        x,y = tensor(digits.images).float()[:,None]/16, tensor(digits.target)
-        items = list(zip(x, y))
-        dls = DataLoaders.from_dsets(items[:1400], items[1400:], bs=32, num_workers=0)
-        model = nn.Sequential(ConvLayer(1, 16), ConvLayer(16, 32, stride=2), nn.AdaptiveAvgPool2d(1), nn.Flatten(),
-                              nn.Linear(32, 10))
-        return Learner(dls, model, loss_func=CrossEntropyLossFlat(), metrics=accuracy, **kwargs)
-
-    # %% nbs/find/sweep.ipynb #25d6c0b5
-    three = synth_learner(splitter=lambda m: [[m.a], [m.b], []])
-    test_close(sweep_ends(three, 1e-2, slice(0.1, 10.)), ([1e-4, 1e-3, 1e-2], [0.1, 1., 10.]))
-
-    # %% nbs/find/sweep.ipynb #0cde8cb2
-    learn = digits_learner()
-    test_close(sweep_rates(learn, 1e-2, 1., 2, 'exp'), [[1e-2], [1e-1]])
-    test_close(sweep_rates(learn, 0.1, 0.5, 2, 'lin'), [[0.1], [0.3]])
-    test_close(sweep_rates(learn, 1e-4, 1., 2, 'exp', span=(0.25, 0.75)), [[1e-3], [1e-2]])
-    test_close(sweep_rates(three, 1e-2, slice(0.1, 10.), 2, 'exp')[0], [1e-4, 1e-3, 1e-2])   # in the ratio of end_lr
-    test_fail(lambda: sweep_rates(learn, 1., 0.1, 100, 'exp'), contains='start_lr=1.0, end_lr=0.1: the sweep goes upwards')
-    test_fail(lambda: sweep_rates(learn, 0., 0.1, 100, 'exp'), contains='start_lr=0.0: must be above 0')
-
-    # %% nbs/find/sweep.ipynb #84a9aecc
-    before = {k: v.clone() for k,v in learn.model.state_dict().items()}
-    done = run_sweep(learn, LRSweep(sweep_rates(learn, 1e-4, 1., 30, 'exp')))
-    test_eq(done.lrs, [lr for lr, in done.rates[:len(done.lrs)]])
-    for k,v in learn.model.state_dict().items(): assert torch.equal(v, before[k])
-    test_eq(len(learn.cbs.filter(lambda cb: isinstance(cb, LRSweep))), 0)
-
-    # %% nbs/find/sweep.ipynb #c0e80c09
-    seen = sweep_curve(done)
-    test_eq((len(seen), seen.num_it), (len(done.losses), 30))
-    test_eq(seen.lrs, done.lrs)
-
-    # %% nbs/find/sweep.ipynb #bb3cdae8
-    class Sluggish(nn.Module):
-        "A loss that hides, in noise, how far the model has got."
-        def forward(self, pred, y): return F.cross_entropy(pred, y) + torch.randn(1).item()*0.3
-
-    # %% nbs/find/sweep.ipynb #2647ad48
-    learn = digits_learner()
-    learn.loss_func = Sluggish()
-    rates = partial(sweep_rates, learn, 1e-7, 10., sweep='exp')
-    first,second = sweep_and_refine(learn, rates, 'exp', stop_div=True, num_it=100, extend=True)
-    test_eq((diagnose(first), diagnose(second)), ('noisy', 'ok'))

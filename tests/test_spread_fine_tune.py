@@ -3,14 +3,14 @@ import pytest
 from fastai.basics import *
 from fastai_lrx.core.args import as_bool, as_int, as_rates, one_of
 from fastai_lrx.core.callbacks import FitCallback
-from fastai_lrx.core.learner import group_rates, n_groups as n_groups_of, optimizer_of
+from fastai_lrx.core.learner import group_rates, n_batches, n_groups as n_groups_of, optimizer_of
 from fastai_lrx.spread.freezing import NormFreeze, close_groups, frozen_by_hand, note_closed
 from fastai_lrx.spread.layer_groups import groups_of, torn_module
 from fastai_lrx.spread.layers import discriminative_lrs, timm_part
 from fastai_lrx.spread.precompute import stages_of
 from fastai_lrx.vary.cycles import check_fit, check_schedule, fit_scheduled
 from fastai_lrx.vary.schedules import CosineRestarts, Joined, OneCycle, SlantedTriangular, Triangular, join
-from fastai_lrx.find import finder
+from fastai_lrx.find import search
 import warnings, fastprogress.fastprogress as fp
 from fastcore.test import *
 from fastai.vision.all import *

@@ -15,12 +15,12 @@ from ..core.args import as_bool, as_int, short_repr
 from ..core.messages import warn
 from ..core.plots import new_axes, plot_sweep
 from ..core.state import as_device
-from .curves import SweepCurve, diagnose, halfway, reasons, valley
-from .sweep import LRSweep, other_seeds, run_sweep, sweep_and_refine, sweep_rates
-from ..vary.schedules import SlantedTriangular
+from .curves import SweepCurve, diagnose, reasons, suggested, valley, watched_part
+from .sweep import other_seeds, sweep_rates
+from .watched import items_to_watch, sweep_and_refine
 
 # %% ../../nbs/find/finder.ipynb #67c2a2b7
-suggestions = dict(lr=halfway, valley=valley, slide=slide, minimum=minimum, steep=steep)
+suggestions = dict(lr=suggested, valley=valley, slide=slide, minimum=minimum, steep=steep)
 
 def takes_curve(func)->bool:
     "Whether `func` takes one argument, the curve, rather than fastai's three."
@@ -190,32 +190,10 @@ def plot(self:LRFindResult,
               if np.isfinite(float(lr))}
     plot_sweep(axes, curve.lrs, curve.losses, curve.smooth(), points, log=curve.sweep=='exp',
                band=loss_band(smoothed) if len(smoothed) > 1 else None)
+    lrs,losses = watched_part(curve)
+    if len(lrs): axes.plot(lrs, losses, 's-', color='C1', ms=3, lw=1, alpha=0.8, label='the same validation items')
     axes.set_title(plot_title(self), fontsize='medium')
     return fig or ax
-
-# %% ../../nbs/find/finder.ipynb #9e67cd37
-probe_factors = 1/2, 1, 2
-
-def probe_rates(learn, rates:list, num_it:int, device=None)->list:
-    """The loss that `num_it` short steps lead to, for each of `rates` (one per layer group).
-
-    It is the mean of the last quarter, infinite if the loss diverged."""
-    shape = SlantedTriangular(1., cut_frac=0.25).at(np.arange(num_it), num_it)
-    losses = [run_sweep(learn, LRSweep([list(rate*s) for s in shape]), device=device).losses for rate in rates]
-    ends = [np.mean(o[-max(1, num_it//4):]) if len(o)==num_it else np.inf for o in losses]
-    return [end if np.isfinite(end) else np.inf for end in ends]
-
-def check_probe(probe:int, rules:list):
-    "ValueError unless `probe` steps are enough, and there is an 'lr' among the rules to try rates around."
-    if 0 < probe < 10: raise ValueError(f"probe={probe}: must be 0, or at least 10 steps to tell rates apart")
-    if probe and not any(rule.built_in and rule.func is halfway for rule in rules):
-        raise ValueError(f"probe={probe}: tries rates around 'lr', which is not among suggest_funcs")
-
-def best_around(learn, lr:float, rates, probe:int, device=None)->float:
-    "Which of half, all and twice of `lr` ends lowest after `probe` steps, the groups in the ratio of `rates`."
-    rates,around = np.array(rates),[lr*factor for factor in probe_factors]
-    ends = probe_rates(learn, [lr*rates/rates[-1] for lr in around], probe, device)
-    return around[int(np.argmin(ends))]
 
 # %% ../../nbs/find/finder.ipynb #11cb3745
 default_funcs = 'lr','valley','slide','minimum','steep'
@@ -252,8 +230,8 @@ def lr_find(self:Learner,
     *,
     sweep:str='exp', # 'exp' or 'lin': how the rate grows
     repeats:int=1, # sweeps with different batches; suggestions are medians, with a spread
-    extend:bool=True, # where the curve is inconclusive, sweep again with 3 times as many batches
-    probe:int=0, # steps to train at half, all and twice of `lr`, to keep the best; 0: do not
+    extend:bool=False, # where the curve is inconclusive, sweep again with 3 times as many batches
+    watch:bool=True, # measure the loss of the same validation items now and then, for a quarter more time
     device=None # where the copy of the learner lives meanwhile, e.g. 'cpu' to spare GPU memory; default: beside it
 ):
     """Sweep the learning rate over `num_it` training batches (Smith, arXiv 1506.01186) and suggest rates.
@@ -262,17 +240,18 @@ def lr_find(self:Learner,
     warns where the curve cannot be trusted. The learner stays as it was, to the bit; only `learn.recorder` shows the
     sweep's rates and losses. Raises ValueError or TypeError for arguments that make no sense."""
     num_it = enough_batches(num_it)
-    repeats,probe = as_int(repeats, 'repeats', most=1000),as_int(probe, 'probe', 0, most=10**6)
-    extend,device = as_bool(extend, 'extend'),as_device(device, 'keep the copy beside the learner')
+    repeats,extend,watch = as_int(repeats, 'repeats', most=1000),as_bool(extend, 'extend'),as_bool(watch, 'watch')
+    device = as_device(device, 'keep the copy beside the learner')
     rules = as_rules(suggest_funcs)
-    check_probe(probe, rules)
     rates = partial(sweep_rates, self, start_lr, end_lr, sweep=sweep)
-    extend = extend and any(takes_curve(rule.func) for rule in rules)   # no rule of stock's sees the second sweep
-    sweeps = [sweep_and_refine(self, rates, sweep, stop_div, num_it, extend, seed, leave=seed is None, device=device)
+    ours = any(takes_curve(rule.func) for rule in rules)   # no rule of stock's sees the second sweep, or what is watched
+    rates(num_it)                                          # raises before anything is trained
+    watched = items_to_watch(self) if watch and ours else []
+    sweeps = [sweep_and_refine(self, rates, sweep, stop_div, num_it, extend and ours, seed, leave=seed is None,
+                               device=device, watch=watched)
               for seed in [None, *other_seeds(repeats-1)]]
     answers = {rule.name: [suggested_rate(rule, curves) for curves in sweeps] for rule in rules}
     lrs = {name: median_rate(o) for name,o in answers.items()}
-    if probe: lrs['lr'] = best_around(self, lrs['lr'], rates(1)[0], probe, device)
     res = suggested_lrs(list(lrs), lrs.values(), sweeps, answers)
     warn_of_rates(res, rules, suggest_funcs, num_it)
     if show_plot and not rank_distrib(): res.plot(new_axes(shown=True)[1])

@@ -11,70 +11,14 @@ from copy import deepcopy
 from itertools import islice
 
 from fastai.basics import *
-from fastai.callback.schedule import ParamScheduler
 from ..core.args import as_bool, as_int
 from ..core.learner import as_metric, n_valid
 from ..core.messages import warn
 from ..core.plots import group_colors, group_names, new_axes, plot_sweep
 from ..core.state import as_device
-from .curves import SweepCurve, by_drop, diagnose, halfway, lowest, reasons
-from .sweep import LRSweep, run_sweep, sweep_and_refine, sweep_rates
-
-# %% ../../nbs/find/range_tests.ipynb #52e97a75
-def switches(cb:Callback)->bool:
-    """Whether a callback may do something to the model or the optimizer where training begins.
-
-    Those of GANs and of schedule-free optimizers do."""
-    return hasattr(type(cb), 'before_train') and not isinstance(cb, (TrainEvalCallback,Recorder,ParamScheduler))
-
-class RangeSweep(LRSweep):
-    "A sweep that validates on `batches` after every step, and records `metric` and the validation loss."
-    run_valid = True
-    def __init__(self,
-        rates:list, # rates for each batch and layer group, shape (num_it, groups)
-        stop_div:bool, # stop when the training loss diverges
-        batches:list, # batches to validate on
-        metric:Metric # what to measure
-    ):
-        super().__init__(rates, stop_div)
-        self.batches,self.metric,self.valid_loss = batches,metric,AvgLoss()
-
-    def before_fit(self):
-        super().before_fit()
-        self.learn.metrics,self.values,self.valid_losses = L(),[],[]
-
-    def before_batch(self):
-        if self.training: super().before_batch()
-
-    def after_batch(self):
-        if not self.training:
-            for m in (self.metric, self.valid_loss): m.accumulate(self.learn)
-            return
-        self.validate()
-        super().after_batch()
-
-    def before_validate(self):
-        # the same in all processes, safe from changes in place
-        self.learn.dl = [apply(torch.clone, b) for b in self.batches]
-
-# %% ../../nbs/find/range_tests.ipynb #ef356bf1
-@patch
-def validate(self:RangeSweep):
-    "Measure, and go on as if nothing had happened."
-    kept = [(o, dict(vars(o))) for o in (self.learn, *self.model.modules())]   # modes and hidden states too
-    def restore():
-        for o,attributes in kept:
-            vars(o).clear()
-            vars(o).update(attributes)
-    for m in (self.metric, self.valid_loss): m.reset()
-    switching = [cb for cb in self.learn.cbs.sorted('order') if switches(cb)]
-    for cb in switching: cb('after_train')
-    Learner._do_epoch_validate(self.learn)
-    self.values.append(float(self.metric.value))
-    self.valid_losses.append(float(self.valid_loss.value))
-    restore()
-    for cb in switching: cb('before_train')
-    restore()                                    # a text model's hidden state, which one of them resets
+from .curves import SweepCurve, by_drop, diagnose, falls_clearly, halfway, lowest, reasons, suggested
+from .sweep import run_sweep, sweep_rates
+from .watched import WatchedSweep, items_to_watch, sweep_and_refine
 
 # %% ../../nbs/find/range_tests.ipynb #86d51416
 _low = r'loss|error|mse|mae|msle|perplex'
@@ -137,13 +81,15 @@ class Bounds(namedtuple('Bounds', 'lr_min lr_max')):
 
 # %% ../../nbs/find/range_tests.ipynb #ddee839f
 def range_end(learn, device=None)->float:
-    "Four times the rate at which the training loss of a quick exponential sweep is lowest."
-    rates = partial(sweep_rates, learn, 1e-7, 10., sweep='exp')
-    quick, = sweep_and_refine(learn, rates, 'exp', True, 100, extend=False, device=device)
-    if diagnose(quick)=='no number': raise ValueError(f"dls.train or loss_func: {reasons['no number']}")
-    return 4*lowest(quick)
+    """Four times the rate at which the training loss of a quick exponential sweep is lowest.
 
-def bounds_of(done:RangeSweep, sweep:str)->Bounds:
+    Where it does not fall clearly, four times the rate that the watched items suggest."""
+    rates = partial(sweep_rates, learn, 1e-7, 10., sweep='exp')
+    quick, = sweep_and_refine(learn, rates, 'exp', True, 100, extend=False, device=device, watch=items_to_watch(learn))
+    if diagnose(quick)=='no number': raise ValueError(f"dls.train or loss_func: {reasons['no number']}")
+    return 4*(lowest(quick) if falls_clearly(quick) else suggested(quick))
+
+def bounds_of(done:WatchedSweep, sweep:str)->Bounds:
     "The bounds that a finished sweep shows, NaN where it shows none."
     up = rises(done.metric.name, done.values, done.valid_losses)
     curve = SweepCurve(done.lrs, np.negative(done.values) if up else done.values, num_it=len(done.rates), sweep=sweep,
@@ -182,7 +128,7 @@ def lr_range_test(self:Learner,
     if end_lr is None: end_lr = range_end(self, device)
     rates = sweep_rates(self, start_lr, end_lr, num_it, sweep)
     with self.preserved(device): batches = list(islice(self.dls.valid, valid_batches))
-    res = bounds_of(run_sweep(self, RangeSweep(rates, stop_div, batches, metric), device=device), sweep)
+    res = bounds_of(run_sweep(self, WatchedSweep(rates, stop_div, batches, metric=metric), device=device), sweep)
     why = diagnose(res.curve)
     if why not in ('ok','still falling'):
         warn(f"lr_range_test: {why}: {metric.name} shows no clear range; use more num_it or valid_batches")

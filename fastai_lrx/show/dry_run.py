@@ -158,11 +158,11 @@ def share_batches(dls:DataLoaders):
 def dry_run(self:Learner):
     """Fits within the block train nothing; the `Plan` it gives has what they would have done, stock fastai's too.
 
-    Afterwards the learner is as it was. What needs data raises ValueError within the block: `lr_find`, `base_lr=None`,
-    `compare`, `validate`, `get_preds`."""
+    Afterwards the learner is as it was. What needs data raises ValueError within the block: `lr_find`, `lr_search`,
+    `base_lr=None`, `compare`, `validate`, `get_preds`."""
     if '_do_epoch_validate' in vars(self): raise ValueError("learn.dry_run() is open already; it cannot be nested")
     fits,is_shared = PlannedFits(self),hasattr(self, 'distributed_trainer')
-    refused = 'lr_find', 'lr_range_test', 'lr_find_groups', 'compare', 'validate', 'get_preds'
+    refused = 'lr_find', 'lr_range_test', 'lr_find_groups', 'lr_search', 'compare', 'validate', 'get_preds'
     stand_ins = dict(added_cbs=fits.added_cbs, _do_fit=fits.do_fit, _do_epoch_validate=noop,
                      precomputed=fits.precomputed, logger=noop) | dict.fromkeys(refused, no_data)
     with trial(self, runs_in_dry_run, **stand_ins):

@@ -9,14 +9,14 @@ __all__ = ['GradualUnfreezing']
 from fastai.basics import *
 from ..core.args import as_bool, as_int, as_rates, one_of
 from ..core.callbacks import FitCallback
-from ..core.learner import group_rates, n_groups as n_groups_of, optimizer_of
+from ..core.learner import group_rates, n_batches, n_groups as n_groups_of, optimizer_of
 from .freezing import NormFreeze, close_groups, frozen_by_hand, note_closed
 from .layer_groups import groups_of, torn_module
 from .layers import discriminative_lrs, timm_part
 from .precompute import stages_of
 from ..vary.cycles import check_fit, check_schedule, fit_scheduled
 from ..vary.schedules import CosineRestarts, Joined, OneCycle, SlantedTriangular, Triangular, join
-from ..find import finder              # gives learners the lr_find that is called below
+from ..find import search              # gives learners the lr_search that is called below
 
 # %% ../../nbs/spread/fine_tune.ipynb #113f8ab4
 def n_open(
@@ -165,16 +165,15 @@ def close_body(learn:Learner, n:int, anew:bool=False, reset_opt:bool=False):
     if learn.opt is None or reset_opt: learn.create_opt()
     close_groups(learn, n-1)
 
-def rate_by_lr_find(learn:Learner, n:int, anew:bool, cbs:list)->float:
-    """The answer of `lr_find` for the head, the model cut `anew` into `n` groups, told; ValueError where there is none.
+def rate_by_search(learn:Learner, cbs:list, *args, **kwargs)->float:
+    """The rate that `lr_search` finds for fine-tuning with these arguments, told; ValueError where there is none.
 
-    The learner stays as it is."""
-    with learn.preserved():
-        close_body(learn, n, anew)
-        check_open(learn)
-        with learn.added_cbs(cbs): found = learn.lr_find(show_plot=False)
-    if not np.isfinite(found.lr): raise ValueError("base_lr=None: lr_find has found no rate; pass one")
-    print(f"fine_tune_discriminative: base_lr={found.lr:.1e}, by lr_find with the body frozen")
+    It costs half a fit, or a little more where an epoch has few batches. The learner stays as it is."""
+    def planned(learn, lr): learn.fine_tune_discriminative(args[0], lr, *args[1:], **kwargs)
+    budget = max(0.5, 3/n_batches(learn.dls))
+    with learn.added_cbs(cbs): found = learn.lr_search(planned, budget, show_plot=False)
+    if not np.isfinite(found.lr): raise ValueError("base_lr=None: lr_search has found no rate; pass one")
+    print(f"fine_tune_discriminative: base_lr={found.lr:.1e}")
     return found.lr
 
 # %% ../../nbs/spread/fine_tune.ipynb #10915225
@@ -246,7 +245,7 @@ def stage_moms(learn:Learner, moms, schedule:str):
 @patch
 def fine_tune_discriminative(self:Learner,
     epochs:int, # epochs after the frozen stage
-    base_lr=2e-3, # rate of the head; or one rate per layer group, or a slice; None asks `lr_find`, with the body frozen
+    base_lr=2e-3, # rate of the head; or one rate per layer group, or a slice; None asks `lr_search`, for half a fit
     freeze_epochs:int=1, # epochs that train the head only
     *,
     div:float=2.6, # each group's rate is that of the next divided by this
@@ -277,7 +276,11 @@ def fine_tune_discriminative(self:Learner,
     if not train_bn: cbs = cbs + NormFreeze()
     precompute = precompute and start_epoch < freeze_epochs
     if precompute: check_precompute(self, n, anew, reset_opt)
-    if base_lr is None: rates = rates_per_group(self, rate_by_lr_find(self, n, anew, cbs), n, div)
+    if base_lr is None:
+        base_lr = rate_by_search(self, cbs, epochs, freeze_epochs, div=div, unfreeze=unfreeze, schedule=schedule,
+                                 n_groups=n_groups, precompute=precompute, moms=moms, reset_opt=reset_opt, wd=wd,
+                                 start_epoch=start_epoch)
+        rates = rates_per_group(self, base_lr, n, div)
     if self.opt is not None: note_closed(self, frozen_by_hand(self))      # a new optimizer would not know
     if anew: cut_anew(self, n, told=n_groups is None)
     def fit(freeze_epochs, epochs, **kwargs):
