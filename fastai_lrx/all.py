@@ -7,7 +7,7 @@ from .vary.schedules import CosineRestarts, Flat, OneCycle, Schedule, SlantedTri
 from .vary.scheduled import Scheduled
 from .vary.cycles import UntilOverfit
 from .find.curves import SweepCurve, by_drop, halfway, lowest, suggested, valley, watched_lowest
-from .find import finder, range_tests, search
+from .find import finder, lr_search, range_tests
 from .keep.snapshots import Snapshots
 from .keep.ensembles import SnapshotEnsemble
 from .keep.resume import Resume

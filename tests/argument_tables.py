@@ -2,7 +2,10 @@
 from odd_values import *
 from fastai_lrx.all import *
 from fastai_lrx.core import args, storage
-from fastai_lrx.find import curves
+from contextlib import ExitStack, contextmanager
+from unittest.mock import patch as patched
+from fastai_lrx.find import curves, lr_search, range_tests, sweep, watched
+from fastai_lrx.find.short_fit import ShortFit
 from fastai_lrx.vary import schedules
 
 def keeps_promises(s, n=61):
@@ -57,9 +60,9 @@ def curve_table():
         assert len(curves.refined_span(c))==2
         for f in (lowest, halfway, by_drop):
             test_eq(np.isnan(f(c)) or c.lrs.min()*(1-1e-9) <= f(c) <= c.lrs.max()*(1+1e-9), True)
-    reads = {f.__name__: entry(f, curve=curve) for f in (lowest, halfway, curves.diagnose, curves.refined_span)}
+    reads = {f.__name__: entry(f, curve=curve) for f in (lowest, halfway, suggested, watched_lowest, curves.diagnose, curves.refined_span)}
     return reads | {'SweepCurve': entry(SweepCurve, readable, lrs=lrs, losses=losses, smooth_losses=losses, num_it=60,
-                                        sweep='exp', free='stop_div bad_batch', also=dict(lrs='losses')),
+                                        sweep='exp', free='stop_div bad_batch watched', also=dict(lrs='losses')),
                     'SweepCurve.smooth': entry(curve.smooth, lambda r: test_eq(np.isfinite(r).all(), True), sigma=2.),
                     'SweepCurve.loss_at': entry(curve.loss_at, lambda r: test_eq(math.isfinite(r), True), lr=1e-3),
                     'by_drop': entry(by_drop, within, curve=curve, share=.9),
@@ -120,13 +123,21 @@ def sweep_table(learn):
     flags = 'stop_div show_plot'
     find = dict(start_lr=1e-7, end_lr=10, num_it=30, stop_div=True, show_plot=False, extend=False, device=None)
     return {'Learner.lr_find': entry(learn.lr_find, positive, given=Learner.lr_find, flags=flags,
-                                     suggest_funcs=('lr', 'valley'), sweep='exp', repeats=1, **find,
+                                     suggest_funcs=('lr', 'valley'), sweep='exp', repeats=1, watch=True, **find,
                                      also=dict(suggest_funcs='Callback Linear')),
             'Learner.lr_range_test': entry(learn.lr_range_test, positive, given=Learner.lr_range_test, flags=flags,
                                            metric=mse, valid_batches=2, sweep='lin',
                                            **{k: v for k,v in find.items() if k!='extend'}),
             'Learner.lr_find_groups': entry(learn.lr_find_groups, positive, given=Learner.lr_find_groups,
-                                            flags=flags, **find)}
+                                            flags=flags, **find),
+            'Learner.lr_search': entry(learn.lr_search, positive, given=Learner.lr_search, flags='show_plot',
+                                       fit=lambda l, lr: l.fit(1, lr), budget=1., start_lr=1e-2, show_plot=False,
+                                       device=None, also=dict(fit='Callback lambda'))}
+
+def made_up_fit(learn, fit, lr, share, device=None):
+    "In place of `short_fit`: a loss that is lowest at 1e-2, without any training; rate and share must make sense."
+    assert 0 < lr < np.inf and 0 < share <= 1
+    return ShortFit(1 + np.log10(lr/1e-2)**2, share, 1, [])
 
 def made_up(learn, sweep, seed=None, device=None):
     "In place of `run_sweep`: a loss that falls and then blows up, without any training; the rates must make sense."
@@ -138,6 +149,15 @@ def made_up(learn, sweep, seed=None, device=None):
     sweep.smooth_losses,sweep.hps = [tensor(o) for o in sweep.losses],dict(lr=sweep.lrs)
     sweep.values = sweep.valid_losses = sweep.losses
     return sweep
+
+@contextmanager
+def nothing_trained():
+    "Sweeps and short fits are made up within the block."
+    with ExitStack() as stack:
+        for module in (sweep, watched, range_tests): stack.enter_context(patched.object(module, 'run_sweep', made_up))
+        stack.enter_context(patched.object(lr_search, 'short_fit', made_up_fit))
+        stack.enter_context(patched.object(lr_search, 'loss_before', lambda *args: 2.))
+        yield
 
 def around_table(learn):
     "What is done around fits."

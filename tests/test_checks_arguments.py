@@ -4,7 +4,6 @@ import sys
 from argument_tables import *
 from hypothesis import given, settings, strategies as st
 from fastai_lrx import all as exported
-from fastai_lrx.find import finder, range_tests, sweep
 from fastai_lrx.spread.fine_tune import shapes
 import timm
 
@@ -144,11 +143,9 @@ def test_fits():
 
 def test_sweeps():
     # %% nbs/checks/arguments.ipynb #61fd4e1c
-    learn,real = learner('tensors'),finder.run_sweep
+    learn = learner('tensors')
     learn.metrics = [mse]
-    sweep.run_sweep = finder.run_sweep = range_tests.run_sweep = made_up
-    try: throw(sweep_table(learn), learn)
-    finally: sweep.run_sweep = finder.run_sweep = range_tests.run_sweep = real
+    with nothing_trained(): throw(sweep_table(learn), learn)
 
 def test_around_fits():
     # %% nbs/checks/arguments.ipynb #27dda547
@@ -228,16 +225,14 @@ def test_everything_public():
 @pytest.mark.slow
 def test_everything_with_many_more_values_slow():
     # %% nbs/checks/arguments.ipynb #eed4fb7b
-    found,real = 0,finder.run_sweep
+    found = 0
     with in_folder() as folder, warnings.catch_warnings():
         warnings.simplefilter('ignore')
         plain,frozen_,trained = learner('tensors'),learner('tensors'),learner('vision')
         plain.metrics = frozen_.metrics = [mse]
         frozen_.freeze()
         (idle,begun),ensemble = without_epochs(),ensemble_table(trained)
-        sweep.run_sweep = finder.run_sweep = range_tests.run_sweep = made_up
-        try: found += throw(sweep_table(plain), plain, folder, every=True)
-        finally: sweep.run_sweep = finder.run_sweep = range_tests.run_sweep = real
+        with nothing_trained(): found += throw(sweep_table(plain), plain, folder, every=True)
         for table,learn in ((schedule_table(), None), (curve_table(), None), (callback_table(), None),
                             (group_table(lambda: plain), plain), (fit_table(lambda: idle, begun), idle),
                             (around_table(frozen_), frozen_), (ensemble, trained), (timm_table(trained.dls), trained)):

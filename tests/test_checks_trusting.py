@@ -10,6 +10,7 @@ import pickle
 from fastai_lrx.all import *
 from fastai_lrx.find.finder import stock_curve
 from fastai_lrx.find.sweep import LRSweep, run_sweep
+from fastai_lrx.find.short_fit import NormsByBatch
 from fastai_lrx.find.watched import WatchedSweep
 from fastai_lrx.core.learner import n_groups
 from fastai_lrx.find.curves import halfway, lowest, reasons, refined_span, diagnose
@@ -104,7 +105,7 @@ def test_lr_find_as_a_whole():
 
     def counted(learn, **kwargs):
         seen = []
-        count = Callback(before_batch=lambda cb: seen.append(1))
+        count = Callback(before_batch=lambda cb: seen.append(1) if cb.learn.training else None)
         learn.add_cb(count)
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter('always')
@@ -116,9 +117,9 @@ def test_lr_find_as_a_whole():
         learn = learner('vision', seed=3)
         learn.loss_func = Noise(scale, share)
         return learn
-    res,n,said = counted(noisy(1., 0))
+    res,n,said = counted(noisy(1., 0), extend=True)
     assert n <= 400 and len(res.sweeps[0])==2 and res.trust!='ok' and any('do not trust' in o for o in said), (n, res, said)
-    res1,n1,_ = counted(noisy(1., 0), extend=False)
+    res1,n1,_ = counted(noisy(1., 0))
     assert n1 <= 100 and len(res1.sweeps[0])==1
     test_eq([list(o) for o in stock_curve(res.sweeps[0][0])], [list(o) for o in stock_curve(res1.curve)])
     test_eq(res[1:], res1[1:])                                     # valley, slide, minimum, steep: from the first sweep
@@ -164,7 +165,8 @@ def test_range_test():
             del learn._do_epoch_validate
         learn.metrics = quality(kind)
         learn.dls.loaders[1] = batches
-        loss,value = learn.validate()
+        norms = {name for name,m in learn.model.named_modules() if getattr(m, 'running_mean', None) is not None}
+        loss,value = learn.validate(cbs=NormsByBatch(norms))
         test_eq((done.valid_losses[-1], done.values[-1]), (loss, value))
 
     # %% nbs/checks/trusting.ipynb #27c8ed19
@@ -335,7 +337,7 @@ def test_engines_and_ranks():
             bounds = learn.lr_range_test(num_it=30, show_plot=False)
             groups = learn.lr_find_groups(num_it=30, show_plot=False)
             learn.loss_func = Noise()
-            twice = learn.lr_find(show_plot=False)
+            twice = learn.lr_find(show_plot=False, extend=True)
             restored = same(state, [p.detach() for p in learn.model.parameters()])
         return [float(o) for o in res],res.trust,tuple(bounds),list(groups),len(twice.sweeps[0]),float(twice.lr),restored
 

@@ -51,13 +51,14 @@ def test_how_the_answer_is_read_off():
     # %% nbs/guides/how_to_choose_it.ipynb #e73de7eb
     curve = found.curve
     eighty,low = by_drop(curve, 0.8),lowest(curve)
-    test_close(found.lr, (eighty*low)**0.5)
+    test_close(halfway(curve), (eighty*low)**0.5)
+    test_close(found.lr, suggested(curve))
 
     # %% nbs/guides/how_to_choose_it.ipynb #4222f783
     fig,ax = new_axes()
     ax.plot(*curve.smooth(), lw=1.8)
     for lr,name,color,shift,side in (eighty, '80 % of the way', '0.4', (-10, -4), 'right'), (low, 'lowest', '0.4', (8, -12),
-        'left'), (found.lr, 'lr', 'C3', (-8, -12), 'right'):
+        'left'), (halfway(curve), 'halfway', 'C3', (-8, -12), 'right'):
         ax.plot(lr, curve.loss_at(lr), 'o', color=color, ms=8)
         ax.annotate(name, (lr, curve.loss_at(lr)), shift, textcoords='offset points', ha=side)
     ax.axhline(curve.start, color='0.6', lw=0.8, ls=':')

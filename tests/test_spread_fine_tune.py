@@ -10,7 +10,7 @@ from fastai_lrx.spread.layers import discriminative_lrs, timm_part
 from fastai_lrx.spread.precompute import stages_of
 from fastai_lrx.vary.cycles import check_fit, check_schedule, fit_scheduled
 from fastai_lrx.vary.schedules import CosineRestarts, Joined, OneCycle, SlantedTriangular, Triangular, join
-from fastai_lrx.find import search
+from fastai_lrx.find import lr_search
 import warnings, fastprogress.fastprogress as fp
 from fastcore.test import *
 from fastai.vision.all import *

@@ -100,19 +100,18 @@ def test_steps_5_to_8_the_whole_network():
     shape
 
     # %% nbs/tutorials/recipe.ipynb #b6c66b31
-    with warnings.catch_warnings(record=True) as told:
-        warnings.simplefilter('always', UserWarning)
-        again = learn.lr_find(1e-6*shape, 1*shape, extend=False)
-    [str(w.message) for w in told if w.category is UserWarning]
+    def all_layers(learn, lr, cbs=None): learn.fit_sgdr(3, 1, lr*shape, cbs=cbs)
+
+    again = learn.lr_search(all_layers)
+    again
 
     # %% nbs/tutorials/recipe.ipynb #2d2b3680
-    lr = again.lr if again.trust=='ok' else found.lr/2
-    rates = lr*shape
-    assert rates[0] < rates[1] < rates[2] <= max(found.lr, again.lr)
+    rates = again.lr*shape
+    assert rates[0] < rates[1] < rates[2] and again.trust=='ok'
     [f'{r:.1e}' for r in rates]
 
     # %% nbs/tutorials/recipe.ipynb #fc594b26
-    learn.fit_sgdr(3, 1, rates, cbs=UntilOverfit())
+    all_layers(learn, again.lr, cbs=UntilOverfit())
     learn.recorder.plot_cycles()
 
     # %% nbs/tutorials/recipe.ipynb #3f4953e8

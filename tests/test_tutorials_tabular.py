@@ -127,7 +127,7 @@ def test_a_regression():
     learn = diabetes_learner()
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter('always')
-        once = learn.lr_find(num_it=50, extend=False)
+        once = learn.lr_find(num_it=50, watch=False)
     test_eq(once.trust, 'noisy')
     print(caught[-1].message)
 

@@ -56,7 +56,7 @@ groups = {
     'How to': ['mixed_precision', 'gradient_accumulation', 'several_gpus', 'kaggle', 'custom_models',
                'custom_rules', 'faq'],
     'Reference': ['reference'],
-    'Find': ['finder', 'range_tests', 'sweep', 'curves'],
+    'Find': ['finder', 'lr_search', 'range_tests', 'curves', 'sweep', 'watched', 'short_fit'],
     'Vary': ['cycles', 'schedules', 'scheduled', 'recorder'],
     'Spread': ['fine_tune', 'precompute', 'layer_groups', 'layers', 'freezing', 'backbones', 'fixed_layers', 'rows',
                'activations'],

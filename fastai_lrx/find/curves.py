@@ -157,9 +157,12 @@ def halfway(
 
 # %% ../../nbs/find/curves.ipynb #c-watched
 def watched_part(curve:SweepCurve)->tuple: # rates and losses
-    "What the watched items show, before their loss is no number; empty arrays if none were watched."
+    """What the watched items show before their loss is no number, or a quarter above its start.
+
+    Past that it is another model that learns. Empty arrays if none were watched."""
     lrs,losses = curve.watched or (np.zeros(0), np.zeros(0))
-    n = int(np.argmin(np.isfinite(losses))) if not np.isfinite(losses).all() else len(losses)
+    gone = np.flatnonzero(~(losses <= losses[:1] + 0.25*abs(losses[:1])))
+    n = max(gone[0], 1) if len(gone) else len(losses)
     return lrs[:n],losses[:n]
 
 def watched_gain(curve:SweepCurve)->float:
@@ -228,9 +231,9 @@ def watched_halfway(curve:SweepCurve)->float:
     return float((by_drop*watched_lowest(curve))**0.5)
 
 def watched_edge(curve:SweepCurve)->float:
-    "The rate at which the watched items have three times the loss of the start, past the lowest; else the last rate."
-    lrs,losses = watched_part(curve)
-    over = np.flatnonzero((losses > losses[0] + 2*abs(losses[0])) & (np.arange(len(losses)) > losses.argmin()))
+    "The rate at which the watched items have three times the loss of the start, or none that is a number; else the last."
+    lrs,losses = curve.watched
+    over = np.flatnonzero(~(losses <= losses[0] + 2*abs(losses[0])))
     return float(lrs[over[0] if len(over) else -1])
 
 # %% ../../nbs/find/curves.ipynb #c-suggested2

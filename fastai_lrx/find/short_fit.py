@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['ShortFit', 'takes_part', 'short_fit', 'loss_before']
 
-# %% ../../nbs/find/short_fit.ipynb #865a54bf
+# %% ../../nbs/find/short_fit.ipynb #3856c109
 from collections import namedtuple
 from contextlib import ExitStack, contextmanager, redirect_stdout
 from itertools import islice
@@ -19,7 +19,7 @@ from ..core.processes import all_gather
 from ..core.trial import trial
 from .watched import normalise_by_batch, shuffled
 
-# %% ../../nbs/find/short_fit.ipynb #10098269
+# %% ../../nbs/find/short_fit.ipynb #d389a68a
 def ends_early(cls)->type:
     "The class of a loader that ends after `n_left` batches, otherwise one of class `cls`."
     def length(self): return min(self.n_left, cls.__len__(self))
@@ -39,7 +39,7 @@ def ending_early(dl, n:int):
         dl.__class__ = cls
         vars(dl).pop('n_left', None)
 
-# %% ../../nbs/find/short_fit.ipynb #ea0716d2
+# %% ../../nbs/find/short_fit.ipynb #a9732cd7
 class ShortEpochs(FitCallback):
     "Ends each epoch of a fit after a share of its batches, at least one."
     order,run_in_sweep = 12,True             # the trainer of several processes, which wraps the loaders, has 11
@@ -60,7 +60,7 @@ class ShortEpochs(FitCallback):
     @property
     def share_trained(self)->float: return self.n_trained/max(1, self.n_planned)
 
-# %% ../../nbs/find/short_fit.ipynb #9140069c
+# %% ../../nbs/find/short_fit.ipynb #daaab7fe
 class NormsByBatch(LeanCallback):
     "Validation in which some norm layers use the statistics of the batch."
     run_in_sweep = True
@@ -76,12 +76,12 @@ def running_means(learn)->dict:
 def judged_loss(learn:Learner, n:int, norms)->float:
     "The validation loss on `n` batches, with the norm layers of these names by batch, over all processes; the learner is left changed."
     learn.metrics = L()
-    dl = learn.dls.valid if n >= n_valid(learn.dls) else shuffled(learn.dls.valid)
-    with no_random(0, reproducible=False), ending_early(dl, n):
-        loss = float(learn.validate(dl=dl, cbs=NormsByBatch(norms))[0])
+    with no_random(0, reproducible=False):
+        dl = learn.dls.valid if n >= n_valid(learn.dls) else shuffled(learn.dls.valid)
+        with ending_early(dl, n): loss = float(learn.validate(dl=dl, cbs=NormsByBatch(norms))[0])
     return float(np.mean(all_gather(loss if np.isfinite(loss) else np.inf)))
 
-# %% ../../nbs/find/short_fit.ipynb #2f84a951
+# %% ../../nbs/find/short_fit.ipynb #0f6cebcf
 ShortFit = namedtuple('ShortFit', 'loss share n_judged norms')   # its loss, share of the fit trained, batches it was judged on, norm layers that moved
 
 def takes_part(cb)->bool:

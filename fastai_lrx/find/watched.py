@@ -107,7 +107,7 @@ def batch_size(dl)->int:
 
 def items_to_watch(learn:Learner)->list:
     "Batches of validation items, three training batches' worth; the learner stays as it is."
-    with learn.preserved():
+    with learn.preserved(), no_random(0, reproducible=False):           # the same in all processes
         n_items = 3*batch_size(learn.dls.train)
         valid = some_batches(shuffled(learn.dls.loaders[1]), n_items) if len(learn.dls.loaders) > 1 else []
         return valid or some_batches(shuffled(learn.dls.train), n_items)

@@ -16,7 +16,7 @@ from .layers import discriminative_lrs, timm_part
 from .precompute import stages_of
 from ..vary.cycles import check_fit, check_schedule, fit_scheduled
 from ..vary.schedules import CosineRestarts, Joined, OneCycle, SlantedTriangular, Triangular, join
-from ..find import search              # gives learners the lr_search that is called below
+from ..find import lr_search              # gives learners the lr_search that is called below
 
 # %% ../../nbs/spread/fine_tune.ipynb #113f8ab4
 def n_open(
