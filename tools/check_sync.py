@@ -12,7 +12,7 @@ wings = 'core', 'vary', 'find keep', 'spread', 'show', 'all', 'demo'         # f
 max_line,long_lines_allowed = 120,0.01      # characters, and the share of lines that may have more
 max_cell = 45                               # lines of an exported cell that are not empty
 # classes of results and of their parts, which users meet without importing them; `children` takes users' own cases
-met_by_users = {'LRFindResult', 'Bounds', 'GroupRates', 'Plan', 'PlannedFit', 'Comparison', 'Run', 'Snapshot',
+met_by_users = {'LRFindResult', 'LRSearchResult', 'Bounds', 'GroupRates', 'Plan', 'PlannedFit', 'Comparison', 'Run', 'Snapshot',
                 'LayerGroups', 'Mirrored', 'children'}
 
 # Is everything generated?

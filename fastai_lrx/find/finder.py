@@ -175,6 +175,14 @@ def plot_title(res:LRFindResult)->str:
     if res.trust!='ok': title = f'{res.trust}: {reasons[res.trust]}'
     return title + (f'\n(second sweep, {res.curve.num_it} batches)' if len(res.sweeps[0]) > 1 else '')
 
+def draw_watched(ax, curve:SweepCurve):
+    "The losses of the watched items, if there were any, within the limits of the axes."
+    lrs,losses = watched_part(curve)
+    if not len(lrs): return
+    ax.plot(lrs, losses, 's-', color='C1', ms=3, lw=1, alpha=0.8)
+    (lo,hi),pad = ax.get_ylim(),0.1*np.ptp(losses)
+    ax.set_ylim(min(lo, losses.min()-pad), max(hi, losses.max()+pad))
+
 # %% ../../nbs/find/finder.ipynb #a8e39e7a
 @patch
 def plot(self:LRFindResult,
@@ -190,8 +198,7 @@ def plot(self:LRFindResult,
               if np.isfinite(float(lr))}
     plot_sweep(axes, curve.lrs, curve.losses, curve.smooth(), points, log=curve.sweep=='exp',
                band=loss_band(smoothed) if len(smoothed) > 1 else None)
-    lrs,losses = watched_part(curve)
-    if len(lrs): axes.plot(lrs, losses, 's-', color='C1', ms=3, lw=1, alpha=0.8, label='the same validation items')
+    draw_watched(axes, curve)
     axes.set_title(plot_title(self), fontsize='medium')
     return fig or ax
 

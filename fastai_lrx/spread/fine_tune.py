@@ -241,6 +241,13 @@ def stage_moms(learn:Learner, moms, schedule:str):
     if moms is None and schedule=='one_cycle' and 'mom' in optimizer_of(learn).hypers[0]: return learn.moms
     return moms
 
+# %% ../../nbs/spread/fine_tune.ipynb #c-stages
+def fit_stages(learn:Learner, rates, schedule:str, unfreeze:str, moms, cbs, wd, freeze_epochs:int, epochs:int, **kwargs):
+    "Train the head for `freeze_epochs`, then all that opens for `epochs`, in one fit."
+    opening = GradualUnfreezing(start=freeze_epochs, at_once=unfreeze=='all')
+    fit_scheduled(learn, freeze_epochs+epochs, staged_schedule(schedule, rates, freeze_epochs, epochs), moms, cbs+opening,
+                  wd=wd, **kwargs)
+
 # %% ../../nbs/spread/fine_tune.ipynb #fe07beec
 @patch
 def fine_tune_discriminative(self:Learner,
@@ -283,10 +290,7 @@ def fine_tune_discriminative(self:Learner,
         rates = rates_per_group(self, base_lr, n, div)
     if self.opt is not None: note_closed(self, frozen_by_hand(self))      # a new optimizer would not know
     if anew: cut_anew(self, n, told=n_groups is None)
-    def fit(freeze_epochs, epochs, **kwargs):
-        opening = GradualUnfreezing(start=freeze_epochs, at_once=unfreeze=='all')
-        fit_scheduled(self, freeze_epochs+epochs, staged_schedule(schedule, rates, freeze_epochs, epochs), moms,
-                      cbs+opening, wd=wd, **kwargs)
+    fit = partial(fit_stages, self, rates, schedule, unfreeze, moms, cbs, wd)
     if not precompute: return fit(freeze_epochs, epochs, reset_opt=reset_opt, start_epoch=start_epoch)
     close_body(self, n, reset_opt=reset_opt)
     with self.precomputed(): fit(freeze_epochs, 0, start_epoch=start_epoch)
