@@ -7,7 +7,7 @@ from fastprogress.fastprogress import progress_bar
 from fastai.basics import *
 from fastai_lrx.core.args import as_float, short_repr
 from fastai_lrx.core.learner import check_optimizer, default_rate, n_batches
-from fastai_lrx.core.messages import warn
+from fastai_lrx.core.messages import show_progress, warn
 from fastai_lrx.core.plots import new_axes
 from fastai_lrx.core.state import as_device
 from fastai_lrx.find.short_fit import loss_before, short_fit
@@ -23,37 +23,37 @@ from fastai_lrx.find.lr_search import *
 from fastai_lrx.find.lr_search import best_rate, bottom, edge, next_rate, plan_search, search_result
 
 def test_two_marks():
-    # %% nbs/find/lr_search.ipynb #7dceafb9
+    # %% nbs/find/lr_search.ipynb #4c3b31eb
     test_close(edge({1e-3: 0.8, 1e-2: 1.5, 1e-1: 2.5}, start=1.), 1e-2*10**0.5)
     test_eq(edge({1e-3: 0.8, 1e-2: 1.}, start=1.), np.inf)
     test_eq(edge({1e-3: np.inf}, start=1.), 0.)
 
-    # %% nbs/find/lr_search.ipynb #d3b9b3c7
+    # %% nbs/find/lr_search.ipynb #c3bfcc32
     lrs = 1e-2*10**(np.arange(-1, 2)/2)
     test_close(bottom({lr: 0.5+np.log10(lr/6e-3)**2 for lr in lrs}, 1.), 6e-3, eps=1e-6)
     test_eq(bottom({1e-2: 0.5, 1e-1: np.inf}, 1.), 1e-2)
 
-    # %% nbs/find/lr_search.ipynb #d0300149
+    # %% nbs/find/lr_search.ipynb #1f9944a4
     knows = {3e-3: 0.9, 1e-2: 0.8, 3e-2: 1.1, 1e-1: 3.}                         # falls apart from about 6e-2 on
     test_close(best_rate(knows, 1.), (edge(knows, 1.)/10*bottom(knows, 1.))**0.5)
     assert 5e-3 < best_rate(knows, 1.) < 1e-2
     test_close(best_rate({1e-2: 1.2, 1e-1: 3.}, 1.), edge({1e-2: 1.2, 1e-1: 3.}, 1.)/10)
 
 def test_which_rates_to_try():
-    # %% nbs/find/lr_search.ipynb #05ee33d6
+    # %% nbs/find/lr_search.ipynb #01cecfe1
     test_close(next_rate({1e-2: 0.8}, 1.), 10**-1.5)                      # up
     test_close(next_rate({1e-2: 0.8, 1e-1: 2.5}, 1.), 10**-2.5)           # the edge is known: below the best
     test_close(next_rate({1e-2: 2.5}, 1.), 10**-2.5)                      # down
     test_is(next_rate({1e-3: 0.9, 1e-2: 0.8, 1e-1: 2.5}, 1.), None)
 
 def test_the_result():
-    # %% nbs/find/lr_search.ipynb #d0300149
+    # %% nbs/find/lr_search.ipynb #1f9944a4
     knows = {3e-3: 0.9, 1e-2: 0.8, 3e-2: 1.1, 1e-1: 3.}                         # falls apart from about 6e-2 on
     test_close(best_rate(knows, 1.), (edge(knows, 1.)/10*bottom(knows, 1.))**0.5)
     assert 5e-3 < best_rate(knows, 1.) < 1e-2
     test_close(best_rate({1e-2: 1.2, 1e-1: 3.}, 1.), edge({1e-2: 1.2, 1e-1: 3.}, 1.)/10)
 
-    # %% nbs/find/lr_search.ipynb #9cba9639
+    # %% nbs/find/lr_search.ipynb #01b7d7db
     res = search_result(knows, start=1., share=0.25, cost=1.)
     assert res.interval[0] < float(res) < res.interval[1]
     cases = {'ok': {1e-2: 1.2, 1e-1: 3.}, 'still falling': {1e-2: 0.9, 1e-1: 0.8}, 'flat': {1e-2: 1., 1e-1: 1.01},
@@ -62,17 +62,17 @@ def test_the_result():
     test_eq(pickle.loads(pickle.dumps(res)).tried, res.tried)
     res
 
-    # %% nbs/find/lr_search.ipynb #c3aaa306
+    # %% nbs/find/lr_search.ipynb #f0c3b000
     res.plot()
 
 def test_lr_search():
-    # %% nbs/find/lr_search.ipynb #c967d624
+    # %% nbs/find/lr_search.ipynb #707e0dd5
     test_eq(plan_search(100, 1.), (0.25, 4))
     test_eq(plan_search(100, 0.5), (0.12, 4))
     test_eq(plan_search(5, 0.6), (0.2, 3))
     test_fail(lambda: plan_search(5, 0.5), contains='an epoch has 5 batches, so three short fits cost 0.6 whole ones')
 
-    # %% nbs/find/lr_search.ipynb #144c3a01
+    # %% nbs/find/lr_search.ipynb #e272551c
     def digits_of(classes, n):
         d = load_digits()
         keep = np.flatnonzero(np.isin(d.target, classes))[:n]
@@ -93,16 +93,16 @@ def test_lr_search():
     with learn.no_bar(), learn.no_logging(): learn.fit_one_cycle(2, 1e-2)
     learn.unfreeze()
 
-    # %% nbs/find/lr_search.ipynb #6b9776e6
+    # %% nbs/find/lr_search.ipynb #4a5d476c
     def planned(l, lr): l.fit_one_cycle(4, slice(lr/10, lr))
 
     with learn.no_bar(): found = learn.lr_search(planned, budget=1)
     found
 
-    # %% nbs/find/lr_search.ipynb #dbbafd82
+    # %% nbs/find/lr_search.ipynb #d305e126
     found.to_frame()
 
-    # %% nbs/find/lr_search.ipynb #01e0d287
+    # %% nbs/find/lr_search.ipynb #c9e3f52a
     def trained(search):
         set_seed(0)
         again = learner(loaders(range(5, 10), 600))
@@ -114,12 +114,12 @@ def test_lr_search():
     plain,searched = trained(False),trained(True)
     for k in plain: assert torch.equal(plain[k], searched[k])
 
-    # %% nbs/find/lr_search.ipynb #09d097ec
+    # %% nbs/find/lr_search.ipynb #a8d77ce2
     with learn.no_bar():
         for fit in (lambda l, lr: l.fine_tune(2, lr), lambda l, lr: l.fit_sgdr(2, 1, lr), lambda l, lr: l.fit(2, lr)):
             assert 1e-4 < float(learn.lr_search(fit, show_plot=False)) < 1
 
-    # %% nbs/find/lr_search.ipynb #464d880d
+    # %% nbs/find/lr_search.ipynb #66c027d5
     test_fail(lambda: learn.lr_search(lambda l: l.fit(1)), contains='pass a function of the learner and a rate')
     test_fail(lambda: learn.lr_search(planned, budget=0), contains='budget=0: must be above 0')
     test_fail(lambda: learn.lr_search(planned, start_lr=-1), contains='start_lr=-1: must be above 0')

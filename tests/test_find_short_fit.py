@@ -21,19 +21,19 @@ from fastai_lrx.find.short_fit import *
 from fastai_lrx.find.short_fit import ShortEpochs, ending_early, loss_before, short_fit
 
 def test_an_epoch_that_ends_early():
-    # %% nbs/find/short_fit.ipynb #109587de
+    # %% nbs/find/short_fit.ipynb #e751e001
     dl = DataLoader(list(range(10)), bs=2, shuffle=True, num_workers=0)
     with ending_early(dl, 3):
         test_eq((len(dl), len(list(dl)), isinstance(dl, DataLoader)), (3, 3, True))
     test_eq((len(dl), len(list(dl)), type(dl)), (5, 5, DataLoader))
 
-    # %% nbs/find/short_fit.ipynb #8b1a262f
+    # %% nbs/find/short_fit.ipynb #a99ca0cb
     dl = torch.utils.data.DataLoader(list(range(10)), batch_size=2, num_workers=1, multiprocessing_context='spawn')
     with ending_early(dl, 2): test_eq([b.tolist() for b in dl], [[0, 1], [2, 3]])
     test_eq((len(dl), type(dl)), (5, torch.utils.data.DataLoader))
 
 def test_a_fit_that_runs_in_small():
-    # %% nbs/find/short_fit.ipynb #6e921c20
+    # %% nbs/find/short_fit.ipynb #74e02474
     learn = synth_learner(n_trn=10)
     short = ShortEpochs(0.3)
     with learn.no_logging(), learn.no_bar(): learn.fit_sgdr(2, 2, 0.1, cycle_mult=1, cbs=short)
@@ -42,7 +42,7 @@ def test_a_fit_that_runs_in_small():
     learn.recorder.plot_cycles()
 
 def test_all_together():
-    # %% nbs/find/short_fit.ipynb #7ef6eaa8
+    # %% nbs/find/short_fit.ipynb #8d3f7a1b
     learn = synth_learner(n_trn=16)
     fits = {lr: short_fit(learn, lambda l, lr: l.fit_one_cycle(4, lr), lr, 1/4) for lr in (1e-4, 1e-1, 1e9)}
     assert fits[1e-1].loss < fits[1e-4].loss < fits[1e9].loss==np.inf

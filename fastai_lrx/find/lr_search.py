@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['LRSearchResult']
 
-# %% ../../nbs/find/lr_search.ipynb #6b631841
+# %% ../../nbs/find/lr_search.ipynb #9c242e20
 from collections import namedtuple
 import inspect
 
@@ -13,13 +13,13 @@ from fastprogress.fastprogress import progress_bar
 from fastai.basics import *
 from ..core.args import as_float, short_repr
 from ..core.learner import check_optimizer, default_rate, n_batches
-from ..core.messages import warn
+from ..core.messages import show_progress, warn
 from ..core.plots import new_axes
 from ..core.state import as_device
 from .short_fit import loss_before, short_fit
 from ..vary.scheduled import check_validation
 
-# %% ../../nbs/find/lr_search.ipynb #21b02fc7
+# %% ../../nbs/find/lr_search.ipynb #2899a5c3
 def falls_apart(loss:float, start:float)->bool:
     "Whether a fit that began at the loss `start` ends at twice that, or worse."
     return not loss < start + abs(start)
@@ -35,7 +35,7 @@ def edge(tried:dict, start:float)->float:
     pos = np.clip((abs(start)-heights[0])/max(heights[1]-heights[0], 1e-300), 0, 1)
     return float(good[-1]*(bad[0]/good[-1])**pos)
 
-# %% ../../nbs/find/lr_search.ipynb #054ca153
+# %% ../../nbs/find/lr_search.ipynb #8261db0a
 def bottom(tried:dict, start:float)->float:
     "The rate with the lowest loss, between those tried, on the log axis."
     lrs = sorted(tried)
@@ -46,7 +46,7 @@ def bottom(tried:dict, start:float)->float:
     curvature = left-2*low+right
     return float(around[1]*(around[2]/around[0])**(0.25*(left-right)/curvature)) if curvature > 0 else float(around[1])
 
-# %% ../../nbs/find/lr_search.ipynb #5bbd9084
+# %% ../../nbs/find/lr_search.ipynb #1b0d9288
 def gain(tried:dict, start:float)->float:
     "By which share of its size the best of the short fits lowers the loss; below 0 if all raise it."
     return float((start-min(tried.values()))/max(abs(start), 1e-300))
@@ -58,20 +58,20 @@ def best_rate(tried:dict, start:float)->float:
     if np.isinf(by_edge): return by_bottom
     return by_edge if gain(tried, start) < 0.02 else (by_edge*by_bottom)**0.5
 
-# %% ../../nbs/find/lr_search.ipynb #9ab3addf
+# %% ../../nbs/find/lr_search.ipynb #cc5b8e60
 def next_rate(tried:dict, start:float, factor:float=10**0.5)->float:
     "The rate to try next, given the losses at those tried; None if there is nothing to add."
     low,high = min(tried),max(tried)
     if not falls_apart(tried[high], start): return high*factor
     if falls_apart(tried[low], start) or tried[low] <= min(tried.values()): return low/factor
 
-# %% ../../nbs/find/lr_search.ipynb #a0bda078
+# %% ../../nbs/find/lr_search.ipynb #67427a1b
 search_reasons = {
     'diverged': 'every short fit fell apart; pass a lower start_lr',
     'still falling': 'the highest rate tried led to the lowest loss; pass a higher start_lr, or more budget',
     'flat': 'no rate tried lowers the validation loss, and none raises it much; pass a higher start_lr, or more budget'}
 
-# %% ../../nbs/find/lr_search.ipynb #5c070bfa
+# %% ../../nbs/find/lr_search.ipynb #ef419c48
 class LRSearchResult(namedtuple('LRSearchResult', 'lr')):
     """The rate that a search found.
 
@@ -85,7 +85,8 @@ class LRSearchResult(namedtuple('LRSearchResult', 'lr')):
     @property
     def interval(self)->tuple:
         "Rates about as good: from one mark to the other, and a quarter of a power of ten around."
-        marks = [lr for lr in (edge(self.tried, self.start)/10, bottom(self.tried, self.start), self.lr) if 0 < lr < np.inf]
+        both = edge(self.tried, self.start)/10,bottom(self.tried, self.start),self.lr
+        marks = [lr for lr in both if 0 < lr < np.inf]
         return min(marks)/10**0.25,max(marks)*10**0.25
     @property
     def trust(self)->str:
@@ -97,14 +98,14 @@ class LRSearchResult(namedtuple('LRSearchResult', 'lr')):
         "The rates tried, in order, and the losses they led to."
         return pd.DataFrame(dict(lr=list(self.tried), loss=list(self.tried.values()))).sort_values('lr', ignore_index=True)
 
-# %% ../../nbs/find/lr_search.ipynb #0770a523
+# %% ../../nbs/find/lr_search.ipynb #4d403852
 def search_result(tried:dict, start:float, share:float, cost:float)->LRSearchResult:
     "The result of short fits: the loss `start` before, those `tried` led to, the `share` that each was, what all cost."
     res = LRSearchResult(best_rate(tried, start))
     res.tried,res.start,res.share,res.cost = tried,start,share,cost
     return res
 
-# %% ../../nbs/find/lr_search.ipynb #eb9e8e8e
+# %% ../../nbs/find/lr_search.ipynb #c8b30752
 @patch
 def plot(self:LRSearchResult,
     ax=None # axes to draw on; by default a new figure
@@ -125,13 +126,7 @@ def plot(self:LRSearchResult,
     axes.legend(frameon=False, fontsize='small')
     return fig or ax
 
-# %% ../../nbs/find/lr_search.ipynb #f76d5983
-def show_progress(bar, i:int, comment:str):
-    "Draw the progress bar, if there is one, before short fit `i`."
-    if bar is None: return
-    bar.comment = comment
-    bar.update(i)
-
+# %% ../../nbs/find/lr_search.ipynb #99172a11
 def tell(res:LRSearchResult):
     "Print what a search found, and warn where that is not to be trusted."
     if not rank_distrib():
@@ -139,7 +134,7 @@ def tell(res:LRSearchResult):
               f"{len(res.tried)} short fits that cost {res.cost:.2g} of a whole one")
     if res.trust!='ok': warn(f"lr_search: {res.trust}: {search_reasons[res.trust]}")
 
-# %% ../../nbs/find/lr_search.ipynb #0b1e9ae1
+# %% ../../nbs/find/lr_search.ipynb #fd6a5621
 def check_planned(fit):
     "TypeError unless `fit` can be called with a learner and a rate."
     advice = "pass a function of the learner and a rate, such as lambda l, lr: l.fine_tune(5, lr)"
@@ -152,10 +147,10 @@ def plan_search(n:int, budget:float)->tuple: # share of each short fit, how many
     share = max(1, round(n*min(budget/4, 0.25)))/n
     n_fits = int(budget/share + 1e-9)
     if n_fits >= 3: return share,n_fits
-    raise ValueError(f"budget={budget:g}: an epoch has {n} batch{'es'*(n > 1)}, so three short fits cost {3/n:.2g} whole ones; "
-                     f"pass budget={math.ceil(300/n)/100:g}, or use smaller batches")
+    raise ValueError(f"budget={budget:g}: an epoch has {n} batch{'es'*(n > 1)}, so three short fits cost {3/n:.2g} "
+                     f"whole ones; pass budget={math.ceil(300/n)/100:g}, or use smaller batches")
 
-# %% ../../nbs/find/lr_search.ipynb #103dbb3b
+# %% ../../nbs/find/lr_search.ipynb #f6b53651
 @patch
 def lr_search(self:Learner,
     fit, # the fit that is planned, a function of the learner and a rate: `lambda l, lr: l.fine_tune(5, lr)`
@@ -165,7 +160,7 @@ def lr_search(self:Learner,
     *,
     device=None # where the copy of the learner lives meanwhile, e.g. 'cpu' to spare GPU memory; default: beside it
 )->LRSearchResult:
-    """Find the rate for a fit by trying it in small: four short versions at most, from the same start.
+    """Find the rate for a fit by trying it in small, from the same start: four short versions, for a budget of up to 1.
 
     They see the same batches and the same random numbers, and are judged by their validation loss. The learner stays
     as it was, to the bit. Callbacks that write files or draw are left out; those that the fit itself brings are part
@@ -174,7 +169,8 @@ def lr_search(self:Learner,
     budget,device = as_float(budget, 'budget'),as_device(device, 'keep the copy beside the learner')
     lr = as_float(10*default_rate(self) if start_lr is None else start_lr, 'start_lr')
     if not (0 < lr < np.inf): raise ValueError(f"start_lr={short_repr(start_lr)}: must be above 0, such as 1e-2")
-    if not 0 < budget <= 10: raise ValueError(f"budget={budget:g}: must be above 0 and at most 10, such as 0.5 for half of a fit")
+    if not 0 < budget <= 10:
+        raise ValueError(f"budget={budget:g}: must be above 0 and at most 10, such as 0.5 for half of a fit")
     check_optimizer(self)
     check_validation(self, 'learn.lr_search()')
     share,n_fits = plan_search(n_batches(self.dls), budget)

@@ -13,7 +13,7 @@ from fastprogress.fastprogress import progress_bar
 from ..core.args import as_float, as_int, short_repr
 from ..core.callbacks import FitCallback, runs_in_compare, runs_in_sweep
 from ..core.learner import as_metric
-from ..core.messages import warn
+from ..core.messages import show_progress, warn
 from ..core.objects import generators
 from ..core.processes import rank_and_size
 from ..core.state import LearnerState, new_seed, read_scalars
@@ -181,12 +181,6 @@ def warn_of(runs:list, name:str):
         warn(f"learn.compare(): {name!r} failed in {len(failed)} of {len(runs)} runs: "
              f"{'; '.join(dict.fromkeys(failed))}")
     if remarked: warn(f"learn.compare(): {name!r} {'; '.join(dict.fromkeys(remarked))}")
-
-def show_progress(bar, i:int, comment:str):
-    "Draw the progress bar, if there is one, before run `i`."
-    if bar is None: return
-    bar.comment = comment
-    bar.update(i)
 
 # %% ../../nbs/show/compare.ipynb #6124de49
 @patch
