@@ -38,7 +38,7 @@ def test_star_import():
         'LearnerState', 'Schedule', 'Flat', 'CosineRestarts', 'Triangular', 'SlantedTriangular', 'OneCycle', 'join',
         'Scheduled', 'timm_learner', 'timm_split', 'discriminative_lrs', 'NormFreeze', 'GradualUnfreezing',
         'UntilOverfit', 'Snapshots', 'SnapshotEnsemble', 'Resume', 'SweepCurve', 'by_drop', 'halfway', 'lowest',
-        'valley'}
+        'suggested', 'valley', 'watched_lowest'}
     assert set(fastai_lrx.all.__all__)==wanted
     out = loaded(f'''
 from fastai.vision.all import *

@@ -337,7 +337,7 @@ def test_engines_and_ranks():
             bounds = learn.lr_range_test(num_it=30, show_plot=False)
             groups = learn.lr_find_groups(num_it=30, show_plot=False)
             learn.loss_func = Noise()
-            twice = learn.lr_find(show_plot=False, extend=True)
+            twice = learn.lr_find(show_plot=False, watch=False, extend=True)
             restored = same(state, [p.detach() for p in learn.model.parameters()])
         return [float(o) for o in res],res.trust,tuple(bounds),list(groups),len(twice.sweeps[0]),float(twice.lr),restored
 

@@ -13,6 +13,7 @@ from fastai_lrx.core.learner import n_batches, n_valid
 from fastai_lrx.core.processes import all_gather
 from fastai_lrx.core.trial import trial
 from fastai_lrx.find.watched import normalise_by_batch, shuffled
+import pickle
 from fastcore.test import *
 from fastai.callback.all import *
 from fastai.test_utils import synth_learner
@@ -21,19 +22,21 @@ from fastai_lrx.find.short_fit import *
 from fastai_lrx.find.short_fit import ShortEpochs, ending_early, loss_before, short_fit
 
 def test_an_epoch_that_ends_early():
-    # %% nbs/find/short_fit.ipynb #e751e001
+    # %% nbs/find/short_fit.ipynb #6ce877dd
     dl = DataLoader(list(range(10)), bs=2, shuffle=True, num_workers=0)
     with ending_early(dl, 3):
         test_eq((len(dl), len(list(dl)), isinstance(dl, DataLoader)), (3, 3, True))
     test_eq((len(dl), len(list(dl)), type(dl)), (5, 5, DataLoader))
 
-    # %% nbs/find/short_fit.ipynb #a99ca0cb
-    dl = torch.utils.data.DataLoader(list(range(10)), batch_size=2, num_workers=1, multiprocessing_context='spawn')
-    with ending_early(dl, 2): test_eq([b.tolist() for b in dl], [[0, 1], [2, 3]])
-    test_eq((len(dl), type(dl)), (5, torch.utils.data.DataLoader))
+    # %% nbs/find/short_fit.ipynb #313a2f9b
+    dl = torch.utils.data.DataLoader(list(range(10)), batch_size=2)
+    with ending_early(dl, 2):
+        test_eq([b.tolist() for b in dl], [[0, 1], [2, 3]])
+        sent = pickle.loads(pickle.dumps(dl))
+    test_eq((len(sent), type(sent), len(dl), type(dl)), (5, torch.utils.data.DataLoader)*2)
 
 def test_a_fit_that_runs_in_small():
-    # %% nbs/find/short_fit.ipynb #74e02474
+    # %% nbs/find/short_fit.ipynb #00a71e70
     learn = synth_learner(n_trn=10)
     short = ShortEpochs(0.3)
     with learn.no_logging(), learn.no_bar(): learn.fit_sgdr(2, 2, 0.1, cycle_mult=1, cbs=short)
@@ -42,7 +45,7 @@ def test_a_fit_that_runs_in_small():
     learn.recorder.plot_cycles()
 
 def test_all_together():
-    # %% nbs/find/short_fit.ipynb #8d3f7a1b
+    # %% nbs/find/short_fit.ipynb #3b56d98f
     learn = synth_learner(n_trn=16)
     fits = {lr: short_fit(learn, lambda l, lr: l.fit_one_cycle(4, lr), lr, 1/4) for lr in (1e-4, 1e-1, 1e9)}
     assert fits[1e-1].loss < fits[1e-4].loss < fits[1e9].loss==np.inf

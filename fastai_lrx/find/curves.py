@@ -67,8 +67,8 @@ def usable_length(losses:np.ndarray, num_it:int)->int:
 # %% ../../nbs/find/curves.ipynb #c-parts
 def checked_parts(curve)->dict:
     "The arrays of a curve, and for how many batches it was to be, checked."
-    given = {k: getattr(curve, k) for k in ('lrs','losses','smooth_losses')}
-    res = {k: as_floats(v, k) for k,v in given.items() if v is not None}
+    res = {k: as_floats(getattr(curve, k), k) for k in ('lrs','losses')}
+    if curve.smooth_losses is not None: res['smooth_losses'] = as_floats(curve.smooth_losses, 'smooth_losses')
     for k,v in res.items(): check_as_long(res['lrs'], v, k)
     if curve.watched is not None:
         res['watched'] = lrs,losses = tuple(as_floats(o, 'watched') for o in curve.watched)

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['short_fit', 'loss_before']
 
-# %% ../../nbs/find/short_fit.ipynb #ed8883c2
+# %% ../../nbs/find/short_fit.ipynb #e6ca13ce
 from collections import namedtuple
 from contextlib import ExitStack, contextmanager, redirect_stdout
 from itertools import islice
@@ -19,7 +19,7 @@ from ..core.processes import all_gather
 from ..core.trial import trial
 from .watched import normalise_by_batch, shuffled
 
-# %% ../../nbs/find/short_fit.ipynb #281d353f
+# %% ../../nbs/find/short_fit.ipynb #06a41611
 def ends_early(cls)->type:
     "The class of a loader that ends after `n_left` batches, otherwise one of class `cls`."
     def length(self): return min(self.n_left, cls.__len__(self))
@@ -39,7 +39,7 @@ def ending_early(dl, n:int):
         dl.__class__ = cls
         vars(dl).pop('n_left', None)
 
-# %% ../../nbs/find/short_fit.ipynb #d0ed568d
+# %% ../../nbs/find/short_fit.ipynb #dbad0453
 class ShortEpochs(FitCallback):
     "Ends each epoch of a fit after a share of its batches, at least one."
     order,run_in_sweep = 12,True             # the trainer of several processes, which wraps the loaders, has 11
@@ -60,7 +60,7 @@ class ShortEpochs(FitCallback):
     @property
     def share_trained(self)->float: return self.n_trained/max(1, self.n_planned)
 
-# %% ../../nbs/find/short_fit.ipynb #69447810
+# %% ../../nbs/find/short_fit.ipynb #c8bd6283
 class NormsByBatch(LeanCallback):
     "Validation in which some norm layers use the statistics of the batch."
     run_in_sweep = True
@@ -84,7 +84,7 @@ def judged_loss(learn:Learner, n:int, norms)->float:
         with ending_early(dl, n): loss = float(learn.validate(dl=dl, cbs=NormsByBatch(norms))[0])
     return float(np.mean(all_gather(loss if np.isfinite(loss) else np.inf)))
 
-# %% ../../nbs/find/short_fit.ipynb #abe4059d
+# %% ../../nbs/find/short_fit.ipynb #4fb58801
 # its loss, the share of the fit that was trained, the batches it was judged on, the norm layers that moved
 ShortFit = namedtuple('ShortFit', 'loss share n_judged norms')
 
@@ -92,7 +92,7 @@ def takes_part(cb)->bool:
     "Whether a callback of the learner is there in short fits."
     return runs_in_compare(cb) and not only_watches(cb)
 
-# %% ../../nbs/find/short_fit.ipynb #728bbfa3
+# %% ../../nbs/find/short_fit.ipynb #53adaf17
 def short_fit(
     learn:Learner, # left as it is
     fit, # the fit that is planned, a function of the learner and a rate

@@ -8,6 +8,7 @@ __all__ = ['WatchedSweep', 'sweep_and_refine']
 # %% ../../nbs/find/watched.ipynb #d63769bf
 from fastai.basics import *
 from fastai.callback.schedule import ParamScheduler
+from ..core.state import uninterrupted
 from .curves import SweepCurve, diagnose, reasons, refined_span
 from .sweep import LRSweep, leave_curve, run_sweep, sweep_rates
 
@@ -87,9 +88,10 @@ def validate(self:WatchedSweep):
     # modes and hidden states too, and which loss MixUp has put aside
     kept = [(o, dict(vars(o))) for o in (self.learn, *switching, *self.model.modules())]
     def restore():
-        for o,attributes in kept:
-            vars(o).clear()
-            vars(o).update(attributes)
+        with uninterrupted():
+            for o,attributes in kept:
+                vars(o).clear()
+                vars(o).update(attributes)
     self.norms = [m for m in norms_of(self.model) if m.training]
     for m in (self.metric, self.valid_loss): m.reset()
     for cb in switching: cb('after_train')
