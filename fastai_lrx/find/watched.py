@@ -22,9 +22,11 @@ def normalise_by_batch(norms:list, n_items:int):
     for m in norms: vars(m).update(training=n_items > 1, track_running_stats=False)
 
 # %% ../../nbs/find/watched.ipynb #0580c8be
-def shuffled(dl):
-    "A loader of the same items in random order, where it is one of fastai's and knows them; else the loader itself."
-    return dl.new(shuffle=True) if isinstance(dl, DataLoader) and dl.indexed and dl.n else dl
+def shuffled(dl, **kwargs):
+    """A loader of the same items in random order, where it is one of fastai's and knows them; else the loader itself.
+
+    `kwargs` are for the new one."""
+    return dl.new(shuffle=True, **kwargs) if isinstance(dl, DataLoader) and dl.indexed and dl.n else dl
 
 def some_batches(dl, n_items:int)->list:
     "Batches of a loader with `n_items` in all, or all that there are."
@@ -112,8 +114,8 @@ def items_to_watch(learn:Learner)->list:
     "Batches of validation items, three training batches' worth; the learner stays as it is."
     with learn.preserved(), no_random(0, reproducible=False):           # the same in all processes
         n_items = 3*batch_size(learn.dls.train)
-        valid = some_batches(shuffled(learn.dls.loaders[1]), n_items) if len(learn.dls.loaders) > 1 else []
-        return valid or some_batches(shuffled(learn.dls.train), n_items)
+        def some(dl): return some_batches(shuffled(dl, num_workers=0), n_items)      # workers are not worth their start
+        return (some(learn.dls.loaders[1]) if len(learn.dls.loaders) > 1 else []) or some(learn.dls.train)
 
 # %% ../../nbs/find/watched.ipynb #e3c94115
 def sweep_curve(done:LRSweep, sweep:str='exp', group:int=-1)->SweepCurve:
