@@ -23,37 +23,37 @@ from fastai_lrx.find.lr_search import *
 from fastai_lrx.find.lr_search import best_rate, bottom, edge, next_rate, plan_search, search_result
 
 def test_two_marks():
-    # %% nbs/find/lr_search.ipynb #4c3b31eb
+    # %% nbs/find/lr_search.ipynb #8fcc5539
     test_close(edge({1e-3: 0.8, 1e-2: 1.5, 1e-1: 2.5}, start=1.), 1e-2*10**0.5)
     test_eq(edge({1e-3: 0.8, 1e-2: 1.}, start=1.), np.inf)
     test_eq(edge({1e-3: np.inf}, start=1.), 0.)
 
-    # %% nbs/find/lr_search.ipynb #c3bfcc32
+    # %% nbs/find/lr_search.ipynb #a81becdf
     lrs = 1e-2*10**(np.arange(-1, 2)/2)
     test_close(bottom({lr: 0.5+np.log10(lr/6e-3)**2 for lr in lrs}, 1.), 6e-3, eps=1e-6)
     test_eq(bottom({1e-2: 0.5, 1e-1: np.inf}, 1.), 1e-2)
 
-    # %% nbs/find/lr_search.ipynb #1f9944a4
+    # %% nbs/find/lr_search.ipynb #4d865353
     knows = {3e-3: 0.9, 1e-2: 0.8, 3e-2: 1.1, 1e-1: 3.}                         # falls apart from about 6e-2 on
     test_close(best_rate(knows, 1.), (edge(knows, 1.)/10*bottom(knows, 1.))**0.5)
     assert 5e-3 < best_rate(knows, 1.) < 1e-2
     test_close(best_rate({1e-2: 1.2, 1e-1: 3.}, 1.), edge({1e-2: 1.2, 1e-1: 3.}, 1.)/10)
 
 def test_which_rates_to_try():
-    # %% nbs/find/lr_search.ipynb #01cecfe1
+    # %% nbs/find/lr_search.ipynb #ef46f14b
     test_close(next_rate({1e-2: 0.8}, 1.), 10**-1.5)                      # up
     test_close(next_rate({1e-2: 0.8, 1e-1: 2.5}, 1.), 10**-2.5)           # the edge is known: below the best
     test_close(next_rate({1e-2: 2.5}, 1.), 10**-2.5)                      # down
     test_is(next_rate({1e-3: 0.9, 1e-2: 0.8, 1e-1: 2.5}, 1.), None)
 
 def test_the_result():
-    # %% nbs/find/lr_search.ipynb #1f9944a4
+    # %% nbs/find/lr_search.ipynb #4d865353
     knows = {3e-3: 0.9, 1e-2: 0.8, 3e-2: 1.1, 1e-1: 3.}                         # falls apart from about 6e-2 on
     test_close(best_rate(knows, 1.), (edge(knows, 1.)/10*bottom(knows, 1.))**0.5)
     assert 5e-3 < best_rate(knows, 1.) < 1e-2
     test_close(best_rate({1e-2: 1.2, 1e-1: 3.}, 1.), edge({1e-2: 1.2, 1e-1: 3.}, 1.)/10)
 
-    # %% nbs/find/lr_search.ipynb #01b7d7db
+    # %% nbs/find/lr_search.ipynb #c95a2f6e
     res = search_result(knows, start=1., share=0.25, cost=1.)
     assert res.interval[0] < float(res) < res.interval[1]
     cases = {'ok': {1e-2: 1.2, 1e-1: 3.}, 'still falling': {1e-2: 0.9, 1e-1: 0.8}, 'flat': {1e-2: 1., 1e-1: 1.01},
@@ -62,17 +62,17 @@ def test_the_result():
     test_eq(pickle.loads(pickle.dumps(res)).tried, res.tried)
     res
 
-    # %% nbs/find/lr_search.ipynb #f0c3b000
+    # %% nbs/find/lr_search.ipynb #e5460726
     res.plot()
 
 def test_lr_search():
-    # %% nbs/find/lr_search.ipynb #707e0dd5
+    # %% nbs/find/lr_search.ipynb #e355285a
     test_eq(plan_search(100, 1.), (0.25, 4))
     test_eq(plan_search(100, 0.5), (0.12, 4))
     test_eq(plan_search(5, 0.6), (0.2, 3))
     test_fail(lambda: plan_search(5, 0.5), contains='an epoch has 5 batches, so three short fits cost 0.6 whole ones')
 
-    # %% nbs/find/lr_search.ipynb #e272551c
+    # %% nbs/find/lr_search.ipynb #241d6b9e
     def digits_of(classes, n):
         d = load_digits()
         keep = np.flatnonzero(np.isin(d.target, classes))[:n]
@@ -93,16 +93,16 @@ def test_lr_search():
     with learn.no_bar(), learn.no_logging(): learn.fit_one_cycle(2, 1e-2)
     learn.unfreeze()
 
-    # %% nbs/find/lr_search.ipynb #4a5d476c
+    # %% nbs/find/lr_search.ipynb #075790f8
     def planned(l, lr): l.fit_one_cycle(4, slice(lr/10, lr))
 
     with learn.no_bar(): found = learn.lr_search(planned, budget=1)
     found
 
-    # %% nbs/find/lr_search.ipynb #d305e126
+    # %% nbs/find/lr_search.ipynb #7168e176
     found.to_frame()
 
-    # %% nbs/find/lr_search.ipynb #c9e3f52a
+    # %% nbs/find/lr_search.ipynb #30647fa3
     def trained(search):
         set_seed(0)
         again = learner(loaders(range(5, 10), 600))
@@ -114,13 +114,14 @@ def test_lr_search():
     plain,searched = trained(False),trained(True)
     for k in plain: assert torch.equal(plain[k], searched[k])
 
-    # %% nbs/find/lr_search.ipynb #a8d77ce2
+    # %% nbs/find/lr_search.ipynb #c262931f
     with learn.no_bar():
         for fit in (lambda l, lr: l.fine_tune(2, lr), lambda l, lr: l.fit_sgdr(2, 1, lr), lambda l, lr: l.fit(2, lr)):
             assert 1e-4 < float(learn.lr_search(fit, show_plot=False)) < 1
 
-    # %% nbs/find/lr_search.ipynb #66c027d5
+    # %% nbs/find/lr_search.ipynb #24f449eb
     test_fail(lambda: learn.lr_search(lambda l: l.fit(1)), contains='pass a function of the learner and a rate')
+    test_fail(lambda: learn.lr_search(learn.fit_one_cycle), contains='pass a function of the learner and a rate')
     test_fail(lambda: learn.lr_search(planned, budget=0), contains='budget=0: must be above 0')
     test_fail(lambda: learn.lr_search(planned, start_lr=-1), contains='start_lr=-1: must be above 0')
     test_fail(lambda: learn.lr_search(lambda l, lr: None), contains='fit: has trained no batch')

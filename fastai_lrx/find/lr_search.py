@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['LRSearchResult']
 
-# %% ../../nbs/find/lr_search.ipynb #9c242e20
+# %% ../../nbs/find/lr_search.ipynb #e63b8df7
 from collections import namedtuple
 import inspect
 
@@ -19,7 +19,7 @@ from ..core.state import as_device
 from .short_fit import loss_before, short_fit
 from ..vary.scheduled import check_validation
 
-# %% ../../nbs/find/lr_search.ipynb #2899a5c3
+# %% ../../nbs/find/lr_search.ipynb #36370d18
 def falls_apart(loss:float, start:float)->bool:
     "Whether a fit that began at the loss `start` ends at twice that, or worse."
     return not loss < start + abs(start)
@@ -35,7 +35,7 @@ def edge(tried:dict, start:float)->float:
     pos = np.clip((abs(start)-heights[0])/max(heights[1]-heights[0], 1e-300), 0, 1)
     return float(good[-1]*(bad[0]/good[-1])**pos)
 
-# %% ../../nbs/find/lr_search.ipynb #8261db0a
+# %% ../../nbs/find/lr_search.ipynb #8025d391
 def bottom(tried:dict, start:float)->float:
     "The rate with the lowest loss, between those tried, on the log axis."
     lrs = sorted(tried)
@@ -46,7 +46,7 @@ def bottom(tried:dict, start:float)->float:
     curvature = left-2*low+right
     return float(around[1]*(around[2]/around[0])**(0.25*(left-right)/curvature)) if curvature > 0 else float(around[1])
 
-# %% ../../nbs/find/lr_search.ipynb #1b0d9288
+# %% ../../nbs/find/lr_search.ipynb #58ff6da6
 def gain(tried:dict, start:float)->float:
     "By which share of its size the best of the short fits lowers the loss; below 0 if all raise it."
     return float((start-min(tried.values()))/max(abs(start), 1e-300))
@@ -58,20 +58,21 @@ def best_rate(tried:dict, start:float)->float:
     if np.isinf(by_edge): return by_bottom
     return by_edge if gain(tried, start) < 0.02 else (by_edge*by_bottom)**0.5
 
-# %% ../../nbs/find/lr_search.ipynb #cc5b8e60
+# %% ../../nbs/find/lr_search.ipynb #2f8b0eda
 def next_rate(tried:dict, start:float, factor:float=10**0.5)->float:
     "The rate to try next, given the losses at those tried; None if there is nothing to add."
     low,high = min(tried),max(tried)
     if not falls_apart(tried[high], start): return high*factor
     if falls_apart(tried[low], start) or tried[low] <= min(tried.values()): return low/factor
 
-# %% ../../nbs/find/lr_search.ipynb #67427a1b
+# %% ../../nbs/find/lr_search.ipynb #7069dca1
 search_reasons = {
     'diverged': 'every short fit fell apart; pass a lower start_lr',
     'still falling': 'the highest rate tried led to the lowest loss; pass a higher start_lr, or more budget',
-    'flat': 'no rate tried lowers the validation loss, and none raises it much; pass a higher start_lr, or more budget'}
+    'flat': 'no rate tried changes the validation loss much; does the fit use the rate that it is given? Then pass a '
+            'higher start_lr, or more budget'}
 
-# %% ../../nbs/find/lr_search.ipynb #ef419c48
+# %% ../../nbs/find/lr_search.ipynb #d12bb5e3
 class LRSearchResult(namedtuple('LRSearchResult', 'lr')):
     """The rate that a search found.
 
@@ -98,14 +99,14 @@ class LRSearchResult(namedtuple('LRSearchResult', 'lr')):
         "The rates tried, in order, and the losses they led to."
         return pd.DataFrame(dict(lr=list(self.tried), loss=list(self.tried.values()))).sort_values('lr', ignore_index=True)
 
-# %% ../../nbs/find/lr_search.ipynb #4d403852
+# %% ../../nbs/find/lr_search.ipynb #fc8fed38
 def search_result(tried:dict, start:float, share:float, cost:float)->LRSearchResult:
     "The result of short fits: the loss `start` before, those `tried` led to, the `share` that each was, what all cost."
     res = LRSearchResult(best_rate(tried, start))
     res.tried,res.start,res.share,res.cost = tried,start,share,cost
     return res
 
-# %% ../../nbs/find/lr_search.ipynb #c8b30752
+# %% ../../nbs/find/lr_search.ipynb #295c5798
 @patch
 def plot(self:LRSearchResult,
     ax=None # axes to draw on; by default a new figure
@@ -126,7 +127,7 @@ def plot(self:LRSearchResult,
     axes.legend(frameon=False, fontsize='small')
     return fig or ax
 
-# %% ../../nbs/find/lr_search.ipynb #99172a11
+# %% ../../nbs/find/lr_search.ipynb #0bc09992
 def tell(res:LRSearchResult):
     "Print what a search found, and warn where that is not to be trusted."
     if not rank_distrib():
@@ -134,10 +135,11 @@ def tell(res:LRSearchResult):
               f"{len(res.tried)} short fits that cost {res.cost:.2g} of a whole one")
     if res.trust!='ok': warn(f"lr_search: {res.trust}: {search_reasons[res.trust]}")
 
-# %% ../../nbs/find/lr_search.ipynb #fd6a5621
+# %% ../../nbs/find/lr_search.ipynb #69c03c23
 def check_planned(fit):
     "TypeError unless `fit` can be called with a learner and a rate."
     advice = "pass a function of the learner and a rate, such as lambda l, lr: l.fine_tune(5, lr)"
+    if isinstance(getattr(fit, '__self__', None), Learner): raise TypeError(f"fit={short_repr(fit)}: {advice}")
     try: inspect.signature(fit).bind(None, 1e-3)
     except TypeError: raise TypeError(f"fit={short_repr(fit)}: {advice}") from None
     except ValueError: pass                                          # builtins do not tell
@@ -150,7 +152,7 @@ def plan_search(n:int, budget:float)->tuple: # share of each short fit, how many
     raise ValueError(f"budget={budget:g}: an epoch has {n} batch{'es'*(n > 1)}, so three short fits cost {3/n:.2g} "
                      f"whole ones; pass budget={math.ceil(300/n)/100:g}, or use smaller batches")
 
-# %% ../../nbs/find/lr_search.ipynb #f6b53651
+# %% ../../nbs/find/lr_search.ipynb #26e47fe5
 @patch
 def lr_search(self:Learner,
     fit, # the fit that is planned, a function of the learner and a rate: `lambda l, lr: l.fine_tune(5, lr)`
