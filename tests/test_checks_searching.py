@@ -9,10 +9,11 @@ from hypothesis import given, settings, strategies as st
 from fastai_lrx.all import *
 from fastai_lrx.core.fingerprint import fingerprint
 from fastai_lrx.find.short_fit import loss_before, short_fit
+from fastai_lrx.find.watched import items_to_watch
 from fastai_lrx.find.lr_search import best_rate, bottom, edge, next_rate, search_result
 
 def test_any_losses():
-    # %% nbs/checks/searching.ipynb #4f218d1b
+    # %% nbs/checks/searching.ipynb #bd8e36bb
     @settings(max_examples=300, deadline=None, derandomize=True, database=None)
     @given(losses=st.lists(st.one_of(st.floats(0.01, 100), st.just(np.inf)), min_size=8, max_size=8), start=st.floats(0.1, 10),
            n=st.integers(1, 8))
@@ -31,7 +32,7 @@ def test_any_losses():
     any_losses()
 
 def test_no_trace():
-    # %% nbs/checks/searching.ipynb #d37a6457
+    # %% nbs/checks/searching.ipynb #f7b7df6f
     def planned(l, lr): l.fit_one_cycle(2, lr)
 
     def trained(kind, search, **kwargs):
@@ -43,7 +44,7 @@ def test_no_trace():
 
     for kind in kinds: assert same(trained(kind, False), trained(kind, True)), kind
 
-    # %% nbs/checks/searching.ipynb #e6978250
+    # %% nbs/checks/searching.ipynb #c47498cc
     def cycles(l, lr): l.fit_sgdr(2, 1, lr)
     def tuned(l, lr): l.fine_tune_discriminative(2, lr)
     def stock_tuned(l, lr): l.fine_tune(1, lr)
@@ -57,7 +58,15 @@ def test_no_trace():
             test_eq(fingerprint(learn.model), before)
             assert torch.equal(rng, torch.get_rng_state()) and learn.opt is None
 
-    # %% nbs/checks/searching.ipynb #069c5f71
+    # %% nbs/checks/searching.ipynb #bbd8bc07
+    learn = learner('vision')
+    del learn.dls.loaders[1:]
+    jitter, = [t for t in learn.dls.train.after_batch.fs if isinstance(t, Jitter)]
+    before = jitter.calls,jitter.rng.bit_generator.state
+    test_eq(sum(len(b[1]) for b in items_to_watch(learn)), 24)
+    test_eq((jitter.calls, jitter.rng.bit_generator.state), before)
+
+    # %% nbs/checks/searching.ipynb #89f7b2a3
     learn = learner('vision')
     learn.freeze()
     with learn.precomputed():
@@ -67,10 +76,10 @@ def test_no_trace():
     assert quietly(learn.lr_search, lambda l, lr: l.fine_tune_discriminative(1, lr, precompute=True), 1., show_plot=False).tried
 
 def test_a_short_fit_is_the_fit():
-    # %% nbs/checks/searching.ipynb #d37a6457
+    # %% nbs/checks/searching.ipynb #f7b7df6f
     def planned(l, lr): l.fit_one_cycle(2, lr)
 
-    # %% nbs/checks/searching.ipynb #414e96d4
+    # %% nbs/checks/searching.ipynb #5f1fa64d
     for kind in kinds:
         learn = learner(kind)
         whole = quietly(short_fit, learn, planned, 1e-2, 1.)
@@ -81,7 +90,7 @@ def test_a_short_fit_is_the_fit():
             quietly(planned, learn, 1e-2)
             test_close(whole.loss, learn.recorder.values[-1][1], eps=1e-2)     # a validation draws a random number
 
-    # %% nbs/checks/searching.ipynb #e5c423ca
+    # %% nbs/checks/searching.ipynb #c411d074
     seen = []
     class Spy(Callback):
         def before_batch(self):
@@ -91,17 +100,17 @@ def test_a_short_fit_is_the_fit():
     test_eq([epoch for epoch,_ in seen], [0, 0, 1, 1, 2, 2])
     assert max(lr for _,lr in seen) > 5e-3 and seen[-1][1] < seen[2][1]                # it comes down, in six batches
 
-    # %% nbs/checks/searching.ipynb #54756f67
+    # %% nbs/checks/searching.ipynb #c0f15553
     with tempfile.TemporaryDirectory() as folder:
         learn = learner('vision', path=Path(folder), cbs=[CSVLogger(), SaveModelCallback(), ShowGraphCallback()])
         quietly(learn.lr_search, lambda l, lr: l.fit(2, lr, cbs=EarlyStoppingCallback(patience=1)), 1., show_plot=False)
         test_eq(list(Path(folder).iterdir()), [])
 
 def test_faults():
-    # %% nbs/checks/searching.ipynb #d37a6457
+    # %% nbs/checks/searching.ipynb #f7b7df6f
     def planned(l, lr): l.fit_one_cycle(2, lr)
 
-    # %% nbs/checks/searching.ipynb #fe97c6da
+    # %% nbs/checks/searching.ipynb #df674648
     class Boom(Callback):
         def __init__(self, e, after): self.e,self.left = e,after
         def after_batch(self):
@@ -119,7 +128,7 @@ def test_faults():
             test_eq((fingerprint(learn.model), len(learn.cbs), type(learn.dls.train), len(learn.dls.train)),
                     (before, n_cbs, cls, length))
 
-    # %% nbs/checks/searching.ipynb #435843ed
+    # %% nbs/checks/searching.ipynb #fc8bf337
     class NoNumber(nn.Module):
         def forward(self, pred, y): return F.cross_entropy(pred, y)*float('nan')
     learn = learner('vision')
@@ -129,7 +138,7 @@ def test_faults():
     test_fail(lambda: quietly(learn.fine_tune_discriminative, 1, None), contains='lr_search has found no rate')
 
 def test_ranks():
-    # %% nbs/checks/searching.ipynb #033916fb
+    # %% nbs/checks/searching.ipynb #82803e5e
     def ranks_search(rank):
         warnings.simplefilter('ignore')
         learn = learner('vision')
