@@ -79,7 +79,7 @@ def test_smith_s_range_test():
     with learn.no_bar(): learn.fit_triangular(2, 1, b.lr_max, b.lr_min)
 
     # %% nbs/find/range_tests.ipynb #11411ff0
-    c = learn.lr_range_test(1e-4, 0.5, metric=error_rate, num_it=60, show_plot=False)
+    c = digits_learner().lr_range_test(1e-4, 0.5, metric=error_rate, num_it=60, show_plot=False)
     assert 0 < c.lr_min < c.lr_max <= 0.5 and not c.rises
     again = pickle.loads(pickle.dumps(c))
     test_eq((again, again.rises, list(again.curve.losses)), (c, c.rises, list(c.curve.losses)))
