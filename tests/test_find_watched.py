@@ -17,7 +17,7 @@ def test_norm_layers():
     # %% nbs/find/watched.ipynb #b407653f
     norm = nn.BatchNorm1d(3).eval()
     x = torch.randn(8, 3)*5
-    normalise_by_batch(norms_of(norm), len(x))
+    normalise_by_batch(norms_of(norm).values(), len(x))
     test_close(norm(x).std(0, unbiased=False), torch.ones(3), eps=1e-3)
     test_eq((norm.running_mean.abs().sum(), norm.num_batches_tracked), (0, 0))
 

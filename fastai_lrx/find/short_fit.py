@@ -17,7 +17,7 @@ from ..core.callbacks import FitCallback, LeanCallback, only_watches, runs_in_co
 from ..core.learner import n_batches, n_valid
 from ..core.processes import all_gather
 from ..core.trial import trial
-from .watched import normalise_by_batch, shuffled
+from .watched import normalise_by_batch, norms_of, shuffled
 
 # %% ../../nbs/find/short_fit.ipynb #06a41611
 def ends_early(cls)->type:
@@ -66,13 +66,12 @@ class NormsByBatch(LeanCallback):
     run_in_sweep = True
     def __init__(self, names): self.names = names
     def before_batch(self):
-        norms = [m for name,m in get_model(self.model).named_modules() if name in self.names]
-        normalise_by_batch(norms, find_bs(self.xb))
+        norms = norms_of(get_model(self.model))
+        normalise_by_batch([norms[name] for name in self.names], find_bs(self.xb))
 
 def running_means(learn)->dict:
     "The running mean of each norm layer that keeps one, by the layer's name."
-    return {name: m.running_mean.clone() for name,m in get_model(learn.model).named_modules()
-            if getattr(m, 'running_mean', None) is not None}
+    return {name: m.running_mean.clone() for name,m in norms_of(get_model(learn.model)).items()}
 
 def judged_loss(learn:Learner, n:int, norms)->float:
     """The validation loss on `n` batches, of all processes, with the norm layers of these names by batch.

@@ -13,11 +13,11 @@ from .curves import SweepCurve, diagnose, reasons, refined_span
 from .sweep import LRSweep, leave_curve, run_sweep, sweep_rates
 
 # %% ../../nbs/find/watched.ipynb #93ee45e3
-def norms_of(model)->list:
-    "The layers of a model that keep running statistics."
-    return [m for m in model.modules() if getattr(m, 'running_mean', None) is not None]
+def norms_of(model)->dict:
+    "The layers of a model that keep running statistics, by name."
+    return {name: m for name,m in model.named_modules() if getattr(m, 'running_mean', None) is not None}
 
-def normalise_by_batch(norms:list, n_items:int):
+def normalise_by_batch(norms, n_items:int):
     "Have norm layers use the statistics of the batch of `n_items` that comes next, without keeping them."
     for m in norms: vars(m).update(training=n_items > 1, track_running_stats=False)
 
@@ -94,7 +94,7 @@ def validate(self:WatchedSweep):
             for o,attributes in kept:
                 vars(o).clear()
                 vars(o).update(attributes)
-    self.norms = [m for m in norms_of(self.model) if m.training]
+    self.norms = [m for m in norms_of(self.model).values() if m.training]
     for m in (self.metric, self.valid_loss): m.reset()
     for cb in switching: cb('after_train')
     with no_random(0, reproducible=False): Learner._do_epoch_validate(self.learn, len(self.dls.loaders)-1)

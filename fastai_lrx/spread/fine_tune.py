@@ -165,11 +165,11 @@ def close_body(learn:Learner, n:int, anew:bool=False, reset_opt:bool=False):
     if learn.opt is None or reset_opt: learn.create_opt()
     close_groups(learn, n-1)
 
-def rate_by_search(learn:Learner, cbs:list, *args, **kwargs)->float:
+def rate_by_search(learn:Learner, cbs:list, epochs:int, **kwargs)->float:
     """The rate that `lr_search` finds for fine-tuning with these arguments, told; ValueError where there is none.
 
     It costs half a fit, or a little more where an epoch has few batches. The learner stays as it is."""
-    def planned(learn, lr): learn.fine_tune_discriminative(args[0], lr, *args[1:], **kwargs)
+    def planned(learn, lr): learn.fine_tune_discriminative(epochs, lr, **kwargs)
     budget = max(0.5, 3/n_batches(learn.dls))
     with learn.added_cbs(cbs): found = learn.lr_search(planned, budget, show_plot=False)
     if not np.isfinite(found.lr): raise ValueError("base_lr=None: lr_search has found no rate; pass one")
@@ -284,8 +284,8 @@ def fine_tune_discriminative(self:Learner,
     precompute = precompute and start_epoch < freeze_epochs
     if precompute: check_precompute(self, n, anew, reset_opt)
     if base_lr is None:
-        base_lr = rate_by_search(self, cbs, epochs, freeze_epochs, div=div, unfreeze=unfreeze, schedule=schedule,
-                                 n_groups=n_groups, precompute=precompute, moms=moms, reset_opt=reset_opt, wd=wd,
+        base_lr = rate_by_search(self, cbs, epochs, freeze_epochs=freeze_epochs, div=div, unfreeze=unfreeze,
+                                 schedule=schedule, n_groups=n_groups, precompute=precompute, moms=moms, reset_opt=reset_opt, wd=wd,
                                  start_epoch=start_epoch)
         rates = rates_per_group(self, base_lr, n, div)
     if self.opt is not None: note_closed(self, frozen_by_hand(self))      # a new optimizer would not know
