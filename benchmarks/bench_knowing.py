@@ -26,11 +26,8 @@ from measure import results
 from fastai.basics import *
 from fastai_lrx.all import *
 from fastai_lrx.core.plots import new_axes
-from fastai_lrx.core.storage import atomic_write
 from fastai_lrx.find.watched import WatchedSweep
-from bench_suggest import lightning, torch_lr_finder
-
-seeds = range(3)
+from bench_suggest import Truth, cached_cells, lightning, save, torch_lr_finder, truth_seeds as seeds
 
 peers = {'lightning 2.5': lightning, 'lightning 2.6 (slope over the rate, not its log)': partial(lightning, over_rate=True),
          'torch_lr_finder': torch_lr_finder}
@@ -58,34 +55,10 @@ def cell(name, seed):
     return dict(untrained=number(make(name, seed).validate()[0]),
                 losses=[final_loss(name, seed, lr) for lr in grid(name).tolist()])
 
-def save(path, res):
-    with atomic_write(path) as tmp: tmp.write_text(json.dumps(res)+'\n')
-
 def truth(names=tuple(tasks), path=results/'knowing_truth.json'):
-    "Final losses of tasks, seeds and rates; what `path` lacks is trained and added to it."
-    res = json.loads(path.read_text()) if path.exists() else {}
-    todo = [(name, seed) for name in names for seed in seeds if str(seed) not in res.get(name, {})]
-    with ProcessPoolExecutor(os.cpu_count()) as pool:
-        jobs = {pool.submit(cell, *o): o for o in todo}
-        for job in as_completed(jobs):
-            name,seed = jobs[job]
-            res.setdefault(name, {})[str(seed)] = job.result()
-            save(path, res)
-            print(f'trained: {name}, seed {seed}', flush=True)
-    return {name: Truth(name, list(res[name].values())) for name in names}
-
-class Truth:
-    "What final loss each rate leads to on a task."
-    def __init__(self, name, cells):
-        self.grid,self.untrained = grid(name),float(np.mean([c['untrained'] for c in cells]))
-        losses = np.array([[np.inf if o is None else o for o in c['losses']] for c in cells])
-        self.losses = np.minimum(losses, [[c['untrained']] for c in cells]).mean(0)
-        self.best = float(self.losses.min())
-    def loss(self, lr): return np.interp(np.log10(lr), np.log10(self.grid), self.losses)
-    def regret(self, lr):
-        if not (np.isfinite(lr) and lr > 0): return 1.
-        return float(np.clip((self.loss(lr)-self.best)/(self.untrained-self.best), 0, 1))
-    def ratio(self, lr): return float(self.loss(lr)/self.best) if np.isfinite(lr) and lr > 0 else np.nan
+    "What each rate leads to on these tasks."
+    res = cached_cells(path, names, cell)
+    return {name: Truth(list(res[name].values()), grid(name)) for name in names}
 
 # --- rules -------------------------------------------------------------------------------------------------------------------
 def seconds_of(f):
@@ -181,7 +154,7 @@ The rule of `lr` was changed once after the first judgement: watched losses coun
 (one task had answered 1e-1), and the items to watch are drawn with a fixed seed; its mean regret on the tasks kept aside was
 0.174 before and is as below since."""
 
-def report(judged, answers):
+def report(truths, judged, answers):
     "The results as a page."
     def part(names, aside): return [n for n in names if (n in kept_aside)==aside]
     scratch = [n for n in tasks if n not in knowing]
@@ -203,24 +176,22 @@ def report(judged, answers):
              f"| task | best rate | {' | '.join([*ours, 'lr, watch=False', 'valley', 'a constant'])} | trust of `lr` |", '|---'*9+'|']
     for name,rules in judged.items():
         def cell(k): return f"{np.mean(rules[k]['regret']):.3f} ({', '.join(f'{lr:.0e}' for lr in rules[k]['lrs'])})"
-        page += [f"| {name}{' (kept aside)' if name in kept_aside else ''} | {truth_of(name):.0e} | "
+        page += [f"| {name}{' (kept aside)' if name in kept_aside else ''} | {truths[name].best_lr:.0e} | "
                  f"{' | '.join(map(cell, [*ours, 'lr, watch=False', 'valley', 'a constant']))} | "
                  f"{', '.join(row['trust'] for row in answers[name])} |"]
     rows = [(row, r) for name in judged for row,r in zip(answers[name], judged[name]['lr']['regret'])]
     ok = [r for row,r in rows if row['trust']=='ok']
+    intervals = [(name, row['lr_search, 1 fits']['interval']) for name in judged for row in answers[name]]
+    held = [low <= truths[name].best_lr <= high for name,(low,high) in intervals]
     page += ['', f"`lr_find` says 'ok' in {len(ok)} of {len(rows)} cases; {sum(r < 0.1 for r in ok)} of these have a regret below 0.1. "
                  f"Watching takes {np.median([row['of_stock'] for row,_ in rows]):.2f}x the time of the sweep without it "
                  f"(at most {max(row['of_stock'] for row,_ in rows):.2f}x), and the sweep at most "
                  f"{max(row['of_hundred'] for row,_ in rows):.2f}x the time of 100 batches.",
              f"The interval of `lr_search` at 1 fit holds the best rate of the grid in "
-             f"{sum(row['lr_search, 1 fits']['interval'][0] <= truth_of(name) <= row['lr_search, 1 fits']['interval'][1] for name in judged for row in answers[name])} "
+             f"{sum(held)} "
              f"of {len(rows)} cases.", '']
     return '\n'.join([*page, f'Measured on the CPU ({platform.machine()}), torch {torch.__version__}. Reproduce: '
                               f'`python benchmarks/bench_knowing.py`.', ''])
-
-def truth_of(name):
-    t = truth((name,))[name]
-    return float(t.grid[t.losses.argmin()])
 
 def draw(truths, judged):
     "What each rate led to, task by task, and where the rules pointed."
@@ -250,10 +221,10 @@ def main():
     names = [name for name in tasks if args.part=='all' or name in design]
     truths,answers = truth(names),ask_all(names)
     judged = judge(truths, answers)
-    print(report(judged, answers))
+    print(report(truths, judged, answers))
     if args.part=='design': return
     save(results/'knowing.json', dict(answers=answers, judged=judged))
-    (results/'knowing.md').write_text(report(judged, answers))
+    (results/'knowing.md').write_text(report(truths, judged, answers))
     draw(truths, judged).savefig(results/'knowing.png', dpi=70)
 
 if __name__=='__main__': main()

@@ -53,10 +53,10 @@ def cell(name, seed):
 def save(path, res):
     with atomic_write(path) as tmp: tmp.write_text(json.dumps(res)+'\n')
 
-def truth(fresh:bool=False, path=results/'suggest_truth.json'):
-    "Final losses of all tasks, seeds and rates; what `path` lacks is trained and added to it."
+def cached_cells(path, names, cell, fresh:bool=False):
+    "What `cell(name, seed)` says of each task and seed; what `path` lacks is trained and added to it."
     res = {} if fresh or not path.exists() else json.loads(path.read_text())
-    todo = [(name, seed) for name in tasks for seed in truth_seeds if str(seed) not in res.get(name, {})]
+    todo = [(name, seed) for name in names for seed in truth_seeds if str(seed) not in res.get(name, {})]
     with ProcessPoolExecutor(os.cpu_count()) as pool:
         jobs = {pool.submit(cell, *o): o for o in todo}
         for job in as_completed(jobs):
@@ -64,19 +64,26 @@ def truth(fresh:bool=False, path=results/'suggest_truth.json'):
             res.setdefault(name, {})[str(seed)] = job.result()
             save(path, res)
             print(f'trained: {name}, seed {seed}', flush=True)
-    return {name: Truth(list(res[name].values())) for name in tasks}
+    return res
+
+def truth(fresh:bool=False, path=results/'suggest_truth.json'):
+    "What each rate leads to on every task."
+    res = cached_cells(path, tasks, cell, fresh)
+    return {name: Truth(list(res[name].values()), grid) for name in tasks}
 
 class Truth:
     "What final loss each rate leads to on a task."
-    def __init__(self, cells):
+    def __init__(self, cells, grid):
+        self.grid = grid
         self.untrained = float(np.mean([c['untrained'] for c in cells]))
         losses = np.array([[np.inf if o is None else o for o in c['losses']] for c in cells])
         self.losses = np.minimum(losses, [[c['untrained']] for c in cells]).mean(0)
-        self.best = float(self.losses.min())
-    def loss(self, lr): return np.interp(np.log10(lr), np.log10(grid), self.losses)
+        self.best,self.best_lr = float(self.losses.min()),float(grid[self.losses.argmin()])
+    def loss(self, lr): return np.interp(np.log10(lr), np.log10(self.grid), self.losses)
     def regret(self, lr):
         if not (np.isfinite(lr) and lr > 0): return 1.
         return float(np.clip((self.loss(lr)-self.best)/(self.untrained-self.best), 0, 1))
+    def ratio(self, lr): return float(self.loss(lr)/self.best) if np.isfinite(lr) and lr > 0 else np.nan
     def distance(self, lr):
         if not (np.isfinite(lr) and lr > 0): return np.inf
         fine = np.linspace(-5, 1, 3001)
