@@ -66,6 +66,7 @@ def differs(a:dict, b:dict)->list: return [k for k in a if a[k] != b[k]]
 looks = dict(find=lambda l: l.lr_find(num_it=12, show_plot=False, extend=False),
              find_from_cpu=lambda l: l.lr_find(num_it=12, show_plot=False, extend=False, device='cpu'),
              range=lambda l: l.lr_range_test(1e-4, 1e-1, num_it=20, show_plot=False),
+             search=lambda l: l.lr_search(lambda l, lr: l.fit(2, lr), 1., show_plot=False),
              compare=lambda l: l.compare(dict(a=lambda l: l.fit(1, 1e-3), b=lambda l: l.fit_sgdr(1, 1, 1e-2)), seeds=1))
 
 def plan(learn):
