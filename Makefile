@@ -62,7 +62,7 @@ test-oldest:
 
 ## make test-cuda   the promises on a GPU, a few minutes; without one, what a CPU can stand in for
 test-cuda: install
-	$(PY) -m pytest -q -rs -m cuda tests
+	$(PY) -m pytest -q -rs -m cuda tests/test_checks_cuda.py
 
 ## make cuda-wheels   what a GPU machine without a package index needs, into .whl/: `pip install --no-index --no-deps --target DIR .whl/*.whl`
 cuda-wheels: install

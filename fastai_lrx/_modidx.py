@@ -395,6 +395,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                                       'fastai_lrx/find/short_fit.py'),
                                            'fastai_lrx.find.short_fit.ShortEpochs.share_trained': ( 'find/short_fit.html#shortepochs.share_trained',
                                                                                                     'fastai_lrx/find/short_fit.py'),
+                                           'fastai_lrx.find.short_fit.asks_for_indices': ( 'find/short_fit.html#asks_for_indices',
+                                                                                           'fastai_lrx/find/short_fit.py'),
                                            'fastai_lrx.find.short_fit.ending_early': ( 'find/short_fit.html#ending_early',
                                                                                        'fastai_lrx/find/short_fit.py'),
                                            'fastai_lrx.find.short_fit.ends_early': ( 'find/short_fit.html#ends_early',

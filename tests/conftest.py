@@ -103,7 +103,7 @@ def files()->list:
     "What lies in the checkout, without what tools keep for themselves."
     folders = [here.parent/name for name in ('nbs', 'tests', 'fastai_lrx', 'benchmarks', 'tools')]
     inside = [p for folder in folders for p in folder.rglob('*') if '__pycache__' not in p.parts]
-    return inside + [p for p in here.parent.iterdir() if p.name not in ('.pytest_cache', '.hypothesis')]
+    return inside + [p for p in here.parent.iterdir() if p.name not in ('.pytest_cache', '.hypothesis', '.benchmarks')]
 
 def pytest_sessionstart(session):
     "Empty folders, which git does not show, may be what an earlier run has left: they do not count as there before."

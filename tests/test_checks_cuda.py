@@ -258,8 +258,14 @@ import os, sys
 sys.path.insert(0, sys.argv[1])
 from card import *
 from fastai.distributed import *
+from accelerate import Accelerator
 import ranks, torch.distributed as dist, traceback
-if not has_card: exec(ranks.preamble.format(here=sys.argv[1]))
+if has_card:
+    # for a single process accelerate leaves the model as it is, and fastai's trainer expects it wrapped
+    dist.init_process_group('nccl')
+    wrapped = partial(torch.nn.parallel.DistributedDataParallel, device_ids=[0])
+    Accelerator.prepare = lambda self, model: wrapped(model.to(device))
+else: exec(ranks.preamble.format(here=sys.argv[1]))
 try:
     learn = on_card('vision')
     with learn.distrib_ctx(sync_bn=False): quietly(learn.fit, 1, 1e-2)
@@ -296,6 +302,7 @@ def test_what_makes_a_gpu_wait_cuda():
     def make(n):
         learn = photos('resnet10t', n=96, bs=96//n, size=32)
         learn.freeze()
+        learn.path = Path(tempfile.gettempdir())               # stock's sweep writes there
         return learn
     def cached(l):
         with l.precomputed(): l.fit(1, 1e-3)

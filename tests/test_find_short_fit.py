@@ -28,6 +28,20 @@ def test_an_epoch_that_ends_early():
         test_eq((len(dl), len(list(dl)), isinstance(dl, DataLoader)), (3, 3, True))
     test_eq((len(dl), len(list(dl)), type(dl)), (5, 5, DataLoader))
 
+    # %% nbs/find/short_fit.ipynb #c-workers
+    class Counted:
+        "Items that count how often they are read, in whatever process."
+        def __init__(self, n): self.n,self.read = n,torch.multiprocessing.Value('i', 0)
+        def __len__(self): return self.n
+        def __getitem__(self, i):
+            with self.read.get_lock(): self.read.value += 1
+            return torch.tensor([float(i)])
+
+    items = Counted(40)
+    dl = DataLoader(items, bs=2, shuffle=True, num_workers=4)
+    with ending_early(dl, 3): test_eq((len(list(dl)), dl.fake_l.num_workers), (3, 3))
+    test_eq((items.read.value, dl.fake_l.num_workers, len(dl)), (6, 4, 20))
+
     # %% nbs/find/short_fit.ipynb #313a2f9b
     dl = torch.utils.data.DataLoader(list(range(10)), batch_size=2)
     with ending_early(dl, 2):

@@ -20,24 +20,34 @@ from ..core.trial import trial
 from .watched import normalise_by_batch, norms_of, shuffled
 
 # %% ../../nbs/find/short_fit.ipynb #06a41611
-def ends_early(cls)->type:
-    "The class of a loader that ends after `n_left` batches, otherwise one of class `cls`."
+def asks_for_indices(dl)->bool:
+    "Whether a loader makes batches of the items that its class's `get_idxs` lists, as fastai's own do."
+    return isinstance(dl, DataLoader) and type(dl).__iter__ is DataLoader.__iter__ and 'get_idxs' not in vars(dl)
+
+def ends_early(dl)->type:
+    "The class of a loader that ends after `n_left` batches, otherwise one of the class it has."
+    cls = type(dl)
     def length(self): return min(self.n_left, cls.__len__(self))
-    def batches(self): return islice(cls.__iter__(self), self.n_left)
     # workers are sent the loader, and know its own class only
     def as_it_was(self, protocol): return cls.__new__,(cls,),dict(vars(self))
-    return type(cls.__name__, (cls,), dict(__len__=length, __iter__=batches, __reduce_ex__=as_it_was))
+    def get_idxs(self): return cls.get_idxs(self)[:self.n_left*(self.bs or 1)]
+    def batches(self): return islice(cls.__iter__(self), self.n_left)
+    ends = dict(get_idxs=get_idxs) if asks_for_indices(dl) else dict(__iter__=batches)
+    return type(cls.__name__, (cls,), dict(__len__=length, __reduce_ex__=as_it_was, **ends))
 
 @contextmanager
 def ending_early(dl, n:int):
-    "Let a loader end after `n` batches, within the block."
-    cls = type(dl)
+    "Let a loader end after `n` batches, within the block, and start no more workers than that."
+    cls,starter = type(dl),getattr(dl, 'fake_l', None)          # what starts the workers of fastai's loaders
     vars(dl)['n_left'] = n
-    dl.__class__ = ends_early(cls)
+    dl.__class__ = ends_early(dl)
+    n_workers = getattr(starter, 'num_workers', 0)
+    if n_workers > n and not starter.persistent_workers: starter.num_workers = n
     try: yield dl
     finally:
         dl.__class__ = cls
-        vars(dl).pop('n_left', None)
+        del dl.n_left
+        if n_workers: starter.num_workers = n_workers
 
 # %% ../../nbs/find/short_fit.ipynb #dbad0453
 class ShortEpochs(FitCallback):
