@@ -46,7 +46,7 @@ def ending_early(dl, n:int):
     try: yield dl
     finally:
         dl.__class__ = cls
-        del dl.n_left
+        vars(dl).pop('n_left', None)       # a trial that failed may have put the loader back before
         if n_workers: starter.num_workers = n_workers
 
 # %% ../../nbs/find/short_fit.ipynb #dbad0453
