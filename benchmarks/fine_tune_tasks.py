@@ -1,8 +1,11 @@
-"""Transfer tasks on which ways of fine-tuning are compared: a source to pretrain on, a target with few labels, made from what is installed.
+"""Transfer tasks on which ways of fine-tuning are compared: a pretrained model, and a target with few labels.
 
-The source model of a task is trained once; the seed of a run draws the target's labelled examples, the new head and the order of batches.
-Three tasks are kept aside, named before the benchmark was run: both halves hold a CNN, a ViT and a text model."""
+Five models carry ImageNet's weights (EfficientNet-Lite0 and Lite1, see `real_data.py`) to pictures of clothes. The others are trained once on a source made
+from what is installed, and kept in `cache_dir`: digits, shapes, clothes (36 000 pictures of six kinds), docstrings.
+The seed of a run draws the target's labelled examples, the new head and the order of batches.
+Eight of fifteen tasks are kept aside, named before anything was run: there is one of each kind of model on both sides."""
 import ast, re
+from dataclasses import dataclass
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
@@ -14,10 +17,7 @@ from fastai.vision.all import *
 from fastai.text.all import *
 from fastai_lrx.all import *
 from measure import quiet
-
-n_labels = {('digits','cnn'): 60, ('digits','vit'): 150, ('shapes','cnn'): 100, ('shapes','vit'): 200,
-            ('library','lstm'): 300, ('field','lstm'): 300}
-n_test = dict(digits=700, shapes=1000, library=1000, field=800)
+from real_data import fashion, imagenet, kept, pictures
 
 # --- images -------------------------------------------------------------------------------------------------------------------
 @cache
@@ -89,13 +89,14 @@ def texts():
     number = {w: i+2 for i,(w,_) in enumerate(counts.most_common(vocab_size-2))}
     return torch.as_tensor([[number.get(w, 0) for w in words] for words,*_ in docstrings()])
 
+topics = dict(library=(None, ['scipy', 'pandas', 'torch', 'sympy']), field=('sympy', ['polys', 'physics', 'combinatorics', 'geometry']),
+              part=('torch', ['distributed', '_inductor', 'nn', 'ao']))
+
 @cache
-def labelled_texts(task):
-    "Rows of word numbers with a label: which of four libraries, or which of four parts of sympy."
-    classes = ['scipy', 'pandas', 'torch', 'sympy'] if task == 'library' else ['polys', 'physics',
-        'combinatorics', 'geometry']
-    labels = [(library if task == 'library' else part if library == 'sympy' else None)
-              for _,library,part in docstrings()]
+def labelled_texts(topic):
+    "Rows of word numbers with a label: which of four libraries, or which of four parts of one library."
+    within,classes = topics[topic]
+    labels = [library if within is None else part if library == within else None for _,library,part in docstrings()]
     keep = [i for i,label in enumerate(labels) if label in classes]
     return texts()[keep],torch.as_tensor([classes.index(labels[i]) for i in keep])
 
@@ -103,60 +104,117 @@ def small_lstm(dropout):
     return dict(emb_sz=100, n_hid=200, n_layers=3, pad_token=1, output_p=dropout, hidden_p=dropout, input_p=dropout,
                 embed_p=dropout/5, weight_p=dropout)
 
-# --- the tasks --------------------------------------------------------------------------------------------------------------------
-kinds_of_model = dict(cnn=dict(arch='resnet10t'), vit=dict(arch='test_vit', patch_size=4))
+# --- models and what they were trained on -------------------------------------------------------------------------------------
+archs = dict(cnn=dict(arch='resnet10t'), vit=dict(arch='test_vit', patch_size=4),
+             clothes_vit=dict(arch='vit_tiny_patch16_224', img_size=28, patch_size=4, embed_dim=64, depth=6, num_heads=4),
+             clothes_convnext=dict(arch='convnext_atto', depths=(1,1,2,1), dims=(16,32,64,96), patch_size=2))
 first,second = tuple(range(5)),tuple(range(5, 10))
-sources = [('digits','cnn'), ('digits','vit'), ('shapes','cnn'), ('shapes','vit'), ('text','lstm')]
-design = [('digits','cnn'), ('shapes','vit'), ('library','lstm')]
-kept_aside = [('digits','vit'), ('shapes','cnn'), ('field','lstm')]
-tasks = design + kept_aside
 images = dict(digits=digits, shapes=shapes)
+sizes = dict(cnn=32, vit=32, clothes_vit=28, clothes_convnext=32)
 
-def loaders(x, y, test, bs):
-    dls = DataLoaders.from_dsets(list(zip(x, y)), test, bs=bs, num_workers=0)
+def source_items(data, size):
+    "Examples of the source of a model."
+    return pictures(range(6), 36000, 0, size=size) if data == 'clothes' else list(zip(*images[data](first)))
+
+def body_of(data, model):
+    "The weights of a body that was trained on the source."
+    def train():
+        set_seed(0)
+        items = source_items(data, sizes[model])
+        bs,(epochs,lr) = (64, (4, 3e-3)) if data == 'clothes' else (32, (10, 3e-3) if model == 'cnn' else (25, 1e-3))
+        dls = loaders(items, items[:32], bs)
+        learn = quiet(timm_learner(dls, **archs[model], **one_channel(data), pretrained=False, n_out=6 if data == 'clothes' else 5,
+                                   loss_func=CrossEntropyLossFlat()))
+        learn.fit_one_cycle(epochs, lr)
+        return learn.model[0].state_dict()
+    return kept(f'fine_tune_{data}_{model}', train)
+
+def one_channel(data): return dict(n_in=1) if data == 'clothes' else {}
+
+def language_model():
+    "An LSTM that was trained to predict the next word of all docstrings: its encoder."
+    def train():
+        set_seed(0)
+        items = [(row[:-1], row[1:]) for row in texts()]
+        lm = get_language_model(AWD_LSTM, vocab_size, {**awd_lstm_lm_config, **small_lstm(0.05)})
+        learn = quiet(Learner(loaders(items, items[:64], 64), lm, loss_func=CrossEntropyLossFlat(), splitter=awd_lstm_lm_split, cbs=rnn_cbs()))
+        learn.fit_one_cycle(4, 1e-2, moms=(0.8, 0.7, 0.8))
+        return learn.model[0].state_dict()
+    return kept('fine_tune_text_lstm', train)
+
+# --- the tasks ----------------------------------------------------------------------------------------------------------------
+@dataclass
+class Task:
+    data:str # 'digits', 'shapes', 'clothes', or a topic of docstrings
+    model:str # one of `archs`, 'lstm', 'lite0' or 'lite1'
+    n:int # labelled examples
+    classes:tuple=second
+    size:int=28 # pixels of clothes
+    bs:int=8
+    n_test:int=1000
+    @property
+    def is_real(self): return self.model.startswith('lite')
+    @property
+    def seeds(self): return range(3 if self.is_real else 5)
+
+every = tuple(range(10))
+tasks = {
+    # those that judge
+    'digits, CNN': Task('digits', 'cnn', 60, n_test=700), 'shapes, ViT': Task('shapes', 'vit', 200),
+    'libraries, LSTM': Task('library', 'lstm', 300, bs=16), 'clothes, ViT': Task('clothes', 'clothes_vit', 200, (6,7,8,9)),
+    'clothes, Lite0, 240 of 10 kinds': Task('clothes', 'lite0', 240, every, 48, 32),
+    'clothes, Lite0, 120 of 3 kinds': Task('clothes', 'lite0', 120, (2,4,6), 64, 16),
+    'clothes, Lite1, 200 of 10 kinds': Task('clothes', 'lite1', 200, every, 48, 32),
+    # those kept aside
+    'digits, ViT': Task('digits', 'vit', 150, n_test=700), 'shapes, CNN': Task('shapes', 'cnn', 100),
+    'fields, LSTM': Task('field', 'lstm', 300, bs=16, n_test=800), 'parts, LSTM': Task('part', 'lstm', 200, bs=16, n_test=800),
+    'clothes, ConvNeXt': Task('clothes', 'clothes_convnext', 120, (6,7,8,9), 32),
+    'clothes, Lite0, 80 of 5 kinds': Task('clothes', 'lite0', 80, second, 48, 16),
+    'clothes, Lite1, 300 of 5 kinds': Task('clothes', 'lite1', 300, (0,2,4,6,8), 48, 32),
+    'clothes, Lite0, 400 of 10 kinds': Task('clothes', 'lite0', 400, every, 48, 32)}
+design = list(tasks)[:7]
+kept_aside = list(tasks)[7:]
+
+def examples(task, seed):
+    "Labelled examples of a task, and others to test on, the same ones whatever the seed."
+    if task.data == 'clothes':
+        how = dict(size=task.size, channels=3 if task.is_real else 1)
+        return pictures(task.classes, task.n, seed, **how),pictures(task.classes, task.n_test, 0, 't10k', **how)
+    x,y = images[task.data](task.classes) if task.data in images else labelled_texts(task.data)
+    items = list(zip(x, y))
+    test = np.random.default_rng(0).permutation(len(x))
+    train = np.random.default_rng(seed).permutation(test[:-task.n_test])
+    return [items[i] for i in train[:task.n]],[items[i] for i in test[-task.n_test:]]
+
+def loaders(train, test, bs):
+    dls = DataLoaders.from_dsets(train, test, bs=bs, num_workers=0, device=default_device())
     dls.valid.bs = 200
     return dls
 
 class SkipValidation(Callback):
     "No validation during a fit; the end is what counts."
+    run_in_search = True
     def before_validate(self):
         if not self.learn.final_look: raise CancelValidException
 
-def pretrain(data, model, folder):
-    "Train a source model and save its body."
-    set_seed(0)
-    if data == 'text':
-        items = [(row[:-1], row[1:]) for row in texts()]
-        dls = loaders(*zip(*items), items[:64], bs=64)
-        lm = get_language_model(AWD_LSTM, vocab_size, {**awd_lstm_lm_config, **small_lstm(0.05)})
-        learn = quiet(Learner(dls, lm, loss_func=CrossEntropyLossFlat(), splitter=awd_lstm_lm_split, cbs=rnn_cbs()))
-        learn.fit_one_cycle(4, 1e-2, moms=(0.8, 0.7, 0.8))
-        torch.save(learn.model[0].state_dict(), folder/'text_lstm.pth')
-    else:
-        x,y = images[data](first)
-        dls = loaders(x, y, list(zip(x[:32], y[:32])), bs=32)
-        learn = quiet(timm_learner(dls, **kinds_of_model[model], pretrained=False, n_out=5,
-                                   loss_func=CrossEntropyLossFlat()))
-        learn.fit_one_cycle(*((10, 3e-3) if model == 'cnn' else (25, 1e-3)))
-        torch.save(learn.model[0].state_dict(), folder/f'{data}_{model}.pth')
-
-def make(data, model, seed, folder, n_groups=4):
-    "A frozen learner with the source's body, for `n_labels` examples of the target; it is judged on `n_test` others, never trained on. Text models come in fastai's five groups."
-    x,y = images[data](second) if data in images else labelled_texts(data)
-    order = np.random.default_rng(seed).permutation(len(x))
-    train,test = order[:n_labels[data, model]],order[-n_test[data]:]
-    dls = loaders(x[train], y[train], list(zip(x[test], y[test])), bs=16 if model == 'lstm' else 8)
+def make(name:str, seed:int, n_groups:int=4)->Learner:
+    "The frozen learner of a task; a model of pictures is in `n_groups`, stock's are 2, one of text in fastai's five."
+    task = tasks[name]
+    train,test = examples(task, seed)
+    dls = loaders(train, test, task.bs)
     set_seed(seed)
     common = dict(loss_func=CrossEntropyLossFlat(), metrics=error_rate)
-    if model == 'lstm':
-        net = get_text_classifier(AWD_LSTM, vocab_size, int(y.max())+1, seq_len=length,
-                                  config={**awd_lstm_clas_config, **small_lstm(0.1)}, pad_idx=1)
-        net[0].module.load_state_dict(torch.load(folder/'text_lstm.pth'))
-        learn = Learner(dls, net, splitter=awd_lstm_clas_split, cbs=[*rnn_cbs(), SkipValidation()], **common)
+    if task.model == 'lstm':
+        net = get_text_classifier(AWD_LSTM, vocab_size, 4, seq_len=length, config={**awd_lstm_clas_config, **small_lstm(0.1)}, pad_idx=1)
+        net[0].module.load_state_dict(language_model())
+        learn = Learner(dls, net, splitter=awd_lstm_clas_split, cbs=rnn_cbs(), **common)
+    elif task.is_real:
+        learn = timm_learner(dls, f'tf_efficientnet_{task.model}', normalize=False, n_out=len(task.classes), n_groups=n_groups,
+                             pretrained_cfg_overlay=dict(file=str(imagenet(int(task.model[-1])))), **common)
     else:
-        learn = timm_learner(dls, **kinds_of_model[model], pretrained=False, n_out=5, n_groups=n_groups,
-                             cbs=SkipValidation(), **common)
-        learn.model[0].load_state_dict(torch.load(folder/f'{data}_{model}.pth'))
+        learn = timm_learner(dls, **archs[task.model], **one_channel(task.data), pretrained=False, n_out=len(task.classes),
+                             n_groups=n_groups, **common)
+        learn.model[0].load_state_dict(body_of(task.data, task.model))
     learn.final_look = False
     learn.freeze()
     return quiet(learn)
