@@ -20,7 +20,7 @@ This is the second protocol. In the first the loader made batches item by item, 
 (6) `lr_search` for a fit of two frozen epochs, with budgets of 1 and 0.5, in units of that fit.
 
 Without a GPU it runs on a small network, to see that it works; its numbers then mean nothing and are not kept."""
-import os, statistics, sys, tempfile, time, warnings
+import json, os, statistics, sys, tempfile, time, warnings
 from contextlib import nullcontext
 from pathlib import Path
 
@@ -31,7 +31,7 @@ from fastai.vision.all import *
 from fastai.callback.schedule import LRFinder
 from fastai_lrx.all import *
 from card import quietly, waits_per_batch
-from measure import machine, paired, publish, quiet, ratio
+from measure import machine, paired, publish, quiet, ratio, results
 
 card = torch.cuda.is_available()
 device = torch.device('cuda' if card else 'cpu')
@@ -191,7 +191,9 @@ def checkpoints(rounds):
                 epoch_ms=250*med['plain'], longer_ms=1000*(med['resumed']-med['plain']),
                 slower=ratio(times['resumed'], times['plain']))
 
-def show(r): return f"{r['median']:.2f} ({r['low']:.2f} to {r['high']:.2f})"
+def show(r):
+    "A median with its range."
+    return f"{r['median']:.2f} ({r['low']:.2f} to {r['high']:.2f})"
 
 def table(results:dict, rows:list)->list:
     "Lines of a table with a column for each run that has a result."
@@ -238,21 +240,24 @@ def report(res)->str:
         'Reproduce: `python benchmarks/bench_cuda.py` on a machine with a GPU.', ''])
 
 def main():
-    "All parts; after BENCH_SECONDS, if that is set, what has not been measured is left out."
-    rounds = int(sys.argv[1]) if len(sys.argv) > 1 else 3 if card else 1
+    "All parts, or those named; of the others the results stay. After BENCH_SECONDS, if that is set, no more is measured."
+    rounds,*named = [int(sys.argv[1]) if len(sys.argv) > 1 else 3 if card else 1, *sys.argv[2:]]
     end = time.monotonic() + float(os.environ.get('BENCH_SECONDS', 'inf'))
+    path = results/'cuda.json'
+    res = json.loads(path.read_text()) if named and path.exists() else {}
+    runs = {f'{arch.split("_patch")[0]}, {precision}': (arch, precision) for precision in ('fp32','bf16')
+            for arch in archs}
     def measured(f, *args):
         if time.monotonic() > end: return None
         res = quietly(f, *args, rounds)
         print(f.__name__, *args, res, file=sys.stderr)
         if card: torch.cuda.empty_cache()
         return res
-    runs = {f'{arch.split("_patch")[0]}, {precision}': (arch, precision) for precision in ('fp32','bf16')
-            for arch in archs}
-    res = dict(machine=f"{torch.cuda.get_device_name() if card else 'no GPU'}, {machine().replace(', CPU', '')}",
-               rounds=rounds, waiting=waiting(), checkpoints=measured(checkpoints))
-    for part,f in dict(sweeping=sweeping, searching=searching, filling=filling, frozen=frozen_epochs).items():
-        res[part] = {name: measured(f, *run) for name,run in runs.items()}
+    def each(f): return lambda: {name: measured(f, *run) for name,run in runs.items()}
+    parts = dict(waiting=waiting, checkpoints=partial(measured, checkpoints), sweeping=each(sweeping),
+                 searching=each(searching), filling=each(filling), frozen=each(frozen_epochs))
+    for part in named or parts: res[part] = parts[part]()
+    res.update(machine=f"{torch.cuda.get_device_name() if card else 'no GPU'}, {machine().replace(', CPU', '')}", rounds=rounds)
     if card: publish('cuda', res, report(res))
     else: print(report(res) + '\nNo GPU here: these numbers mean nothing, and are not kept.')
 

@@ -24,10 +24,12 @@ from concurrent.futures import ProcessPoolExecutor, as_completed
 os.environ.setdefault('OMP_NUM_THREADS', '1')   # small models, one process per core
 warnings.simplefilter('ignore')
 import numpy as np, torch
-from fine_tune_tasks import cache_dir, design, error, kept_aside, make, tasks
+from fine_tune_tasks import design, error, kept_aside, make, tasks
 from fastai.basics import *
+from fastai_lrx.all import discriminative_lrs
 from fastai_lrx.core.plots import new_axes
 from measure import machine, publish, results
+from real_data import cache_dir
 
 epochs,rates = 5,(4e-4, 1e-3, 2e-3, 5e-3, 1.2e-2, 4e-2)
 default,tolerated = 2e-3,rates[:5]

@@ -162,16 +162,16 @@ tasks = {
     # those that judge
     'digits, CNN': Task('digits', 'cnn', 60, n_test=700), 'shapes, ViT': Task('shapes', 'vit', 200),
     'libraries, LSTM': Task('library', 'lstm', 300, bs=16), 'clothes, ViT': Task('clothes', 'clothes_vit', 200, (6,7,8,9)),
-    'clothes, Lite0, 240 of 10 kinds': Task('clothes', 'lite0', 240, every, 48, 32),
+    'clothes, Lite0, 240 of 10 kinds': Task('clothes', 'lite0', 240, every, 48, 16),
     'clothes, Lite0, 120 of 3 kinds': Task('clothes', 'lite0', 120, (2,4,6), 64, 16),
-    'clothes, Lite1, 200 of 10 kinds': Task('clothes', 'lite1', 200, every, 48, 32),
+    'clothes, Lite1, 200 of 10 kinds': Task('clothes', 'lite1', 200, every, 48, 16),
     # those kept aside
     'digits, ViT': Task('digits', 'vit', 150, n_test=700), 'shapes, CNN': Task('shapes', 'cnn', 100),
     'fields, LSTM': Task('field', 'lstm', 300, bs=16, n_test=800), 'parts, LSTM': Task('part', 'lstm', 200, bs=16, n_test=800),
     'clothes, ConvNeXt': Task('clothes', 'clothes_convnext', 120, (6,7,8,9), 32),
-    'clothes, Lite0, 80 of 5 kinds': Task('clothes', 'lite0', 80, second, 48, 16),
-    'clothes, Lite1, 300 of 5 kinds': Task('clothes', 'lite1', 300, (0,2,4,6,8), 48, 32),
-    'clothes, Lite0, 400 of 10 kinds': Task('clothes', 'lite0', 400, every, 48, 32)}
+    'clothes, Lite0, 80 of 5 kinds': Task('clothes', 'lite0', 80, second, 48, 8),
+    'clothes, Lite1, 300 of 5 kinds': Task('clothes', 'lite1', 300, (0,2,4,6,8), 48, 16),
+    'clothes, Lite0, 400 of 10 kinds': Task('clothes', 'lite0', 400, every, 48, 16)}
 design = list(tasks)[:7]
 kept_aside = list(tasks)[7:]
 
