@@ -35,7 +35,7 @@ epochs,rates = 5,(4e-4, 1e-3, 2e-3, 5e-3, 1.2e-2, 4e-2)
 default,tolerated = 2e-3,rates[:5]
 
 def stock(learn, lr): learn.fine_tune(epochs-1, lr)
-def ours(learn, lr, **kwargs): learn.fine_tune_discriminative(epochs-1, lr, **kwargs)
+def ours(learn, lr): learn.fine_tune_discriminative(epochs, lr)
 def full(learn, lr, div=2.6):
     learn.unfreeze()
     learn.fit_one_cycle(epochs, discriminative_lrs(len(learn.opt.param_lists), lr, div))
@@ -43,7 +43,8 @@ def lp_ft(learn, lr):
     learn.fit_one_cycle(1, lr)
     learn.unfreeze()
     learn.fit_one_cycle(epochs-1, lr/10)
-ways = {'ours': ours, 'stock': stock, 'LP-FT': lp_ft, 'full': full, 'one rate': partial(full, div=1)}
+def searched(learn, lr): learn.fine_tune_discriminative(epochs, None)
+ways = {'ours': ours, 'base_lr=None': searched, 'stock': stock, 'LP-FT': lp_ft, 'full': full, 'one rate': partial(full, div=1)}
 
 class EpochTimes(Callback):
     def before_fit(self): self.times = getattr(self, 'times', [])
