@@ -112,7 +112,8 @@ def fit_table(learn, begun):
                  fit_triangular=dict(n_cycles=2, cycle_len=1, lr_max=1e-2, lr_min=None, mode='triangular', gamma=.99,
                                      up_frac=.5),
                  fit_stlr=dict(n_epoch=2, lr_max=1e-2, cut_frac=.1, ratio=32),
-                 fine_tune_discriminative=dict(epochs=2, base_lr=1e-2, freeze_epochs=1, div=2.6, unfreeze='gradual',
+                 fine_tune_discriminative=dict(epochs=2, base_lr=1e-2, freeze_epochs=1, head_lr=None, layer_decay=None,
+                                               div=None, unfreeze='gradual',
                                                schedule='one_cycle', n_groups=None, precompute=False, train_bn=True))
     return {f'Learner.{name}': entry(method(name), check, given=getattr(Learner, name), flags=flags, also=also, **valid,
                                      **common) for name,valid in makes.items()}

@@ -162,8 +162,8 @@ fits = dict(sgdr=sgdr(), until=sgdr(lambda d: UntilOverfit()), memory=sgdr(lambd
             triangular=lambda l,d: l.fit_triangular(2, 1, 1e-2), stlr=lambda l,d: l.fit_stlr(2, 1e-2),
             resume=sgdr(lambda d: Resume(d/'r')),
             all_three=sgdr(lambda d: Resume(d/'r'), lambda d: Snapshots(d/'s'), lambda d: UntilOverfit()),
-            discriminative=lambda l,d: l.fine_tune_discriminative(1, 1e-2, train_bn=False),
-            with_precompute=lambda l,d: l.fine_tune_discriminative(1, 1e-2, precompute=True),
+            discriminative=lambda l,d: l.fine_tune_discriminative(1, 1e-2, 1, train_bn=False),
+            with_precompute=lambda l,d: l.fine_tune_discriminative(1, 1e-2, 1, precompute=True),
             resumed_tuning=lambda l,d: l.fine_tune_discriminative(1, 1e-2, cbs=Resume(d/'r')),
             unfreezing=lambda l,d: l.fit(2, cbs=GradualUnfreezing()),
             cache=inside_precomputed(), mapped=inside_precomputed(max_memory=0), views=inside_precomputed(n_aug=2))

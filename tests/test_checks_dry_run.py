@@ -62,7 +62,7 @@ def test_the_plan_equals_reality():
                 sgdr_parts=lambda l: l.fit_sgdr(4, 0.5, 1e-2, cycle_mult=1),
                 triangular=lambda l: l.fit_triangular(2, 2, slice(1e-4, 1e-2), mode='triangular2'),
                 exp_range=lambda l: l.fit_triangular(2, 1, 1e-2, mode='exp_range', gamma=0.9),
-                stlr=lambda l: l.fit_stlr(3, 1e-2), gradual=lambda l: l.fine_tune_discriminative(3, 1e-2),
+                stlr=lambda l: l.fit_stlr(3, 1e-2), gradual=lambda l: l.fine_tune_discriminative(3, 1e-2, 1, unfreeze='gradual'),
                 all_at_once=lambda l: l.fine_tune_discriminative(3, 1e-2, 2, unfreeze='all', schedule='sgdr'),
                 opening=lambda l: l.fit_one_cycle(4, 1e-2, cbs=GradualUnfreezing()),
                 start=lambda l: l.fit_one_cycle(3, 1e-2, start_epoch=1),
@@ -150,7 +150,7 @@ def test_what_a_schedule_overrides():
                 sgdr_parts=lambda l: l.fit_sgdr(4, 0.5, 1e-2, cycle_mult=1),
                 triangular=lambda l: l.fit_triangular(2, 2, slice(1e-4, 1e-2), mode='triangular2'),
                 exp_range=lambda l: l.fit_triangular(2, 1, 1e-2, mode='exp_range', gamma=0.9),
-                stlr=lambda l: l.fit_stlr(3, 1e-2), gradual=lambda l: l.fine_tune_discriminative(3, 1e-2),
+                stlr=lambda l: l.fit_stlr(3, 1e-2), gradual=lambda l: l.fine_tune_discriminative(3, 1e-2, 1, unfreeze='gradual'),
                 all_at_once=lambda l: l.fine_tune_discriminative(3, 1e-2, 2, unfreeze='all', schedule='sgdr'),
                 opening=lambda l: l.fit_one_cycle(4, 1e-2, cbs=GradualUnfreezing()),
                 start=lambda l: l.fit_one_cycle(3, 1e-2, start_epoch=1),
@@ -228,7 +228,7 @@ def test_no_trace_little_cost():
     def plans(learn):
         with learn.dry_run():
             recipe(learn)
-            if len(learn.opt.param_lists) > 1: learn.fine_tune_discriminative(2, 1e-2, precompute=True)
+            if len(learn.opt.param_lists) > 1: learn.fine_tune_discriminative(2, 1e-2, 1, precompute=True)
             learn.fit_sgdr(2, 1, 1e-2, cbs=[SaveModelCallback(), CSVLogger(), Snapshots('never_written'),
                                             Resume('never_written')])
     def raises(learn):

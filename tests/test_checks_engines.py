@@ -83,7 +83,7 @@ def test_the_plan_is_what_runs():
 
     # %% nbs/checks/engines.ipynb #2e26be25
     fits = dict(sgdr=lambda l: l.fit_sgdr(2, 1, slice(1e-3, 1e-2), wd=0.1, cbs=[Snapshots(), UntilOverfit(9)]),
-                gradual=lambda l: l.fine_tune_discriminative(2, 1e-2, train_bn=False))
+                gradual=lambda l: l.fine_tune_discriminative(2, 1e-2, 1, unfreeze='gradual', train_bn=False))
     def check_plan(make, fit):
         "The learner after a fit that was as planned, and what was seen of it"
         learn,seen = make(),Reality()
@@ -200,7 +200,7 @@ def test_killed_and_run_again():
         return oracle
 
     def sgdr(learn, cbs): learn.fit_sgdr(3, 1, slice(1e-3, 3e-2), cycle_mult=1, cbs=cbs)
-    def gradual(learn, cbs): learn.fine_tune_discriminative(2, 1e-2, cbs=cbs, train_bn=False)
+    def gradual(learn, cbs): learn.fine_tune_discriminative(2, 1e-2, 1, unfreeze='gradual', cbs=cbs, train_bn=False)
     several = 'one_scaler','both','ranger'
     ends = {name: survives(engine, sgdr, (0, 1, 2), *[(0, 2, 1)]*(name in several)) for name,engine in engines.items()}
     for name in ('both','fused','summing','lookahead','in_place'): survives(engines[name], gradual, (0, 2, 1))
@@ -259,7 +259,7 @@ def test_a_frozen_body_computed_once():
     for name in ('both','body_only'):
         learn = engines[name]()
         learn.freeze()
-        quietly(lambda: learn.fine_tune_discriminative(1, 1e-2, precompute=True))
+        quietly(lambda: learn.fine_tune_discriminative(1, 1e-2, 1, precompute=True))
         test_eq(len(learn.recorder.lrs), 6)
 
     # %% nbs/checks/engines.ipynb #a5ceb93e
@@ -273,7 +273,7 @@ def test_a_frozen_body_computed_once():
         learn.fit(1, 1e-2)
         before = left(learn)
         with ExceptionExpected(ValueError, 'does not just call one module after the other'):
-            learn.fine_tune_discriminative(1, 1e-2, precompute=True, **kwargs)
+            learn.fine_tune_discriminative(1, 1e-2, 1, precompute=True, **kwargs)
         test_eq(left(learn), before)
 
     # %% nbs/checks/engines.ipynb #da1aef18
@@ -405,7 +405,7 @@ def test_refused_before_training():
                 snaps=lambda l: l.fit_sgdr(1, 1, cbs=Snapshots()), overfit=lambda l: l.fit_sgdr(1, 1, cbs=UntilOverfit()),
                 planned=planned(lambda l: l.fit_sgdr(1, 1)), stock=planned(lambda l: l.fit(1)))
     tunes = dict(tune=lambda l: l.fine_tune_discriminative(1), found=lambda l: l.fine_tune_discriminative(1, None),
-                 precompute=lambda l: l.fine_tune_discriminative(1, precompute=True),
+                 precompute=lambda l: l.fine_tune_discriminative(1, freeze_epochs=1, precompute=True),
                  all_at_once=lambda l: l.fine_tune_discriminative(1, schedule='sgdr', unfreeze='all'),
                  planned=planned(lambda l: l.fine_tune_discriminative(1)))
     made_on_the_way = dict(resume=lambda l: l.fit(1, cbs=Resume(tempfile.mkdtemp())),

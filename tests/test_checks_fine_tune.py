@@ -30,21 +30,25 @@ def test_at_every_batch():
                                     nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Dropout(0.3), nn.Linear(8, 3)))
         learn.splitter = four_groups
         return learn
+    def ulmfit(learn, epochs, base_lr=1e-2, freeze_epochs=1, **kwargs):
+        "The head first, then a group more with each epoch, rates that fall by 2.6"
+        learn.fine_tune_discriminative(epochs, base_lr, freeze_epochs, **(dict(div=2.6, unfreeze='gradual') | kwargs))
     def four_groups(m): return [params(o) for o in m]
 
     # %% nbs/checks/fine_tune.ipynb #40011e80
     def one_cycle_rates(frozen, epochs, n_iter, tops):
         "fastai's own functions, stage by stage"
+        pct,div = (0.3, 5) if frozen else (0.25, 25)
         rises = [combined_cos(0.99, top/25, top, top/1e5) for top in tops]
-        cycles = [combined_cos(0.3, top/5, top, top/1e5) for top in tops]
+        cycles = [combined_cos(pct, top/div, top, top/1e5) for top in tops]
         stages = ((rises, combined_cos(0.99, 0.95, 0.85, 0.95), frozen*n_iter),
-                  (cycles, combined_cos(0.3, 0.95, 0.85, 0.95), epochs*n_iter))
+                  (cycles, combined_cos(pct, 0.95, 0.85, 0.95), epochs*n_iter))
         for rates,mom,n in stages:
             for i in range(n): yield [float(f(i/n)) for f in rates],float(mom(i/n))
 
     learn = deep()
     for frozen,epochs in ((1, 4), (2, 2), (0, 3)):
-        learn.fine_tune_discriminative(epochs, 1e-2, frozen, cbs=(log := Log()))
+        ulmfit(learn, epochs, 1e-2, frozen, cbs=(log := Log()))
         tops = [1e-2/2.6**i for i in (3, 2, 1, 0)]
         n_iter = len(learn.dls.train)
         test_eq(len(log.rows), (frozen+epochs)*n_iter)
@@ -62,7 +66,7 @@ def test_at_every_batch():
            unfreeze=st.sampled_from(['gradual','all']))
     def test_every_batch(shape, frozen, epochs, div, unfreeze):
         learn = deep()
-        learn.fine_tune_discriminative(epochs, 1e-2, frozen, div=div, unfreeze=unfreeze, schedule=shape, cbs=(log := Log()),
+        ulmfit(learn, epochs, 1e-2, frozen, div=div, unfreeze=unfreeze, schedule=shape, cbs=(log := Log()),
                                        moms=(0.9, 0.8))
         n_iter,total = len(learn.dls.train),frozen+epochs
         want = staged_schedule(shape, discriminative_lrs(4, 1e-2, div), frozen, epochs)
@@ -90,6 +94,77 @@ def test_at_every_batch():
         assert all(e >= start and (e-start)%every==0 for e,c in enumerate(changes, 1) if c)
     test_openings()
 
+def test_layer_by_layer():
+    # %% nbs/checks/fine_tune.ipynb #c-layers
+    def layered(arch='test_vit', seed=0, **kwargs):
+        "A tiny timm learner as it is made"
+        set_seed(seed)
+        items = [(torch.randn(3, 32, 32), torch.tensor(i%3)) for i in range(16)]
+        dls = DataLoaders.from_dsets(items, items[:4], bs=4, num_workers=0)
+        return quiet(timm_learner(dls, arch, pretrained=False, n_out=3, loss_func=CrossEntropyLossFlat(), **kwargs))
+    def by_definition(learn, base_lr, decay=0.85, head_lr=1e-2):
+        "The highest rates of a learner cut into its layers"
+        *body,head = timm_split(learn.model, None)
+        falling = [base_lr*decay**k for k in range(len(body), 0, -1)]
+        sizes = [np.median([np.sqrt((p.detach().numpy()**2).mean()) for p in ps if p.ndim > 1] or [1]) for ps in body]
+        return [*np.minimum(falling, 0.04*np.array(sizes)), head_lr]
+    class Rates(Callback):
+        "The rates of every training batch"
+        def before_fit(self): self.rows = []
+        def after_pred(self): self.rows += [[h['lr'] for h in self.opt.hypers]]*self.training
+    def tuned(learn, *args, **kwargs):
+        with contextlib.redirect_stdout(io.StringIO()): learn.fine_tune_discriminative(*args, cbs=(rates := Rates()), **kwargs)
+        return np.array(rates.rows)
+    def shuffles_alike(learn):
+        set_seed(1)
+        learn.dls.train.rng = random.Random(1)
+        return learn
+    for arch in ('test_vit', 'test_convnext', 'resnet10t'):
+        for args,kwargs,want in (((2,), {}, {}), ((2, 1e-4), {}, {}), ((2, 1e2), dict(head_lr=3e-3), dict(head_lr=3e-3)),
+                                 ((2, 1e-3), dict(layer_decay=0.6), dict(decay=0.6))):
+            learn,bare = layered(arch),layered(arch)
+            peaks = by_definition(learn, (*args, 1e-2)[1], **want)
+            seen = tuned(shuffles_alike(learn), *args, **kwargs)
+            bare.regroup(None).unfreeze()
+            shuffles_alike(bare).fit_one_cycle(2, np.array(peaks), cbs=(stocks_ := Rates()))
+            np.testing.assert_allclose(seen, stocks_.rows, rtol=1e-4, atol=1e-12)
+
+    # %% nbs/checks/fine_tune.ipynb #c-layers2
+    learn = layered()
+    with contextlib.redirect_stdout(io.StringIO()), learn.dry_run() as plan: learn.fine_tune_discriminative(2, 1e-2)
+    np.testing.assert_allclose(plan.fits[0].hypers['lr'], tuned(layered(), 2), rtol=1e-9)
+    seen = tuned(layered(opt_func=SGD), 2, 5.)                       # steps that follow the gradient: no limit
+    assert seen[:, -1].max() > 4.9 and seen[:, -2].max() > 4.9*0.85
+    learn = layered()
+    tuned(learn, 1)
+    spared = {name for name,p in learn.model.named_parameters() if learn.opt.state[p].get('do_wd') is False and p.ndim > 1}
+    test_eq({name.split('.')[-1] for name in spared}, {'cls_token', 'pos_embed'} & {n.split('.')[-1] for n in learn.model[0].model.no_weight_decay()})
+    learn = layered(n_groups=3)                                      # chosen
+    tuned(learn, 1)
+    test_eq(len(learn.layer_groups), 3)
+    learn = layered()
+    tuned(learn, 1, div=2.6)
+    test_eq(len(learn.layer_groups), 4)
+    learn = quiet(vision_learner(layered().dls, 'resnet10t', pretrained=False, n_out=3, loss_func=CrossEntropyLossFlat()))
+    tuned(learn, 1)
+    test_eq(len(learn.layer_groups), len(timm_split(learn.model, None)))
+
+    # %% nbs/checks/fine_tune.ipynb #c-again
+    class StopAt(Callback):
+        "Ctrl-C in epoch 1 of the first run"
+        runs = 0
+        def before_fit(self): StopAt.runs += 1
+        def before_batch(self):
+            if StopAt.runs==1 and self.training and self.epoch==1 and self.iter==2: raise KeyboardInterrupt
+    with tempfile.TemporaryDirectory() as d:
+        learn = shuffles_alike(layered('test_convnext'))
+        with contextlib.redirect_stdout(io.StringIO()):
+            for _ in range(2):
+                with contextlib.suppress(KeyboardInterrupt): learn.fine_tune_discriminative(3, 1e-1, cbs=[Resume(d), StopAt()])
+            whole = shuffles_alike(layered('test_convnext'))
+            whole.fine_tune_discriminative(3, 1e-1)
+        assert same(list(learn.model.parameters()), list(whole.model.parameters()))
+
 def test_opening_keeps_what_was_learnt():
     # %% nbs/checks/fine_tune.ipynb #883293a7
     def deep(cbs=None, seed=0, **kwargs):
@@ -99,6 +174,9 @@ def test_opening_keeps_what_was_learnt():
                                     nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Dropout(0.3), nn.Linear(8, 3)))
         learn.splitter = four_groups
         return learn
+    def ulmfit(learn, epochs, base_lr=1e-2, freeze_epochs=1, **kwargs):
+        "The head first, then a group more with each epoch, rates that fall by 2.6"
+        learn.fine_tune_discriminative(epochs, base_lr, freeze_epochs, **(dict(div=2.6, unfreeze='gradual') | kwargs))
     def four_groups(m): return [params(o) for o in m]
 
     # %% nbs/checks/fine_tune.ipynb #48808f5d
@@ -112,7 +190,7 @@ def test_opening_keeps_what_was_learnt():
     for train_bn in (True, False):
         learn = deep()
         learn.fit(1, 1e-2)
-        learn.fine_tune_discriminative(3, 1e-2, train_bn=train_bn, cbs=(watch := Watch()))
+        ulmfit(learn, 3, 1e-2, train_bn=train_bn, cbs=(watch := Watch()))
         n_iter = len(learn.dls.train)
         test_eq(watch.steps, [n_iter, 2*n_iter, 3*n_iter, 4*n_iter])     # that of the fit before too, as in any fit
         before,opened = ([p for p in ps if p.ndim > 1 or not train_bn] for ps in (watch.first[0], watch.first[3]))
@@ -126,7 +204,7 @@ def test_opening_keeps_what_was_learnt():
         learn.fit_one_cycle(2, [lr/2.6, lr], pct_start=0.3, div=5.)
         return weights(learn)[:-1]
     def ours(learn):
-        learn.fine_tune_discriminative(2, 1e-2, unfreeze='all')
+        ulmfit(learn, 2, 1e-2, unfreeze='all')
         return weights(learn)[:-1]
     for a,b in zip(stock(learner('vision')), ours(learner('vision'))):
         torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-4)
@@ -149,25 +227,28 @@ def test_one_run():
                                     nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Dropout(0.3), nn.Linear(8, 3)))
         learn.splitter = four_groups
         return learn
+    def ulmfit(learn, epochs, base_lr=1e-2, freeze_epochs=1, **kwargs):
+        "The head first, then a group more with each epoch, rates that fall by 2.6"
+        learn.fine_tune_discriminative(epochs, base_lr, freeze_epochs, **(dict(div=2.6, unfreeze='gradual') | kwargs))
     def four_groups(m): return [params(o) for o in m]
 
     # %% nbs/checks/fine_tune.ipynb #5533815b
     learn = deep()
     with tempfile.TemporaryDirectory() as d:
         learn.path = Path(d)
-        learn.fine_tune_discriminative(3, 1e-2, cbs=[SaveModelCallback(every_epoch=True), CSVLogger()])
+        ulmfit(learn, 3, 1e-2, cbs=[SaveModelCallback(every_epoch=True), CSVLogger()])
         test_eq(len(list((Path(d)/'models').iterdir())), 4)
         test_eq(len(pd.read_csv(Path(d)/'history.csv')), 4)
     test_eq(len(learn.recorder.values), 4)
     learn = deep()
-    learn.fine_tune_discriminative(3, 1e-2, start_epoch=2, cbs=(log := Log()))
+    ulmfit(learn, 3, 1e-2, start_epoch=2, cbs=(log := Log()))
     test_eq(log.rows[0][2:], ([False, True, True, True], 2))
     n_iter = len(learn.dls.train)
     want = staged_schedule('one_cycle', np.array([1e-2]), 1, 3).at(2*n_iter, 4*n_iter)
     np.testing.assert_allclose(log.rows[0][0][-1], want, rtol=1e-9)
     def tops(base_lr, **kwargs):
         learn = deep()
-        learn.fine_tune_discriminative(1, base_lr, cbs=(log := Log()), schedule='sgdr', **kwargs)
+        ulmfit(learn, 1, base_lr, cbs=(log := Log()), schedule='sgdr', **kwargs)
         return np.max([row[0] for row in log.rows], 0)
     np.testing.assert_allclose(tops([1e-5, 1e-4, 1e-3, 1e-2]), [1e-5, 1e-4, 1e-3, 1e-2])
     np.testing.assert_allclose(tops(slice(1e-5, 1e-2)), [1e-5, 1e-4, 1e-3, 1e-2])
@@ -189,6 +270,9 @@ def test_text_and_tables():
             open_ = [any(p.requires_grad for p in ps if p.ndim > 1) for ps in self.opt.param_lists]
             self.rows.append(([h['lr'] for h in self.opt.hypers], [h['mom'] for h in self.opt.hypers], open_,
                               self.fine_tune_stage))
+    def ulmfit(learn, epochs, base_lr=1e-2, freeze_epochs=1, **kwargs):
+        "The head first, then a group more with each epoch, rates that fall by 2.6"
+        learn.fine_tune_discriminative(epochs, base_lr, freeze_epochs, **(dict(div=2.6, unfreeze='gradual') | kwargs))
 
     # %% nbs/checks/fine_tune.ipynb #48c53031
     words = 'good bad fine awful great poor film book plot end start slow fast dull bright'.split()
@@ -204,7 +288,7 @@ def test_text_and_tables():
                                          tok_tfm=Tokenizer.from_df('text', tok=BaseTokenizer()))
         lm = quiet(language_model_learner(dls_lm, AWD_LSTM, config={**awd_lstm_lm_config, **small},
                                           pretrained=False, path=d))
-        lm.fine_tune_discriminative(2, 1e-2, schedule='stlr', cbs=(log := Log()))
+        ulmfit(lm, 2, 1e-2, schedule='stlr', cbs=(log := Log()))
         test_eq([row[2] for row in log.rows][::len(lm.dls.train)][:3], [[False]*2+[True], [False]+[True]*2, [True]*3])
         lm.save_encoder('enc')
         dls = TextDataLoaders.from_df(df, text_col='text', label_col='label', valid_col='is_valid', bs=6, seq_len=9,
@@ -213,7 +297,7 @@ def test_text_and_tables():
                                               pretrained=False, path=d))
         learn.load_encoder('enc')
         before = deepcopy(learn.model[0].state_dict())
-        learn.fine_tune_discriminative(4, 1e-2, schedule='stlr', cbs=(log := Log()))
+        ulmfit(learn, 4, 1e-2, schedule='stlr', cbs=(log := Log()))
     n = len(learn.opt.param_lists)
     test_eq([sum(row[2]) for row in log.rows][::len(learn.dls.train)], [min(1+e, n) for e in range(5)])
     assert all(p.isfinite().all() for p in learn.model.parameters())
@@ -247,15 +331,36 @@ def test_accumulation_bf16_two_ranks():
                                     nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Dropout(0.3), nn.Linear(8, 3)))
         learn.splitter = four_groups
         return learn
+    def ulmfit(learn, epochs, base_lr=1e-2, freeze_epochs=1, **kwargs):
+        "The head first, then a group more with each epoch, rates that fall by 2.6"
+        learn.fine_tune_discriminative(epochs, base_lr, freeze_epochs, **(dict(div=2.6, unfreeze='gradual') | kwargs))
     def four_groups(m): return [params(o) for o in m]
+
+    # %% nbs/checks/fine_tune.ipynb #c-layers
+    def layered(arch='test_vit', seed=0, **kwargs):
+        "A tiny timm learner as it is made"
+        set_seed(seed)
+        items = [(torch.randn(3, 32, 32), torch.tensor(i%3)) for i in range(16)]
+        dls = DataLoaders.from_dsets(items, items[:4], bs=4, num_workers=0)
+        return quiet(timm_learner(dls, arch, pretrained=False, n_out=3, loss_func=CrossEntropyLossFlat(), **kwargs))
+    class Rates(Callback):
+        "The rates of every training batch"
+        def before_fit(self): self.rows = []
+        def after_pred(self): self.rows += [[h['lr'] for h in self.opt.hypers]]*self.training
+    def tuned(learn, *args, **kwargs):
+        with contextlib.redirect_stdout(io.StringIO()): learn.fine_tune_discriminative(*args, cbs=(rates := Rates()), **kwargs)
+        return np.array(rates.rows)
 
     # %% nbs/checks/fine_tune.ipynb #71d4ab71
     for engine in (lambda: GradientAccumulation(20), bf16):
         learn = deep(engine())
         before = [p.detach().clone() for p in learn.model.parameters()]
-        learn.fine_tune_discriminative(3, 1e-2, cbs=(log := Log()), train_bn=False)
+        ulmfit(learn, 3, 1e-2, cbs=(log := Log()), train_bn=False)
         test_eq(log.rows[-1][2], [True]*4)
         assert not any(p.equal(q) for p,q in zip(before, learn.model.parameters()) if p.ndim > 1)
+        learn = layered('test_convnext', cbs=engine())
+        np.testing.assert_allclose(tuned(learn, 2).max(0)[-1], 1e-2, rtol=0.2)
+        assert all(p.isfinite().all() for p in learn.model.parameters())
 
     # %% nbs/checks/fine_tune.ipynb #b9b38392
     def ranks_fine_tune(rank):
@@ -270,8 +375,9 @@ def test_accumulation_bf16_two_ranks():
                 stages.append(self.fine_tune_stage)
                 wrapped.append(id(self.model))
         with learn.distrib_ctx(sync_bn=False):
-            learn.fine_tune_discriminative(2, 1e-2, cbs=Stage(), train_bn=False)
-            learn.fine_tune_discriminative(1, 1e-2)
+            learn.fine_tune_discriminative(2, 1e-2, 1, div=2.6, unfreeze='gradual', cbs=Stage(), train_bn=False)
+            learn.fine_tune_discriminative(1, 1e-2, 1)
+            learn.fine_tune_discriminative(1)
         moved = [not p.equal(q) for p,q in zip(before, learn.model.parameters())]
         ps,wrapped_anew = [p.detach() for p in learn.model.parameters()],len(set(wrapped)) >= 2
         return ps,sorted(set(stages)),wrapped_anew,all(moved),type(learn.model).__name__
@@ -294,6 +400,9 @@ def test_resumed_and_left_in_the_learner():
         learn.dls = DataBlock((ImageBlock, CategoryBlock), get_x=get_image, get_y=get_label,
                               splitter=IndexSplitter(range(24))).dataloaders(list(range(72)), bs=8, num_workers=0)
         return learn
+    def ulmfit(learn, epochs, base_lr=1e-2, freeze_epochs=1, **kwargs):
+        "The head first, then a group more with each epoch, rates that fall by 2.6"
+        learn.fine_tune_discriminative(epochs, base_lr, freeze_epochs, **(dict(div=2.6, unfreeze='gradual') | kwargs))
     def four_groups(m): return [params(o) for o in m]
 
     # %% nbs/checks/fine_tune.ipynb #f8224c6f
@@ -309,14 +418,14 @@ def test_resumed_and_left_in_the_learner():
             if self.epoch==1: raise CancelFitException
     for kwargs in ({}, dict(train_bn=False), dict(unfreeze='all', schedule='sgdr')):
         whole_run = plain_deep()
-        whole_run.fine_tune_discriminative(3, 1e-2, cbs=Reseed(), **kwargs)
+        ulmfit(whole_run, 3, 1e-2, cbs=Reseed(), **kwargs)
         with tempfile.TemporaryDirectory() as d:
             first_part = plain_deep(path=d)
-            first_part.fine_tune_discriminative(3, 1e-2, cbs=StopAfter(), **kwargs)
+            ulmfit(first_part, 3, 1e-2, cbs=StopAfter(), **kwargs)
             first_part.save('checkpoint')
             rest = plain_deep(path=d)
             rest.load('checkpoint')
-            rest.fine_tune_discriminative(3, 1e-2, cbs=Reseed(), start_epoch=2, **kwargs)
+            ulmfit(rest, 3, 1e-2, cbs=Reseed(), start_epoch=2, **kwargs)
         assert same(list(rest.model.parameters()), list(whole_run.model.parameters()))
 
     # %% nbs/checks/fine_tune.ipynb #44c56978
@@ -348,6 +457,9 @@ def test_computed_beforehand():
         learn.dls = DataBlock((ImageBlock, CategoryBlock), get_x=get_image, get_y=get_label,
                               splitter=IndexSplitter(range(24))).dataloaders(list(range(72)), bs=8, num_workers=0)
         return learn
+    def ulmfit(learn, epochs, base_lr=1e-2, freeze_epochs=1, **kwargs):
+        "The head first, then a group more with each epoch, rates that fall by 2.6"
+        learn.fine_tune_discriminative(epochs, base_lr, freeze_epochs, **(dict(div=2.6, unfreeze='gradual') | kwargs))
     def four_groups(m): return [params(o) for o in m]
 
     # %% nbs/checks/fine_tune.ipynb #61b1af36
@@ -363,7 +475,7 @@ def test_computed_beforehand():
             learn.fit(1, 1e-2)
             set_seed(1)
             learn.dls.train.rng = random.Random(1)
-            learn.fine_tune_discriminative(3, 1e-2, train_bn=False, precompute=precompute, cbs=ClosedInEval(), **kwargs)
+            ulmfit(learn, 3, 1e-2, train_bn=False, precompute=precompute, cbs=ClosedInEval(), **kwargs)
             ends.append([p.detach() for p in learn.model.parameters()])
             test_eq(learn.fine_tune_stage, 3 if kwargs.get('unfreeze') != 'all' else 1)
         assert max(float((a-b).abs().max()) for a,b in zip(*ends)) < 1e-5
@@ -375,22 +487,27 @@ def test_computed_beforehand():
         return quiet(timm_learner(dls, 'test_vit', n_groups=n, pretrained=False, n_out=3,
                                   loss_func=CrossEntropyLossFlat(), **kwargs))
     learn = timm_in(2)
-    learn.fine_tune_discriminative(1, [1e-4, 1e-3])
-    learn.fine_tune_discriminative(1, 1e-3)
+    ulmfit(learn, 1, [1e-4, 1e-3])
+    ulmfit(learn, 1, 1e-3)
     test_eq(len(learn.layer_groups), 2)
     def stocks(**kwargs):
         dls = DataLoaders.from_dsets(items := [(torch.randn(3, 32, 32), torch.tensor(i%3)) for i in range(12)], items[:4],
                                      bs=4, num_workers=0)
         return quiet(vision_learner(dls, 'test_vit', pretrained=False, n_out=3, loss_func=CrossEntropyLossFlat(), **kwargs))
     for learn,n in ((stocks(), 4), (stocks(opt_func=partial(OptimWrapper, opt=torch.optim.AdamW)), 4)):
-        with contextlib.redirect_stdout(out := io.StringIO()): learn.fine_tune_discriminative(1, 1e-3)
+        with contextlib.redirect_stdout(out := io.StringIO()): ulmfit(learn, 1, 1e-3)
         test_eq((len(learn.layer_groups), 'came in 2 layer groups' in out.getvalue()), (4, True))
     learn = stocks(opt_func=partial(OptimWrapper, opt=torch.optim.AdamW))
     learn.freeze()
-    learn.fine_tune_discriminative(1, 1e-3)            # a wrapped optimizer that exists keeps its groups
+    ulmfit(learn, 1, 1e-3)            # a wrapped optimizer that exists keeps its groups
     test_eq(len(learn.layer_groups), 2)
 
 def test_frozen_by_hand():
+    # %% nbs/checks/fine_tune.ipynb #883293a7
+    def ulmfit(learn, epochs, base_lr=1e-2, freeze_epochs=1, **kwargs):
+        "The head first, then a group more with each epoch, rates that fall by 2.6"
+        learn.fine_tune_discriminative(epochs, base_lr, freeze_epochs, **(dict(div=2.6, unfreeze='gradual') | kwargs))
+
     # %% nbs/checks/fine_tune.ipynb #4ddb9fd9
     def each_layer(m): return [params(layer) for layer in m]
     def open_parts(m): return [trainable_params(layer) for layer in m]
@@ -407,7 +524,7 @@ def test_frozen_by_hand():
         before = {name: p.detach().clone() for name,p in learn.model.named_parameters()}
         fit(learn)
         return {name[:3] for name,p in learn.model.named_parameters() if not p.equal(before[name])}
-    def discriminative(learn, **kwargs): learn.fine_tune_discriminative(2, 1e-2, wd=0.1, **kwargs)
+    def discriminative(learn, **kwargs): ulmfit(learn, 2, 1e-2, wd=0.1, **kwargs)
     everything = {'0.0', '0.1', '1.0', '1.1', '2.0', '2.1', '3.1'}
     expected = everything - {'0.0', '0.1', '2.1'}
 
@@ -452,10 +569,10 @@ def test_frozen_by_hand():
     kwargs = dict(pretrained=False, n_out=3, loss_func=CrossEntropyLossFlat(), path=tempfile.gettempdir())
     learn = quiet(vision_learner(learner('vision').dls, 'resnet10t', **kwargs))
     learn.freeze()                                               # as it does on being made, if pretrained
-    with contextlib.redirect_stdout(io.StringIO()): learn.fine_tune_discriminative(1, 1e-2)
+    with contextlib.redirect_stdout(io.StringIO()): ulmfit(learn, 1, 1e-2)
     assert all(p.requires_grad for p in learn.model.parameters())
     stem = learn.model[0].model.conv1.requires_grad_(False)      # by hand, later on
-    learn.fine_tune_discriminative(1, 1e-2)
+    ulmfit(learn, 1, 1e-2)
     test_eq({p for p in learn.model.parameters() if not p.requires_grad}, set(stem.parameters()))
 
     # %% nbs/checks/fine_tune.ipynb #1f2dd2ae
@@ -468,7 +585,7 @@ def test_frozen_by_hand():
     def resumed(d):
         learn = adapted(path=d)
         with contextlib.suppress(KeyboardInterrupt), contextlib.redirect_stdout(io.StringIO()):
-            learn.fine_tune_discriminative(3, 1e-2, cbs=[Resume(Path(d)/'run'), StopOnce()])
+            ulmfit(learn, 3, 1e-2, cbs=[Resume(Path(d)/'run'), StopOnce()])
         return learn
     with tempfile.TemporaryDirectory() as a, tempfile.TemporaryDirectory() as b:
         resumed(a)
@@ -477,6 +594,11 @@ def test_frozen_by_hand():
         test_eq([p.requires_grad for p in ends[0]], [p.requires_grad for p in adapted().model.parameters()])
 
 def test_nothing_to_train_or_no_layers():
+    # %% nbs/checks/fine_tune.ipynb #883293a7
+    def ulmfit(learn, epochs, base_lr=1e-2, freeze_epochs=1, **kwargs):
+        "The head first, then a group more with each epoch, rates that fall by 2.6"
+        learn.fine_tune_discriminative(epochs, base_lr, freeze_epochs, **(dict(div=2.6, unfreeze='gradual') | kwargs))
+
     # %% nbs/checks/fine_tune.ipynb #4ddb9fd9
     def each_layer(m): return [params(layer) for layer in m]
     def adapted(splitter=each_layer, frozen=lambda m: [m[0], m[2][1]], seed=0, **kwargs):
@@ -492,7 +614,7 @@ def test_nothing_to_train_or_no_layers():
         before = {name: p.detach().clone() for name,p in learn.model.named_parameters()}
         fit(learn)
         return {name[:3] for name,p in learn.model.named_parameters() if not p.equal(before[name])}
-    def discriminative(learn, **kwargs): learn.fine_tune_discriminative(2, 1e-2, wd=0.1, **kwargs)
+    def discriminative(learn, **kwargs): ulmfit(learn, 2, 1e-2, wd=0.1, **kwargs)
     everything = {'0.0', '0.1', '1.0', '1.1', '2.0', '2.1', '3.1'}
     expected = everything - {'0.0', '0.1', '2.1'}
 
@@ -506,7 +628,7 @@ def test_nothing_to_train_or_no_layers():
     test_fail(lambda: learn.fit(2, cbs=GradualUnfreezing()), contains='all weights of learn.model are frozen',
               exc=ValueError)
     learn = adapted(frozen=lambda m: [m[3]], train_bn=False)     # the head by hand: the frozen stage has nothing to train
-    for f in (discriminative, lambda l: l.fine_tune_discriminative(1, None), lambda l: l.fit(2, cbs=GradualUnfreezing())):
+    for f in (discriminative, lambda l: ulmfit(l, 1, None), lambda l: l.fit(2, cbs=GradualUnfreezing())):
         test_fail(lambda: f(learn), contains='freeze_epochs=0', exc=ValueError)
     test_eq(moved_in(learn, partial(discriminative, freeze_epochs=0)), everything - {'3.1'})
     for kwargs in (dict(reset_opt=True), dict(n_groups=4), dict(n_groups=3)):
@@ -577,6 +699,13 @@ def test_bad_input():
         ((3,), dict(div=0), 'div=0'),
         ((3,), dict(div=-2.6), 'div=-2.6'),
         ((3,), dict(div=1e-300), 'div=1e-300'),
+        ((3,), dict(head_lr=0), 'head_lr=0: must be above 0'),
+        ((3,), dict(head_lr=1e-2, div=2.6), 'head_lr=0.01: with div='),
+        ((3,), dict(layer_decay=0.8, div=2.6), 'layer_decay=0.8: with div='),
+        ((3, [1e-3]*4), dict(layer_decay=0.8), 'layer_decay=0.8: base_lr has a rate for each layer group already'),
+        ((3, slice(1e-4, 1e-3)), dict(head_lr=1e-2), 'head_lr=0.01: base_lr has a rate for each layer group already'),
+        ((3,), dict(layer_decay=1.2), 'layer_decay=1.2: must be above 0 and at most 1'),
+        ((3,), dict(precompute=True), 'precompute=True: no epoch trains the head only'),
         ((3, [1e-3]*3), {}, '3 rates for a model of 4 layer groups'),
         ((3, -1e-3), {}, 'must not be negative'),
         ((3, slice(-1e-3, 1e-2)), {}, 'must not be negative'),
@@ -585,14 +714,15 @@ def test_bad_input():
         ((3,), dict(n_groups=1), 'n_groups=1: must be at least 2'),
         ((3, [1e-3]*4), dict(n_groups=3), '4 rates for a model of 3 layer groups'),
         ((3,), dict(moms=(1.5, 0.2)), 'moms=(1.5, 0.2)'),
-        ((3,), dict(start_epoch=5), 'start_epoch=5: the fit has 4 epochs'),
+        ((3,), dict(start_epoch=5), 'start_epoch=5: the fit has 3 epochs'),
         ((3,), dict(start_epoch=-1), 'start_epoch=-1'),
         ((3,), dict(wd=-1), 'wd=-1'),
         ((3,), dict(cbs=GradualUnfreezing()), 'brings its own GradualUnfreezing'))
     for args,kwargs,words_ in wrong:
         test_fail(lambda: learn.fine_tune_discriminative(*args, **kwargs), contains=words_, exc=ValueError)
     test_fail(lambda: learn.fine_tune_discriminative(2.5), contains='epochs=2.5', exc=TypeError)
-    for kwargs,words_ in ((dict(n_groups='3'), "n_groups='3'"), (dict(n_groups=2.5), 'n_groups=2.5'),
+    for kwargs,words_ in ((dict(n_groups='3'), "n_groups='3'"), (dict(head_lr='a'), "head_lr='a'"), (dict(layer_decay='a'), "layer_decay='a'"),
+                          (dict(n_groups=2.5), 'n_groups=2.5'),
                           (dict(start_epoch='a'), "start_epoch='a'"), (dict(wd='a'), "wd='a'"),
                           (dict(cbs='foo'), "'foo' is not a callback"), (dict(cbs=5), '5 is not a callback')):
         test_fail(lambda: learn.fine_tune_discriminative(3, **kwargs), contains=words_, exc=TypeError)

@@ -51,7 +51,7 @@ def test_nothing_accumulates():
 
     def tuned(learn, folder):
         learn.fine_tune_discriminative(1, 1e-3, train_bn=False)
-        learn.fine_tune_discriminative(1, 1e-3, precompute=True)
+        learn.fine_tune_discriminative(1, 1e-3, 1, precompute=True)
 
     def cycled(learn, folder):
         learn.fit_sgdr(1, 1, np.array([1e-4, 1e-3]), cbs=UntilOverfit())
@@ -183,7 +183,7 @@ def test_nothing_accumulates_slow():
 
     def tuned(learn, folder):
         learn.fine_tune_discriminative(1, 1e-3, train_bn=False)
-        learn.fine_tune_discriminative(1, 1e-3, precompute=True)
+        learn.fine_tune_discriminative(1, 1e-3, 1, precompute=True)
 
     def cycled(learn, folder):
         learn.fit_sgdr(1, 1, np.array([1e-4, 1e-3]), cbs=UntilOverfit())
@@ -299,7 +299,7 @@ def test_what_is_dropped_is_freed():
 
     def tuned(learn, folder):
         learn.fine_tune_discriminative(1, 1e-3, train_bn=False)
-        learn.fine_tune_discriminative(1, 1e-3, precompute=True)
+        learn.fine_tune_discriminative(1, 1e-3, 1, precompute=True)
 
     def cycled(learn, folder):
         learn.fit_sgdr(1, 1, np.array([1e-4, 1e-3]), cbs=UntilOverfit())

@@ -460,7 +460,7 @@ def test_two_ranks():
         dist.barrier()
         if rank == 1: sorted((folder/'cut').glob('*rank1*'))[-1].unlink()
         dist.barrier()
-        again,gradual = go('cut'),lambda l,cbs: l.fine_tune_discriminative(2, 1e-2, cbs=cbs)
+        again,gradual = go('cut'),lambda l,cbs: l.fine_tune_discriminative(2, 1e-2, 1, unfreeze='gradual', cbs=cbs)
         opened = go('gradual plain', fit=gradual)
         # all groups are open there, and at the beginning only the head
         go('gradual', (2, 2), gradual)

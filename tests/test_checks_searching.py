@@ -73,7 +73,7 @@ def test_no_trace():
         inside = quietly(learn.lr_search, planned, 1., show_plot=False)
         test_eq(len(learn.dls.train), 6)
     assert all(np.isfinite(loss) for loss in inside.tried.values())
-    assert quietly(learn.lr_search, lambda l, lr: l.fine_tune_discriminative(1, lr, precompute=True), 1., show_plot=False).tried
+    assert quietly(learn.lr_search, lambda l, lr: l.fine_tune_discriminative(1, lr, 1, precompute=True), 1., show_plot=False).tried
 
 def test_a_short_fit_is_the_fit():
     # %% nbs/checks/searching.ipynb #f7b7df6f

@@ -144,9 +144,11 @@ def stages_of_fine_tune(rates:np.ndarray, freeze_epochs:int, epochs:int)->tuple:
     "Stock's `fine_tune`: the first stage only rises, the second starts at a fifth of the rate."
     return [OneCycle(rates, pct_start=0.99), OneCycle(rates, div=5., pct_start=0.3)],[freeze_epochs, epochs]
 
-def staged_schedule(shape:str, rates:np.ndarray, freeze_epochs:int, epochs:int)->Joined:
-    "Schedule of a frozen stage and the one after it; either may have no epochs."
-    if shape=='one_cycle' and freeze_epochs: stages = [stages_of_fine_tune(rates, freeze_epochs, epochs)]
+def staged_schedule(shape:str, rates:np.ndarray, freeze_epochs:int, epochs:int, head_first:bool=None)->Joined:
+    """Schedule of a frozen stage and the one after it; either may have no epochs.
+
+    `head_first` says whether there has been a frozen stage, if it is not one of these epochs."""
+    if shape=='one_cycle' and ifnone(head_first, freeze_epochs > 0): stages = [stages_of_fine_tune(rates, freeze_epochs, epochs)]
     else: stages = [shapes[shape](rates, n) for n in (freeze_epochs, epochs) if n]
     parts,lengths = zip(*((part, n) for stage in stages for part,n in zip(*stage) if n))
     return join(list(parts), list(lengths))
@@ -179,14 +181,14 @@ def rates_by_layer(learn:Learner, base_lr:float, head_lr:float, layer_decay:floa
     if is_adaptive(learn): body = np.minimum(body, largest_step*weight_sizes(learn, groups[:-1]))
     return np.append(body, head_lr)
 
-def rates_of_fine_tune(learn:Learner, base_lr, head_lr, layer_decay, div, n:int, anew:bool)->np.ndarray:
+def rates_of_fine_tune(learn:Learner, base_lr, head_lr:float, layer_decay:float, div, n:int, anew:bool)->np.ndarray:
     "The highest rate of each of the `n` layer groups that the learner has, or will have once it is cut `anew`."
     rates = group_rates(learn, base_lr, 'base_lr', n)
     if lists_rates(base_lr): return rates
     if div is not None: return discriminative_lrs(n, rates[-1], div)
     groups = anew_splitter(learn, n_groups=n)(learn.model) if anew else groups_of(learn)
     if head_lr is None: head_lr = 1e-2 if is_adaptive(learn) else rates[-1]
-    return rates_by_layer(learn, rates[-1], head_lr, ifnone(layer_decay, 0.85), groups)
+    return rates_by_layer(learn, rates[-1], head_lr, layer_decay, groups)
 
 # %% ../../nbs/spread/fine_tune.ipynb #50c4fb32
 def close_body(learn:Learner, n:int, anew:bool=False, reset_opt:bool=False):
@@ -259,18 +261,17 @@ def check_callbacks(cbs:list):
     raise ValueError("cbs: fine_tune_discriminative brings its own GradualUnfreezing; choose with unfreeze=, or "
                      "use yours with another fit method")
 
-def check_rates(base_lr, head_lr, layer_decay, div):
-    "ValueError where arguments say of the rates what another says already."
-    if div is not None:
-        for k,v in dict(head_lr=head_lr, layer_decay=layer_decay).items():
-            if v is not None: raise ValueError(f"{k}={short_repr(v)}: with div= all rates follow from base_lr, that of the head; leave one out")
-    if lists_rates(base_lr):
-        for k,v in dict(head_lr=head_lr, layer_decay=layer_decay).items():
-            if v is not None: raise ValueError(f"{k}={short_repr(v)}: base_lr has a rate for each layer group already; leave it out")
-    if head_lr is not None and not 0 < as_float(head_lr, 'head_lr') < np.inf:
-        raise ValueError(f"head_lr={head_lr}: must be above 0, such as 1e-2")
-    if layer_decay is not None and not 0 < as_float(layer_decay, 'layer_decay') <= 1:
-        raise ValueError(f"layer_decay={layer_decay}: must be above 0 and at most 1, such as 0.85")
+def check_rates(base_lr, head_lr, layer_decay, div)->tuple:
+    "`head_lr` and `layer_decay` as numbers; ValueError where they make no sense, or another argument has said it already."
+    given = {k: as_float(v, k) for k,v in dict(head_lr=head_lr, layer_decay=layer_decay).items() if v is not None}
+    for k,v in given.items():
+        if div is not None:
+            raise ValueError(f"{k}={v:g}: with div= all rates follow from base_lr, the rate of the head; leave one of them out")
+        if lists_rates(base_lr): raise ValueError(f"{k}={v:g}: base_lr has a rate for each layer group already; leave it out")
+    head_lr,layer_decay = given.get('head_lr'),given.get('layer_decay', 0.85)
+    if head_lr is not None and head_lr <= 0: raise ValueError(f"head_lr={head_lr:g}: must be above 0, such as 1e-2")
+    if 0 < layer_decay <= 1: return head_lr,layer_decay
+    raise ValueError(f"layer_decay={layer_decay:g}: must be above 0 and at most 1, such as 0.85")
 
 def check_precompute(learn:Learner, n:int, anew:bool, reset_opt:bool):
     "Raises where the activations of the frozen body cannot be computed beforehand; the learner stays as it is."
@@ -294,11 +295,12 @@ def spare_from_decay(learn:Learner):
     for name,p in part.named_parameters() if spared else ():
         if name in spared and id(p) in in_opt: learn.opt.state[p]['do_wd'] = False
 
-def fit_stages(learn:Learner, rates, schedule:str, unfreeze:str, moms, cbs, wd, freeze_epochs:int, epochs:int, **kwargs):
+def fit_stages(learn:Learner, rates, schedule:str, unfreeze:str, moms, cbs, wd, freeze_epochs:int, epochs:int,
+               head_first:bool=None, **kwargs):
     "Train the head for `freeze_epochs`, then all that opens for `epochs`, in one fit."
     opening = GradualUnfreezing(start=freeze_epochs, at_once=unfreeze=='all')
-    fit_scheduled(learn, freeze_epochs+epochs, staged_schedule(schedule, rates, freeze_epochs, epochs), moms, cbs+opening,
-                  wd=wd, **kwargs)
+    staged = staged_schedule(schedule, rates, freeze_epochs, epochs, head_first)
+    fit_scheduled(learn, freeze_epochs+epochs, staged, moms, cbs+opening, wd=wd, **kwargs)
 
 # %% ../../nbs/spread/fine_tune.ipynb #fe07beec
 @patch
@@ -330,14 +332,14 @@ def fine_tune_discriminative(self:Learner,
     one_of(unfreeze, 'unfreeze', ('gradual', 'all'))
     one_of(schedule, 'schedule', tuple(shapes))
     precompute,train_bn = as_bool(precompute, 'precompute'),as_bool(train_bn, 'train_bn')
-    check_rates(base_lr, head_lr, layer_decay, div)
+    head,decay = check_rates(base_lr, head_lr, layer_decay, div)
     if precompute and not freeze_epochs:
         raise ValueError("precompute=True: no epoch trains the head only, so there is nothing to compute for it; pass freeze_epochs=1")
     n,anew = groups_to_train(self, base_lr, n_groups, div is None, reset_opt)
     cbs = check_fit(self, freeze_epochs+epochs, cbs, wd, start_epoch, n)
     check_callbacks(cbs)
     moms = stage_moms(self, moms, schedule)
-    rates_for = partial(rates_of_fine_tune, self, head_lr=head_lr, layer_decay=layer_decay, div=div, n=n, anew=anew)
+    rates_for = partial(rates_of_fine_tune, self, head_lr=head, layer_decay=decay, div=div, n=n, anew=anew)
     rates = rates_for(1e-3 if base_lr is None else base_lr)
     check_schedule(self, freeze_epochs+epochs, staged_schedule(schedule, rates, freeze_epochs, epochs), moms)
     if not train_bn: cbs = cbs + NormFreeze()
@@ -356,4 +358,4 @@ def fine_tune_discriminative(self:Learner,
     if not precompute: return fit(freeze_epochs, epochs, start_epoch=start_epoch)
     close_body(self, n)
     with self.precomputed(): fit(freeze_epochs, 0, start_epoch=start_epoch)
-    fit(0, epochs)
+    fit(0, epochs, head_first=True)
