@@ -1,8 +1,8 @@
 """Transfer tasks on which ways of fine-tuning are compared: a pretrained model, and a target with few labels.
 
-Five models carry ImageNet's weights (EfficientNet-Lite0 and Lite1, see `real_data.py`) to pictures of clothes. The others are trained once on a source made
+On six tasks ImageNet's networks (EfficientNet-Lite0 and Lite1, see `real_data.py`) meet pictures of clothes. The others are trained once on a source made
 from what is installed, and kept in `cache_dir`: digits, shapes, clothes (36 000 pictures of six kinds), docstrings.
-The seed of a run draws the target's labelled examples, the new head and the order of batches.
+The seed of a run draws the target's labelled examples and the new head; the order of batches is drawn anew each time.
 Eight of fifteen tasks are kept aside, named before anything was run: there is one of each kind of model on both sides."""
 import ast, re
 from dataclasses import dataclass

@@ -27,6 +27,12 @@ def test_layer_groups_and_cycles():
     test_eq(group_colors(1), ['C0'])
     test_eq(group_names(3), ['group 0 (input)', 'group 1', 'group 2 (head)'])
 
+    # %% nbs/core/plots.ipynb #c-many
+    fig,ax = new_axes(size=(5, 2))
+    plot_groups(ax, np.outer(np.linspace(1, 0, 20), 0.9**np.arange(49, -1, -1)))
+    test_eq(len(ax.get_legend().get_texts()), 6)
+    fig
+
     # %% nbs/core/plots.ipynb #c14c57eb
     fig,ax = new_axes()
     steps = np.arange(60) % 20

@@ -5,6 +5,7 @@ from fastai.basics import *
 from fastai_lrx.all import *
 from sklearn.datasets import load_digits
 from fastcore.test import *
+from IPython.display import Image
 
 def test_layer_groups():
     # %% nbs/guides/pretrained_models.ipynb #11ea9643
@@ -88,14 +89,14 @@ def test_freeze_then_open():
 
     # %% nbs/guides/pretrained_models.ipynb #f22bdfc4
     learn = new_task()
-    with learn.dry_run() as plan: learn.fine_tune_discriminative(5, 1e-2)
+    with learn.dry_run() as plan: learn.fine_tune_discriminative(5, 1e-2, 1, div=2.6, unfreeze='gradual')
     plan.plot()
 
     # %% nbs/guides/pretrained_models.ipynb #1c879b0f
     open_groups = (~plan.fits[0].frozen).sum(1)[::plan.fits[0].per_epoch]
     test_eq(list(open_groups), [1, 2, 3, 4, 4, 4])
 
-def test_the_frozen_body_computed_once():
+def test_a_rate_that_fits_the_weights():
     # %% nbs/guides/pretrained_models.ipynb #11ea9643
     digits = load_digits()
     def digits_dls(classes, n_train, n_valid, bs=16):
@@ -126,6 +127,16 @@ def test_the_frozen_body_computed_once():
         return learn
 
     assert source.recorder.values[-1][-1] > 0.8
+
+    # %% nbs/guides/pretrained_models.ipynb #g-layers
+    learn = new_task()
+    with learn.dry_run() as plan: learn.fine_tune_discriminative(6)
+    plan.plot()
+
+    # %% nbs/guides/pretrained_models.ipynb #g-layers2
+    peaks = plan.fits[0].hypers['lr'].max(0)
+    assert peaks[-1] > 0.0099 and (peaks[:-1] <= 0.85e-2).all()
+    [f'{lr:.1e}' for lr in peaks]                            # from input to head
 
     # %% nbs/guides/pretrained_models.ipynb #4517c5ca
     learn = new_task()
@@ -179,19 +190,22 @@ def test_what_it_is_worth():
             l.unfreeze()
             l.fit_one_cycle(6, lr)
         return fit
-    def discriminative(lr): return lambda l: l.fine_tune_discriminative(5, lr)
+    def layer_by_layer(lr): return lambda l: l.fine_tune_discriminative(6, lr)
 
     # %% nbs/guides/pretrained_models.ipynb #8e028f41
     learn = new_task()
     candidates = {'from scratch': scratch, 'one rate, 0.01': one_rate(0.01), 'one rate, 0.03': one_rate(0.03),
-                  'discriminative, 0.01': discriminative(0.01), 'discriminative, 0.03': discriminative(0.03)}
+                  'layer by layer, 0.01': layer_by_layer(0.01), 'layer by layer, 0.03': layer_by_layer(0.03)}
     res = learn.compare(candidates, seeds=2, monitor='accuracy')
     res.plot()
 
     # %% nbs/guides/pretrained_models.ipynb #93702638
     acc = {name: round(float(np.mean([run.final['accuracy'] for run in res.of(name)])), 3) for name in res.names}
-    assert acc['discriminative, 0.03'] > acc['one rate, 0.03'] + 0.05 and acc['discriminative, 0.01'] > acc['from scratch']
+    assert acc['layer by layer, 0.03'] > acc['one rate, 0.03'] + 0.05 and acc['layer by layer, 0.01'] > acc['from scratch']
     acc
+
+    # %% nbs/guides/pretrained_models.ipynb #g-bench
+    Image("../../benchmarks/results/fine_tune.png", alt="Error against rate on fifteen tasks, ours and stock")
 
 def test_in_short():
     # %% nbs/guides/pretrained_models.ipynb #11ea9643
@@ -227,7 +241,7 @@ def test_in_short():
 
     # %% nbs/guides/pretrained_models.ipynb #23d574dd
     learn = new_task()
-    with learn.no_bar(), learn.no_logging(): learn.fine_tune_discriminative(5, 1e-2, precompute=True)
+    with learn.no_bar(), learn.no_logging(): learn.fine_tune_discriminative(5, freeze_epochs=1, precompute=True)
     last = learn.recorder.values[-1][-1]
     assert last > 0.4
     f'{last:.1%}'

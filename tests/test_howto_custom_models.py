@@ -116,8 +116,8 @@ def test_fine_tuning():
 
     # %% nbs/howto/custom_models.ipynb #89c4d23c
     learn = digits_learner().regroup(4)
-    learn.fine_tune_discriminative(3, 1e-2)
-    test_eq(learn.fine_tune_stage, 3)
+    learn.fine_tune_discriminative(4)
+    test_eq(len(learn.layer_groups), 4)
 
 def test_what_precomputing_asks_for():
     # %% nbs/howto/custom_models.ipynb #b7f26912

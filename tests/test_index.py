@@ -39,7 +39,7 @@ def test_three_minutes():
     body,head = learn.model[:3],learn.model[3:]
     learn = Learner(dls, nn.Sequential(body[:2], body[2:], head), loss_func=CrossEntropyLossFlat(), metrics=accuracy,
                     splitter=lambda m: [params(o) for o in m])
-    with learn.dry_run() as plan: learn.fine_tune_discriminative(5, 1e-2)
+    with learn.dry_run() as plan: learn.fine_tune_discriminative(5, 1e-2, 1, div=2.6, unfreeze='gradual')
     plan.plot()
 
     # %% nbs/index.ipynb #b6685577

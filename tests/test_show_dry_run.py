@@ -27,7 +27,7 @@ def test_the_dry_run():
     learn = synth_learner(n_trn=40, splitter=lambda m: [[m.a], [m.b], []])
     learn.model.register_parameter('c', nn.Parameter(torch.zeros(1)))
     learn.splitter = lambda m: [[m.a], [m.b], [m.c]]
-    with learn.dry_run() as gradual: learn.fine_tune_discriminative(6, 1e-1)
+    with learn.dry_run() as gradual: learn.fine_tune_discriminative(6, 1e-1, 1, div=2.6, unfreeze='gradual')
     gradual.plot()
 
     # %% nbs/show/dry_run.ipynb #9e6c425a
@@ -53,7 +53,7 @@ def test_the_picture():
     learn = synth_learner(n_trn=40, splitter=lambda m: [[m.a], [m.b], []])
     learn.model.register_parameter('c', nn.Parameter(torch.zeros(1)))
     learn.splitter = lambda m: [[m.a], [m.b], [m.c]]
-    with learn.dry_run() as gradual: learn.fine_tune_discriminative(6, 1e-1)
+    with learn.dry_run() as gradual: learn.fine_tune_discriminative(6, 1e-1, 1, div=2.6, unfreeze='gradual')
     gradual.plot()
 
     # %% nbs/show/dry_run.ipynb #7d3b445c
@@ -90,7 +90,7 @@ def test_what_looks_unintended():
     learn = synth_learner(n_trn=40, splitter=lambda m: [[m.a], [m.b], []])
     learn.model.register_parameter('c', nn.Parameter(torch.zeros(1)))
     learn.splitter = lambda m: [[m.a], [m.b], [m.c]]
-    with learn.dry_run() as gradual: learn.fine_tune_discriminative(6, 1e-1)
+    with learn.dry_run() as gradual: learn.fine_tune_discriminative(6, 1e-1, 1, div=2.6, unfreeze='gradual')
     gradual.plot()
 
     # %% nbs/show/dry_run.ipynb #080f1e18

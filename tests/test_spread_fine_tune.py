@@ -23,7 +23,7 @@ from fastai_lrx.spread.fine_tune import GradualUnfreezing, check_callbacks, chec
 
 def test_in_short():
     # %% nbs/spread/fine_tune.ipynb #71b9ac1b
-    learn = pretrained_learner(digits_dls(range(5, 10), valid_pct=0.8), 'resnet10t')
+    learn = pretrained_learner(digits_dls(range(5, 10), valid_pct=0.8), 'resnet10t').regroup(None)
     learn.fine_tune_discriminative(5)
 
     # %% nbs/spread/fine_tune.ipynb #d459dbd6

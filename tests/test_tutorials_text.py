@@ -79,8 +79,9 @@ def test_a_language_model_first():
     found
 
     # %% nbs/tutorials/text.ipynb #4fa6e948
+    ulmfit = dict(freeze_epochs=1, div=2.6, unfreeze='gradual', schedule='stlr')
     learn = classifier()
-    with learn.dry_run() as plan: learn.fine_tune_discriminative(6, 1e-2, schedule='stlr')
+    with learn.dry_run() as plan: learn.fine_tune_discriminative(6, 1e-2, **ulmfit)
     plan.plot()
 
     # %% nbs/tutorials/text.ipynb #ad2e3d55
@@ -91,7 +92,7 @@ def test_a_language_model_first():
 
     # %% nbs/tutorials/text.ipynb #7675dac0
     learn = classifier()
-    learn.fine_tune_discriminative(6, 1e-2, schedule='stlr')
+    learn.fine_tune_discriminative(6, 1e-2, **ulmfit)
     assert learn.recorder.final_record[-1] > 0.35
 
     # %% nbs/tutorials/text.ipynb #d36e6cd5
@@ -103,8 +104,9 @@ def test_a_language_model_first():
     def full(l):
         l.unfreeze()
         l.fit(7, 1e-2)
-    tricks = {'three tricks': lambda l: l.fine_tune_discriminative(6, 1e-2, schedule='stlr'),
-              'head only': lambda l: l.fit_stlr(7, 1e-2), 'none': full}
+    tricks = {'three tricks': lambda l: l.fine_tune_discriminative(6, 1e-2, **ulmfit),
+              'head only': lambda l: l.fit_stlr(7, 1e-2), 'none': full,
+              'by layer': lambda l: l.fine_tune_discriminative(7)}
     with learn.no_bar(): res = learn.compare(tricks, seeds=2, monitor='accuracy')
     res.plot()
 

@@ -65,13 +65,16 @@ def plot_groups(
     cycle_ends=(), # steps after which a cycle ends
     xlabel:str='batch' # what a step is
 ):
-    "Draw `values` over steps, one line per group; groups that share all their values share a line."
+    """Draw `values` over steps, one line per group; groups that share all their values share a line.
+
+    The legend names six of them where there are many."""
     values = np.asarray(values, dtype=np.float64)
     if values.ndim==1: values = values[:,None]
     if (values==values[:,:1]).all(): values = values[:,:1]
     n_groups = values.shape[1]
-    for v,color,name in zip(values.T, group_colors(n_groups), group_names(n_groups)):
-        ax.plot(v, color=color, label=name, lw=1.6)
+    named = np.linspace(0, n_groups-1, min(n_groups, 6)).round().astype(int)
+    for g,(v,color,name) in enumerate(zip(values.T, group_colors(n_groups), group_names(n_groups))):
+        ax.plot(v, color=color, label=name if g in named else None, lw=1.6)
     if n_groups > 1: ax.legend(frameon=False, fontsize='small')
     mark_cycle_ends(ax, cycle_ends)
     ax.set(xlabel=xlabel, ylabel=label)

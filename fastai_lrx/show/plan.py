@@ -192,7 +192,7 @@ def draw_strips(ax, fits:list, starts, n_groups:int):
                 ax.barh(g, len(at), left=start+at[0]-0.5, height=0.8, lw=0.5, color='white' if frozen else color,
                         edgecolor='0.6' if frozen else color, hatch='////' if frozen else None)
     ax.grid(False)
-    ax.set(xlabel='batch', yticks=range(n_groups), ylabel='group', ylim=(-0.5, n_groups))
+    ax.set(xlabel='batch', yticks=range(0, n_groups, 1 + n_groups//15), ylabel='group', ylim=(-0.5, n_groups))
 
 # %% ../../nbs/show/plan.ipynb #1f22c70d
 @patch
@@ -210,7 +210,7 @@ def plot(self:Plan,
     if ax is None and all('mom' in fit.hypers for fit in self.fits):
         mom = joined(self.fits, lambda fit: fit.hypers['mom'])
         if np.ptp(mom) > 0: curves['momentum'] = mom
-    fig,axes = (None,[ax]) if ax is not None else stacked_axes([2.6]*len(curves) + [0.6 + 0.24*n_groups])
+    fig,axes = (None,[ax]) if ax is not None else stacked_axes([2.6]*len(curves) + [0.6 + 0.24*min(n_groups, 12)])
     for o,(label,values) in zip(axes, curves.items()):
         plot_groups(o, values, label, ends)
         for start in starts[1:-1]: o.axvline(start-0.5, color='0.3', lw=1.5)
