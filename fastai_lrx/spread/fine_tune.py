@@ -261,13 +261,23 @@ def check_callbacks(cbs:list):
     raise ValueError("cbs: fine_tune_discriminative brings its own GradualUnfreezing; choose with unfreeze=, or "
                      "use yours with another fit method")
 
+def check_choices(unfreeze, schedule, precompute:bool, freeze_epochs:int):
+    "ValueError for what cannot be chosen."
+    one_of(unfreeze, 'unfreeze', ('gradual', 'all'))
+    one_of(schedule, 'schedule', tuple(shapes))
+    if precompute and not freeze_epochs:
+        raise ValueError("precompute=True: no epoch trains the head only, so there is nothing to compute for it; "
+                         "pass freeze_epochs=1")
+
 def check_rates(base_lr, head_lr, layer_decay, div)->tuple:
     "`head_lr` and `layer_decay` as numbers; ValueError where they make no sense, or another argument has said it already."
     given = {k: as_float(v, k) for k,v in dict(head_lr=head_lr, layer_decay=layer_decay).items() if v is not None}
     for k,v in given.items():
         if div is not None:
-            raise ValueError(f"{k}={v:g}: with div= all rates follow from base_lr, the rate of the head; leave one of them out")
-        if lists_rates(base_lr): raise ValueError(f"{k}={v:g}: base_lr has a rate for each layer group already; leave it out")
+            raise ValueError(f"{k}={v:g}: with div= all rates follow from base_lr, the rate of the head; "
+                             "leave one of them out")
+        if lists_rates(base_lr):
+            raise ValueError(f"{k}={v:g}: base_lr has a rate for each layer group already; leave it out")
     head_lr,layer_decay = given.get('head_lr'),given.get('layer_decay', 0.85)
     if head_lr is not None and head_lr <= 0: raise ValueError(f"head_lr={head_lr:g}: must be above 0, such as 1e-2")
     if 0 < layer_decay <= 1: return head_lr,layer_decay
@@ -302,6 +312,19 @@ def fit_stages(learn:Learner, rates, schedule:str, unfreeze:str, moms, cbs, wd, 
     staged = staged_schedule(schedule, rates, freeze_epochs, epochs, head_first)
     fit_scheduled(learn, freeze_epochs+epochs, staged, moms, cbs+opening, wd=wd, **kwargs)
 
+def prepare(learn:Learner, n:int, anew:bool, told:bool, by_layer:bool, reset_opt:bool):
+    "Cut the model into `n` groups where need be, and give the learner an optimizer that spares what timm spares."
+    if learn.opt is not None: note_closed(learn, frozen_by_hand(learn))      # a new optimizer would not know
+    if anew: cut_anew(learn, n, told)
+    if learn.opt is None or reset_opt: learn.create_opt()
+    if by_layer: spare_from_decay(learn)
+
+def fit_precomputed(learn:Learner, fit, n:int, freeze_epochs:int, epochs:int, start_epoch:int):
+    "The frozen stage in a fit of its own, on activations, and then the other."
+    close_body(learn, n)
+    with learn.precomputed(): fit(freeze_epochs, 0, start_epoch=start_epoch)
+    fit(0, epochs, head_first=True)
+
 # %% ../../nbs/spread/fine_tune.ipynb #fe07beec
 @patch
 def fine_tune_discriminative(self:Learner,
@@ -329,33 +352,20 @@ def fine_tune_discriminative(self:Learner,
     weights (cf. LAMB, You et al., arXiv 1904.00962). With `div` it is ULMFiT (Howard & Ruder, arXiv 1801.06146).
     One fit of `freeze_epochs+epochs` (two with `precompute`); the model is left as the last epoch had it opened."""
     epochs,freeze_epochs = as_int(epochs, 'epochs'),as_int(freeze_epochs, 'freeze_epochs', 0)
-    one_of(unfreeze, 'unfreeze', ('gradual', 'all'))
-    one_of(schedule, 'schedule', tuple(shapes))
     precompute,train_bn = as_bool(precompute, 'precompute'),as_bool(train_bn, 'train_bn')
+    check_choices(unfreeze, schedule, precompute, freeze_epochs)
     head,decay = check_rates(base_lr, head_lr, layer_decay, div)
-    if precompute and not freeze_epochs:
-        raise ValueError("precompute=True: no epoch trains the head only, so there is nothing to compute for it; pass freeze_epochs=1")
     n,anew = groups_to_train(self, base_lr, n_groups, div is None, reset_opt)
-    cbs = check_fit(self, freeze_epochs+epochs, cbs, wd, start_epoch, n)
-    check_callbacks(cbs)
-    moms = stage_moms(self, moms, schedule)
-    rates_for = partial(rates_of_fine_tune, self, head_lr=head, layer_decay=decay, div=div, n=n, anew=anew)
-    rates = rates_for(1e-3 if base_lr is None else base_lr)
-    check_schedule(self, freeze_epochs+epochs, staged_schedule(schedule, rates, freeze_epochs, epochs), moms)
+    check_callbacks(cbs := check_fit(self, freeze_epochs+epochs, cbs, wd, start_epoch, n))
     if not train_bn: cbs = cbs + NormFreeze()
-    precompute = precompute and start_epoch < freeze_epochs
-    if precompute: check_precompute(self, n, anew, reset_opt)
-    if base_lr is None:
-        base_lr = rate_by_search(self, cbs, epochs, freeze_epochs=freeze_epochs, head_lr=head_lr, layer_decay=layer_decay, div=div,
-                                 unfreeze=unfreeze, schedule=schedule, n_groups=n_groups, precompute=precompute, moms=moms,
-                                 reset_opt=reset_opt, wd=wd, start_epoch=start_epoch)
-        rates = rates_for(base_lr)
-    if self.opt is not None: note_closed(self, frozen_by_hand(self))      # a new optimizer would not know
-    if anew: cut_anew(self, n, told=n_groups is None)
-    if self.opt is None or reset_opt: self.create_opt()
-    if div is None: spare_from_decay(self)
+    rates_for = partial(rates_of_fine_tune, self, head_lr=head, layer_decay=decay, div=div, n=n, anew=anew)
+    rates,moms = rates_for(1e-3 if base_lr is None else base_lr),stage_moms(self, moms, schedule)
+    check_schedule(self, freeze_epochs+epochs, staged_schedule(schedule, rates, freeze_epochs, epochs), moms)
+    same = dict(freeze_epochs=freeze_epochs, head_lr=head_lr, layer_decay=layer_decay, div=div, unfreeze=unfreeze, moms=moms,
+                schedule=schedule, n_groups=n_groups, precompute=precompute, reset_opt=reset_opt, wd=wd, start_epoch=start_epoch)
+    if precompute and start_epoch < freeze_epochs: check_precompute(self, n, anew, reset_opt)
+    if base_lr is None: rates = rates_for(rate_by_search(self, cbs, epochs, **same))
+    prepare(self, n, anew, n_groups is None, div is None, reset_opt)
     fit = partial(fit_stages, self, rates, schedule, unfreeze, moms, cbs, wd)
-    if not precompute: return fit(freeze_epochs, epochs, start_epoch=start_epoch)
-    close_body(self, n)
-    with self.precomputed(): fit(freeze_epochs, 0, start_epoch=start_epoch)
-    fit(0, epochs, head_first=True)
+    if precompute and start_epoch < freeze_epochs: fit_precomputed(self, fit, n, freeze_epochs, epochs, start_epoch)
+    else: fit(freeze_epochs, epochs, start_epoch=start_epoch)
