@@ -148,6 +148,31 @@ def test_the_plan():
     assert peaks[-1] > 0.0099 and all(peaks[:-1] <= [1e-2*0.85**k for k in range(len(peaks)-1, 0, -1)])
     plan.plot()
 
+def test_the_transformer_learns():
+    # %% nbs/tutorials/fine_tuning_timm.ipynb #44eda3be
+    @cache
+    def body_knowing_0_to_4(arch):
+        "The weights of a body that was trained on the digits 0 to 4."
+        set_seed(0)
+        source = timm_learner(digits_dls(range(5), bs=32, augment=False), arch, pretrained=False)
+        with source.no_bar(), source.no_logging(): source.fit_one_cycle(4, 3e-3)
+        return source.model[0].state_dict()
+
+    def knowing_0_to_4(arch, dls):
+        "A learner with that body and a new head; frozen, as after `pretrained=True`."
+        weights = body_knowing_0_to_4(arch)
+        set_seed(0)
+        learn = timm_learner(dls, arch, pretrained=False, metrics=accuracy)
+        learn.model[0].load_state_dict(weights)
+        learn.freeze()
+        return learn
+
+    # %% nbs/tutorials/fine_tuning_timm.ipynb #f1594f1b
+    dls = digits_dls(range(5, 10), valid_pct=0.6, bs=32, augment=False)
+    x,_ = dls.one_batch()
+    test_eq(x.shape, [32, 1, 32, 32])
+    print(f'{len(dls.train_ds)} images of 5 to 9 to learn from, {len(dls.valid_ds)} to validate with')
+
     # %% nbs/tutorials/fine_tuning_timm.ipynb #72b91fe6
     learn = knowing_0_to_4('test_vit', dls).regroup(None)
     before = [[p.detach().clone() for p in ps] for ps in learn.opt.param_lists]
