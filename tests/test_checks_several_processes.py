@@ -39,7 +39,7 @@ def test_every_feature_on_three():
             def planned():
                 with learn.dry_run() as plan:
                     learn.fit_sgdr(2, 1, 1e-2)
-                    learn.fine_tune_discriminative(1, 1e-2)
+                    learn.fine_tune_discriminative(1, 1e-2, 1, unfreeze='gradual')
                 return len(plan)
             def found():
                 res = learn.lr_find(show_plot=False, num_it=20, repeats=2, suggest_funcs=('lr', 'valley'))
@@ -63,7 +63,7 @@ def test_every_feature_on_three():
                 if kind == 'images':
                     note('groups', lambda: list(learn.lr_find_groups(num_it=20, show_plot=False)), looks=True)
                 note('sgdr', lambda: trained(lambda: learn.fit_sgdr(2, 1, 1e-2)))
-                note('staged', lambda: trained(lambda: learn.fine_tune_discriminative(1, 1e-2)))
+                note('staged', lambda: trained(lambda: learn.fine_tune_discriminative(1, 1e-2, 1, unfreeze='gradual')))
                 note('triangular', lambda: trained(lambda: learn.fit_triangular(1, 1, 1e-2)))
                 note('stlr', lambda: trained(lambda: learn.fit_stlr(1, 1e-2)))
                 note('until', lambda: (learn.fit_sgdr(4, 1, 5., cycle_mult=1, cbs=UntilOverfit()),
