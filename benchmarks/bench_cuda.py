@@ -14,10 +14,9 @@ is read; we report medians of paired ratios with their range.
     entering costs whatever the data (measured on 64 pictures), which is said apart.
 (5) A checkpoint of resnet50 with Adam: how long `Resume` keeps training waiting, against copying the same tensors to the host; and how much longer
     epochs with checkpoints take. Goal: it waits less than such a copy.
+(6) `lr_search` for a fit of two frozen epochs, with budgets of 1 and 0.5, in units of that fit.
 
 This is the second protocol. In the first the loader made batches item by item, which took longer than the steps of half of the networks.
-
-(6) `lr_search` for a fit of two frozen epochs, with budgets of 1 and 0.5, in units of that fit.
 
 Without a GPU it runs on a small network, to see that it works; its numbers then mean nothing and are not kept."""
 import json, os, statistics, sys, tempfile, time, warnings
