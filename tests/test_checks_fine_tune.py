@@ -96,22 +96,12 @@ def test_at_every_batch():
 
 def test_layer_by_layer():
     # %% nbs/checks/fine_tune.ipynb #c-layers
-    def layered(arch='test_vit', seed=0, **kwargs):
-        "A tiny timm learner as it is made"
-        set_seed(seed)
-        items = [(torch.randn(3, 32, 32), torch.tensor(i%3)) for i in range(16)]
-        dls = DataLoaders.from_dsets(items, items[:4], bs=4, num_workers=0)
-        return quiet(timm_learner(dls, arch, pretrained=False, n_out=3, loss_func=CrossEntropyLossFlat(), **kwargs))
     def by_definition(learn, base_lr, decay=0.85, head_lr=1e-2):
         "The highest rates of a learner cut into its layers"
         *body,head = timm_split(learn.model, None)
         falling = [base_lr*decay**k for k in range(len(body), 0, -1)]
         sizes = [np.median([np.sqrt((p.detach().numpy()**2).mean()) for p in ps if p.ndim > 1] or [1]) for ps in body]
         return [*np.minimum(falling, 0.04*np.array(sizes)), head_lr]
-    class Rates(Callback):
-        "The rates of every training batch"
-        def before_fit(self): self.rows = []
-        def after_pred(self): self.rows += [[h['lr'] for h in self.opt.hypers]]*self.training
     def tuned(learn, *args, **kwargs):
         with contextlib.redirect_stdout(io.StringIO()): learn.fine_tune_discriminative(*args, cbs=(rates := Rates()), **kwargs)
         return np.array(rates.rows)
@@ -122,7 +112,7 @@ def test_layer_by_layer():
     for arch in ('test_vit', 'test_convnext', 'resnet10t'):
         for args,kwargs,want in (((2,), {}, {}), ((2, 1e-4), {}, {}), ((2, 1e2), dict(head_lr=3e-3), dict(head_lr=3e-3)),
                                  ((2, 1e-3), dict(layer_decay=0.6), dict(decay=0.6))):
-            learn,bare = layered(arch),layered(arch)
+            learn,bare = timm_in_small(arch),timm_in_small(arch)
             peaks = by_definition(learn, (*args, 1e-2)[1], **want)
             seen = tuned(shuffles_alike(learn), *args, **kwargs)
             bare.regroup(None).unfreeze()
@@ -130,22 +120,22 @@ def test_layer_by_layer():
             np.testing.assert_allclose(seen, stocks_.rows, rtol=1e-4, atol=1e-12)
 
     # %% nbs/checks/fine_tune.ipynb #c-layers2
-    learn = layered()
+    learn = timm_in_small()
     with contextlib.redirect_stdout(io.StringIO()), learn.dry_run() as plan: learn.fine_tune_discriminative(2, 1e-2)
-    np.testing.assert_allclose(plan.fits[0].hypers['lr'], tuned(layered(), 2), rtol=1e-9)
-    seen = tuned(layered(opt_func=SGD), 2, 5.)                       # steps that follow the gradient: no limit
+    np.testing.assert_allclose(plan.fits[0].hypers['lr'], tuned(timm_in_small(), 2), rtol=1e-9)
+    seen = tuned(timm_in_small(opt_func=SGD), 2, 5.)                       # steps that follow the gradient: no limit
     assert seen[:, -1].max() > 4.9 and seen[:, -2].max() > 4.9*0.85
-    learn = layered()
+    learn = timm_in_small()
     tuned(learn, 1)
     spared = {name for name,p in learn.model.named_parameters() if learn.opt.state[p].get('do_wd') is False and p.ndim > 1}
     test_eq({name.split('.')[-1] for name in spared}, {'cls_token', 'pos_embed'} & {n.split('.')[-1] for n in learn.model[0].model.no_weight_decay()})
-    learn = layered(n_groups=3)                                      # chosen
+    learn = timm_in_small(n_groups=3)                                      # chosen
     tuned(learn, 1)
     test_eq(len(learn.layer_groups), 3)
-    learn = layered()
+    learn = timm_in_small()
     tuned(learn, 1, div=2.6)
     test_eq(len(learn.layer_groups), 4)
-    learn = quiet(vision_learner(layered().dls, 'resnet10t', pretrained=False, n_out=3, loss_func=CrossEntropyLossFlat()))
+    learn = quiet(vision_learner(timm_in_small().dls, 'resnet10t', pretrained=False, n_out=3, loss_func=CrossEntropyLossFlat()))
     tuned(learn, 1)
     test_eq(len(learn.layer_groups), len(timm_split(learn.model, None)))
 
@@ -157,11 +147,11 @@ def test_layer_by_layer():
         def before_batch(self):
             if StopAt.runs==1 and self.training and self.epoch==1 and self.iter==2: raise KeyboardInterrupt
     with tempfile.TemporaryDirectory() as d:
-        learn = shuffles_alike(layered('test_convnext'))
+        learn = shuffles_alike(timm_in_small('test_convnext'))
         with contextlib.redirect_stdout(io.StringIO()):
             for _ in range(2):
                 with contextlib.suppress(KeyboardInterrupt): learn.fine_tune_discriminative(3, 1e-1, cbs=[Resume(d), StopAt()])
-            whole = shuffles_alike(layered('test_convnext'))
+            whole = shuffles_alike(timm_in_small('test_convnext'))
             whole.fine_tune_discriminative(3, 1e-1)
         assert same(list(learn.model.parameters()), list(whole.model.parameters()))
 
@@ -337,16 +327,6 @@ def test_accumulation_bf16_two_ranks():
     def four_groups(m): return [params(o) for o in m]
 
     # %% nbs/checks/fine_tune.ipynb #c-layers
-    def layered(arch='test_vit', seed=0, **kwargs):
-        "A tiny timm learner as it is made"
-        set_seed(seed)
-        items = [(torch.randn(3, 32, 32), torch.tensor(i%3)) for i in range(16)]
-        dls = DataLoaders.from_dsets(items, items[:4], bs=4, num_workers=0)
-        return quiet(timm_learner(dls, arch, pretrained=False, n_out=3, loss_func=CrossEntropyLossFlat(), **kwargs))
-    class Rates(Callback):
-        "The rates of every training batch"
-        def before_fit(self): self.rows = []
-        def after_pred(self): self.rows += [[h['lr'] for h in self.opt.hypers]]*self.training
     def tuned(learn, *args, **kwargs):
         with contextlib.redirect_stdout(io.StringIO()): learn.fine_tune_discriminative(*args, cbs=(rates := Rates()), **kwargs)
         return np.array(rates.rows)
@@ -358,7 +338,7 @@ def test_accumulation_bf16_two_ranks():
         ulmfit(learn, 3, 1e-2, cbs=(log := Log()), train_bn=False)
         test_eq(log.rows[-1][2], [True]*4)
         assert not any(p.equal(q) for p,q in zip(before, learn.model.parameters()) if p.ndim > 1)
-        learn = layered('test_convnext', cbs=engine())
+        learn = timm_in_small('test_convnext', cbs=engine())
         np.testing.assert_allclose(tuned(learn, 2).max(0)[-1], 1e-2, rtol=0.2)
         assert all(p.isfinite().all() for p in learn.model.parameters())
 
@@ -481,19 +461,13 @@ def test_computed_beforehand():
         assert max(float((a-b).abs().max()) for a,b in zip(*ends)) < 1e-5
 
     # %% nbs/checks/fine_tune.ipynb #856145e8
-    def timm_in(n, **kwargs):
-        dls = DataLoaders.from_dsets(items := [(torch.randn(3, 32, 32), torch.tensor(i%3)) for i in range(12)], items[:4],
-                                     bs=4, num_workers=0)
-        return quiet(timm_learner(dls, 'test_vit', n_groups=n, pretrained=False, n_out=3,
-                                  loss_func=CrossEntropyLossFlat(), **kwargs))
-    learn = timm_in(2)
+    learn = timm_in_small(n_groups=2)
     ulmfit(learn, 1, [1e-4, 1e-3])
     ulmfit(learn, 1, 1e-3)
     test_eq(len(learn.layer_groups), 2)
     def stocks(**kwargs):
-        dls = DataLoaders.from_dsets(items := [(torch.randn(3, 32, 32), torch.tensor(i%3)) for i in range(12)], items[:4],
-                                     bs=4, num_workers=0)
-        return quiet(vision_learner(dls, 'test_vit', pretrained=False, n_out=3, loss_func=CrossEntropyLossFlat(), **kwargs))
+        return quiet(vision_learner(timm_in_small().dls, 'test_vit', pretrained=False, n_out=3,
+                                    loss_func=CrossEntropyLossFlat(), **kwargs))
     for learn,n in ((stocks(), 4), (stocks(opt_func=partial(OptimWrapper, opt=torch.optim.AdamW)), 4)):
         with contextlib.redirect_stdout(out := io.StringIO()): ulmfit(learn, 1, 1e-3)
         test_eq((len(learn.layer_groups), 'came in 2 layer groups' in out.getvalue()), (4, True))

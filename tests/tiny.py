@@ -143,3 +143,16 @@ def error(learn): raise RuntimeError('out of memory')
 def nan_loss(learn):
     learn.loss = learn.loss*float('nan')
     learn.loss_grad = learn.loss_grad*float('nan')
+
+def timm_in_small(arch='test_vit', seed=0, **kwargs):
+    "One of timm's miniatures in a learner as `timm_learner` makes it, on noise."
+    from fastai_lrx.all import timm_learner          # some tests look at fastai without us
+    set_seed(seed)
+    items = [(torch.randn(3, 32, 32), torch.tensor(i%3)) for i in range(16)]
+    dls = DataLoaders.from_dsets(items, items[:4], bs=4, num_workers=0)
+    return quiet(timm_learner(dls, arch, pretrained=False, n_out=3, loss_func=CrossEntropyLossFlat(), **kwargs))
+
+class Rates(Callback):
+    "The rates of every training batch."
+    def before_fit(self): self.rows = []
+    def after_pred(self): self.rows += [[h['lr'] for h in self.opt.hypers]]*self.training

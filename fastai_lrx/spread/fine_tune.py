@@ -361,11 +361,12 @@ def fine_tune_discriminative(self:Learner,
     rates_for = partial(rates_of_fine_tune, self, head_lr=head, layer_decay=decay, div=div, n=n, anew=anew)
     rates,moms = rates_for(1e-3 if base_lr is None else base_lr),stage_moms(self, moms, schedule)
     check_schedule(self, freeze_epochs+epochs, staged_schedule(schedule, rates, freeze_epochs, epochs), moms)
+    precompute = precompute and start_epoch < freeze_epochs
     same = dict(freeze_epochs=freeze_epochs, head_lr=head_lr, layer_decay=layer_decay, div=div, unfreeze=unfreeze, moms=moms,
                 schedule=schedule, n_groups=n_groups, precompute=precompute, reset_opt=reset_opt, wd=wd, start_epoch=start_epoch)
-    if precompute and start_epoch < freeze_epochs: check_precompute(self, n, anew, reset_opt)
+    if precompute: check_precompute(self, n, anew, reset_opt)
     if base_lr is None: rates = rates_for(rate_by_search(self, cbs, epochs, **same))
     prepare(self, n, anew, n_groups is None, div is None, reset_opt)
     fit = partial(fit_stages, self, rates, schedule, unfreeze, moms, cbs, wd)
-    if precompute and start_epoch < freeze_epochs: fit_precomputed(self, fit, n, freeze_epochs, epochs, start_epoch)
+    if precompute: fit_precomputed(self, fit, n, freeze_epochs, epochs, start_epoch)
     else: fit(freeze_epochs, epochs, start_epoch=start_epoch)
