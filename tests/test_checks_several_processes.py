@@ -76,7 +76,8 @@ def test_every_feature_on_three():
                 note('precomputed', precomputed)
                 note('compare', compared, looks=True)
                 if kind == 'images':
-                    note('range', lambda: tuple(learn.lr_range_test(1e-3, 1., num_it=20, show_plot=False)), looks=True)
+                    note('range', lambda: [tuple(learn.lr_range_test(1e-3, 1., num_it=20, show_plot=False)) for _ in range(3)],
+                             looks=True)
                     note('accumulated', lambda: trained(lambda: learn.fit_sgdr(1, 1, 1e-2, cbs=GradientAccumulation(16))))
                     note('bf16', lambda: trained(lambda: learn.fit_sgdr(1, 1, 1e-2, cbs=bf16())))
             dist.barrier()

@@ -61,6 +61,7 @@ class WatchedSweep(LRSweep):
         super().__init__(rates, stop_div)
         self.batches,self.every,self.valid_loss = batches,every,AvgLoss()
         self.metric = ifnone(metric, self.valid_loss)
+        self.measures = L(self.metric, self.valid_loss).unique()     # in one order, as processes wait for each other
         self.watched,self.values,self.valid_losses = [],[],[]
 
     def before_fit(self):
@@ -73,7 +74,7 @@ class WatchedSweep(LRSweep):
 
     def after_batch(self):
         if not self.training:
-            for m in {self.metric, self.valid_loss}: m.accumulate(self.learn)
+            for m in self.measures: m.accumulate(self.learn)
             return
         if self.train_iter % self.every==0: self.validate()
         super().after_batch()
@@ -95,7 +96,7 @@ def validate(self:WatchedSweep):
                 vars(o).clear()
                 vars(o).update(attributes)
     self.norms = [m for m in norms_of(self.model).values() if m.training]
-    for m in (self.metric, self.valid_loss): m.reset()
+    for m in self.measures: m.reset()
     for cb in switching: cb('after_train')
     with no_random(0, reproducible=False): Learner._do_epoch_validate(self.learn, len(self.dls.loaders)-1)
     self.watched.append(self.train_iter-1)
