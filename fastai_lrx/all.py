@@ -8,8 +8,10 @@ from .vary.scheduled import Scheduled
 from .vary.cycles import UntilOverfit
 from .find.curves import SweepCurve, by_drop, halfway, lowest, suggested, valley, watched_lowest
 from .find import finder, lr_search, range_tests
+from .keep.average import Average
 from .keep.snapshots import Snapshots
 from .keep.ensembles import SnapshotEnsemble
+from .keep import soup
 from .keep.resume import Resume
 from .spread.layers import discriminative_lrs, timm_split
 from .spread import layer_groups
@@ -21,6 +23,6 @@ from .show import compare, dry_run
 
 __all__ = [
     'LearnerState', 'Schedule', 'Flat', 'CosineRestarts', 'Triangular', 'SlantedTriangular', 'OneCycle', 'join', 'Scheduled',
-    'timm_learner', 'timm_split', 'discriminative_lrs', 'NormFreeze', 'GradualUnfreezing', 'UntilOverfit', 'Snapshots',
-    'SnapshotEnsemble', 'Resume', 'SweepCurve', 'by_drop', 'halfway', 'lowest', 'suggested', 'valley',
+    'timm_learner', 'timm_split', 'discriminative_lrs', 'NormFreeze', 'GradualUnfreezing', 'UntilOverfit', 'Average',
+    'Snapshots', 'SnapshotEnsemble', 'Resume', 'SweepCurve', 'by_drop', 'halfway', 'lowest', 'suggested', 'valley',
     'watched_lowest']

@@ -72,6 +72,7 @@ def curve_table():
 def callback_table():
     "Callbacks, when they are made."
     return {'Snapshots': entry(Snapshots, folder='s', every=1, keep=2, best=False),
+            'Average': entry(Average, kind='tail', window=.2, every='epoch', validate=True, better=False, device=None),
             'Resume': entry(Resume, name='r', every=1, keep_last=1, restart=False),
             'folder_of': entry(lambda name: storage.folder_of(name, 'name'), name='x'),
             'GradualUnfreezing': entry(GradualUnfreezing, every=1, start=1, at_once=False),

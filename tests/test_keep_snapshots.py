@@ -46,7 +46,7 @@ def test_snapshots():
     test_eq(snaps.snapshots[0].load()['w'], torch.ones(2))
 
     # %% nbs/keep/snapshots.ipynb #e4b7e435
-    test_eq(Snapshots(every=2).in_plan([4, 8, 12, 16]), dict(snapshot=[8, 16]))
+    test_eq(Snapshots(every=2).in_plan([4, 8, 12, 16], 16), dict(snapshot=[8, 16]))
     again = Snapshots(snaps.folder)
     again.load_state_dict(snaps.state_dict())
     test_eq([s.path for s in again.snapshots], snapshot_files(snaps.folder))

@@ -121,7 +121,7 @@ def write(self:Snapshots, snap:Snapshot):
 
 # %% ../../nbs/keep/snapshots.ipynb #7cac815c
 @patch
-def in_plan(self:Snapshots, ends:list)->dict:
+def in_plan(self:Snapshots, ends:list, n_steps:int)->dict:
     "What a dry run foresees: snapshots at the ends of these cycles."
     return dict(snapshot=[end for cycle,end in enumerate(ends) if (cycle+1) % self.every == 0])
 

@@ -100,7 +100,7 @@ def planned(self:Recording, number:int)->PlannedFit:
     ends = [i+1 for i,step in enumerate(epochs*per_epoch + batches) if step+1 in cycle_ends]
     marks = {}
     for cb in self.left_out:
-        if hasattr(type(cb), 'in_plan'): marks |= cb.in_plan(ends)
+        if hasattr(type(cb), 'in_plan'): marks |= cb.in_plan(ends, len(epochs))
     each_batch = {k for cb in learn.cbs if isinstance(cb, ParamScheduler) for k in cb.scheds}
     on_losses,overridden = callbacks_on_losses(self.left_out, each_batch)
     return PlannedFit(
