@@ -151,21 +151,32 @@ class Average(FitCallback):
         self.losses,self.chosen,self.best,self.last_weights,self.is_over = {},None,None,None,False
         if self.validate: self.add_columns()
 
-    def before_train(self):
-        if self.done is None: self.done = self.epoch/self.n_epoch
+# %% ../../nbs/keep/average.ipynb #events
+@patch
+def before_train(self:Average):
+    if self.done is None: self.done = self.epoch/self.n_epoch
 
-    def after_step(self):
-        if self.every=='batch': self.add()
-    def after_batch(self):
-        if self.training and self.every=='cycle' and self.cycle_end: self.add()
-    def after_train(self):
-        self.note_norms()
-        if self.every=='epoch': self.add()
-    def after_epoch(self):
-        if self.epoch==self.n_epoch-1: self.decide()
-    def after_cancel_fit(self):
-        if self.training: self.note_norms()
-        if self.last_weights is None: self.decide()
+@patch
+def after_step(self:Average):
+    if self.every=='batch': self.add()
+
+@patch
+def after_batch(self:Average):
+    if self.training and self.every=='cycle' and self.cycle_end: self.add()
+
+@patch
+def after_train(self:Average):
+    self.note_norms()
+    if self.every=='epoch': self.add()
+
+@patch
+def after_epoch(self:Average):
+    if self.epoch==self.n_epoch-1: self.decide()
+
+@patch
+def after_cancel_fit(self:Average):
+    if self.training: self.note_norms()
+    if self.last_weights is None: self.decide()
 
 # %% ../../nbs/keep/average.ipynb #add
 @patch
