@@ -199,6 +199,7 @@ def ensemble_table(learn):
             'SnapshotEnsemble.curve': entry(ens.curve, **loaders),
             'SnapshotEnsemble.plot': entry(ens.plot, metric=None, free='ax', **loaders),
             'SnapshotEnsemble.diversity': entry(ens.diversity, **loaders),
+            'SnapshotEnsemble.to_model': entry(ens.to_model, dl=None),
             'Comparison.plot': entry(comparison.plot, name=None, free='ax'),
             'Plan.summary': entry(plan.summary, batch_seconds=None),
             'Recorder.plot_sched': entry(learn.recorder.plot_sched, keys=None, figsize=None)}
