@@ -3,7 +3,7 @@ import pytest
 import math, pickle, warnings
 from fractions import Fraction
 import numpy as np, torch
-from hypothesis import given, settings, strategies as st, assume
+from hypothesis import assume, example, given, settings, strategies as st
 from fastcore.test import *
 from fastai_lrx.vary.schedules import *
 from fastai_lrx.vary.decays import *
@@ -332,6 +332,8 @@ def test_a_cooldown_is_torch_s_schedulers_one_after_the_other():
     @lots
     @given(n=st.integers(1,300),
            percents=st.tuples(st.integers(0,99), st.integers(0,100)).filter(lambda p: sum(p) <= 100))
+    @example(3, (50, 50))                       # both are rounded up
+    @example(50, (29, 20))                      # 14.5, though 0.29*50 is a little less
     def test_shares(n, percents):
         warm,cool = (math.floor(Fraction(p*n, 100) + Fraction(1,2)) for p in percents)
         cool = min(cool, n-warm)

@@ -33,6 +33,7 @@ def test_in_steps():
     test_close(s.mirrored(0.95, 0.85).at(np.array([0, 99]), 100), [0.85, 0.95])
     test_eq(Steps(0.1, 0.5).milestones, (0.5,))
     test_fail(lambda: Steps(0.1, [30, 60]), contains='must be shares of all steps between 0 and 1, ascending')
+    test_fail(lambda: Steps(0.1, [0.75, 0.5]), contains='milestones=[0.75, 0.5]: must be')
     test_fail(lambda: Steps(0.1, gamma=10), contains='gamma=10.0: must be between 0 and 1')
 
 def test_inverse_square_root():
