@@ -1,21 +1,26 @@
-"""Do cycles pay? Epochs until a model is as good as a fixed rate makes it, and snapshot ensembles against single models.
+"""Do cycles pay, and do averages? Epochs until a model is as good as a fixed rate makes it; ensembles and averages against single models.
 
 Protocol, fixed before these results:
 - Tasks: digits with 40 % of their training labels wrong (a perceptron with SGD, a CNN with Adam), and colored shapes in noise (a CNN with SGD, a CNN with
   Adam). 600 or 1000 items to train on, a validation set on which accuracy is measured after every epoch, and a test set, both with right labels.
-- Every schedule trains for 15 epochs: a fixed rate; steps (a tenth after 8 and after 12 epochs); triangular and triangular2 (3 cycles of 5 epochs, down to a
-  quarter of the rate); SGDR (cycles of 1, 2, 4 and 8 epochs); one-cycle; and, for ensembles, SGDR in 5 cycles of 3 epochs.
-- Every schedule has its own best rate of five: the one whose last epoch has the highest mean validation accuracy over two seeds that are used for nothing
-  else. Then it is run with 5 seeds, which draw weights, order and dropout. Momentum is left alone.
+- Every schedule trains for 15 epochs: a fixed rate; steps (a tenth after 8 and after 12 epochs); linear to zero; WSD (constant, the last fifth down to zero
+  by 1-sqrt); triangular and triangular2 (3 cycles of 5 epochs, down to a quarter of the rate); SGDR (cycles of 1, 2, 4 and 8 epochs); one-cycle; and, for
+  ensembles, SGDR in 5 cycles of 3 epochs. Averages: one-cycle with `Average()`, a fixed rate with `Average('tail', 0.5)`.
+- Every schedule has its own best rate of five (digits) or seven (shapes, where the first five had the best at their upper edge): the one whose model in the end
+  has the highest mean validation accuracy over two seeds that are used for nothing else. Then it is run with 5 seeds, which draw weights, order and
+  dropout. Momentum is left alone.
 - (a) The goal on a task is the mean validation accuracy that the fixed rate ends with. Counted is the first epoch after which a run is as good; median of the
   seeds. The claim: a cyclical schedule (triangular, triangular2 or SGDR) needs at most half of the 15 epochs, on at least half of the tasks.
 - (b) Test error of the mean of the last m of 5 snapshots (m=3 is the ensemble judged, m=5 is shown), of the last snapshot, of the snapshot with the lowest
-  validation loss, and of the last epoch of every schedule of (a); differences to the ensemble paired by seed, with their standard error. The claim: never
-  worse than the last snapshot by more than two standard errors, and better by more than two on at least two tasks.
+  validation loss, of their soup (`to_model()`), and of the model that each schedule of (a) ends with; differences to the ensemble paired by seed, with their
+  standard error. The claim: never worse than the last snapshot by more than two standard errors, and better by more than two on at least two tasks.
+- (c) Averages at one model's cost, which anybody can add to a run: at one-cycle's best rate, also `Average('tail', [0.1, 0.25, 0.5], better=True)`; its window is
+  chosen by validation loss. The claim: one-cycle with `Average()` is never worse than one-cycle alone, at the same rate, by more than two standard errors, and
+  better by two on half of the tasks.
 - Noise and sizes of the tasks were set by runs with a fixed rate only.
 
-`python benchmarks/bench_cycles.py` writes results/cycles.{json,md,png}; about 20 minutes on 2 cores."""
-import argparse, os, warnings
+`python benchmarks/bench_cycles.py` writes results/cycles.{json,md,png}; about 40 minutes on 2 cores. Runs that cycles.json has are not repeated; `--anew` repeats them."""
+import argparse, contextlib, io, json, os, warnings
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from functools import cache, partial
 
@@ -33,6 +38,7 @@ from suggest_tasks import digits, shapes
 
 epochs,seeds,search_seeds = 15,range(5),(100, 101)
 rates = dict(sgd=(3e-3, 1e-2, 3e-2, 1e-1, 3e-1), adam=(3e-4, 1e-3, 3e-3, 1e-2, 3e-2))
+higher = {'shapes cnn sgd': (1., 3.), 'shapes cnn adam': (0.1, 0.3)}
 optimizers = dict(sgd=partial(SGD, mom=0.9), adam=Adam)
 
 # --- tasks ------------------------------------------------------------------------------------------------------------------------
@@ -81,42 +87,64 @@ schedules = {'fixed': lambda learn, lr, cbs: learn.fit(epochs, lr, cbs=cbs),
              'triangular2': lambda learn, lr, cbs: learn.fit_triangular(3, 5, lr, mode='triangular2', cbs=cbs),
              'SGDR': lambda learn, lr, cbs: learn.fit_sgdr(4, 1, lr, cbs=cbs),
              'one-cycle': lambda learn, lr, cbs: learn.fit_one_cycle(epochs, lr, cbs=cbs),
-             '5 equal cycles': lambda learn, lr, cbs: learn.fit_sgdr(5, 3, lr, cycle_mult=1, cbs=cbs)}
+             'linear': lambda learn, lr, cbs: learn.fit(epochs, cbs=[Scheduled(lr=Linear(lr)), *cbs]),
+             'WSD': lambda learn, lr, cbs: learn.fit_wsd(epochs, lr, warmup=0., cbs=cbs),
+             '5 equal cycles': lambda learn, lr, cbs: learn.fit_sgdr(5, 3, lr, cycle_mult=1, cbs=cbs),
+             'fixed, averaged': lambda learn, lr, cbs: learn.fit(epochs, lr, cbs=[Average('tail', 0.5), *cbs]),
+             'one-cycle, averaged': lambda learn, lr, cbs: learn.fit_one_cycle(epochs, lr, cbs=[Average(), *cbs])}
+windows = 0.1, 0.25, 0.5
+at_rate_of_one_cycle = {
+    'one-cycle, averaged, same rate': schedules['one-cycle, averaged'],
+    'one-cycle, tail, window by validation':
+        lambda learn, lr, cbs: learn.fit_one_cycle(epochs, lr, cbs=[Average('tail', windows, better=True), *cbs])}
 cyclical = 'triangular', 'triangular2', 'SGDR'
+def rates_of(task): return rates[tasks[task][1]] + higher.get(task, ())
 
 def run(task, schedule, lr, seed):
     "One run: validation accuracy after each epoch; and test errors, of the ensembles too where there are snapshots"
     torch.set_num_threads(1)
     learn,snaps = make(task, seed),Snapshots()
     equal = schedule == '5 equal cycles'
-    schedules[schedule](learn, lr, [snaps] if equal else [])
+    with contextlib.redirect_stdout(io.StringIO()):
+        (schedules | at_rate_of_one_cycle)[schedule](learn, lr, [snaps] if equal else [])
     res = dict(task=task, schedule=schedule, lr=lr, seed=seed, accuracy=[float(v[2]) for v in learn.recorder.values])
     test = learn.dls.valid.new(data(tasks[task][0])[2])
-    res['error'] = 1-learn.validate(dl=test)[1]
+    res |= dict(error=1-learn.validate(dl=test)[1], valid_accuracy=learn.validate()[1])
     if equal:
         curve = 1-SnapshotEnsemble(learn, snaps).curve(dl=test)['accuracy']
         best = min(snaps.snapshots, key=lambda s: s.loss)
         res |= dict(members=curve.tolist(), best_single=1-SnapshotEnsemble(learn, [best]).validate(dl=test)[1])
+        learn.model = SnapshotEnsemble(learn, snaps).to_model()
+        res['soup'] = 1-learn.validate(dl=test)[1]
     return res
 
-def run_all(n_processes):
-    "The runs that look for each schedule's best rate, and those at that rate"
+def kept_runs()->dict:
+    "The runs of cycles.json, those of snapshots only where they have a soup"
+    path = results/'cycles.json'
+    res = json.loads(path.read_text()) if path.exists() else dict(search=[], rows=[])
+    return {(r['task'], r['schedule'], r['lr'], r['seed']): r for r in [*res['search'], *res['rows']]
+            if r['schedule'] != '5 equal cycles' or 'soup' in r or r['seed'] in search_seeds}
+
+def run_all(n_processes, kept):
+    "The runs that look for each schedule's best rate, and those at that rate; those `kept` are not run"
     with ProcessPoolExecutor(n_processes) as pool:
         def results_of(jobs):
-            futures = [pool.submit(run, *job) for job in jobs]
+            futures = {pool.submit(run, *job): job for job in jobs if job not in kept}
             for i,f in enumerate(as_completed(futures)):
                 if i % 20 == 0: print(f'{i} of {len(futures)}', flush=True)
-                f.result()
-            return [f.result() for f in futures]
-        search = results_of([(t, s, lr, seed) for t in tasks for s in schedules for lr in rates[tasks[t][1]]
-                             for seed in search_seeds])
-        return search,results_of([(t, s, best_rate(search, t, s), seed) for t in tasks for s in schedules
-                                  for seed in seeds])
+                kept[futures[f]] = f.result()
+            return [kept[job] for job in jobs]
+        search = results_of([(t, s, lr, seed) for t in tasks for s in schedules for lr in rates_of(t) for seed in search_seeds])
+        own = results_of([(t, s, best_rate(search, t, s), seed) for t in tasks for s in schedules for seed in seeds])
+        return search,own + results_of([(t, s, best_rate(search, t, 'one-cycle'), seed) for t in tasks
+                                        for s in at_rate_of_one_cycle for seed in seeds])
 
 def of(rows, task, schedule, key, lr=None):
     return np.array([r[key] for r in rows if (r['task'], r['schedule']) == (task, schedule) and lr in (None, r['lr'])])
+def in_the_end(r): return r.get('valid_accuracy', r['accuracy'][-1])
 def best_rate(search, task, schedule):
-    return max(rates[tasks[task][1]], key=lambda lr: of(search, task, schedule, 'accuracy', lr)[:,-1].mean())
+    def mean(lr): return np.mean([in_the_end(r) for r in search if (r['task'], r['schedule'], r['lr']) == (task, schedule, lr)])
+    return max(rates_of(task), key=mean)
 
 # --- report ---------------------------------------------------------------------------------------------------------------------------
 def epochs_to(accuracies, goal):
@@ -132,6 +160,7 @@ def speed_table(rows):
              '| goal: accuracy of the fixed rate at the end | '
              + ' | '.join(f'{goal_of(rows, t):.1%}' for t in tasks) + ' |']
     for s in schedules:
+        if 'averaged' in s: continue                       # between epochs it is the schedule without
         cells = []
         for t in tasks:
             acc = of(rows, t, s, 'accuracy')
@@ -153,8 +182,9 @@ def ensemble_table(rows):
              '| **mean of the last 3 snapshots** | '
              + ' | '.join(f"**{equal(t, 'members')[:,2].mean():.2%}**" for t in tasks) + ' |']
     others = {'mean of all 5': lambda t: equal(t, 'members')[:,4], 'last snapshot': lambda t: equal(t, 'members')[:,0],
-              'best snapshot by validation loss': lambda t: equal(t, 'best_single')}
-    others |= {f'{s}, 15 epochs': partial(lambda s, t: of(rows, t, s, 'error'), s) for s in schedules
+              'best snapshot by validation loss': lambda t: equal(t, 'best_single'),
+              'soup of all 5': lambda t: equal(t, 'soup')}
+    others |= {f'{s}, 15 epochs': partial(lambda s, t: of(rows, t, s, 'error'), s) for s in (schedules | at_rate_of_one_cycle)
                if s != '5 equal cycles'}
     for name,errors in others.items():
         cells = []
@@ -164,8 +194,20 @@ def ensemble_table(rows):
         lines.append(f'| {name} | ' + ' | '.join(cells) + ' |')
     return lines
 
+def edges(search)->str:
+    "How many best rates lie at the edge of their grid"
+    best = [(best_rate(search, t, s), rates_of(t)) for t in tasks for s in schedules]
+    return f'{sum(lr in (grid[0], grid[-1]) for lr,grid in best)} of {len(best)} best rates lie at an edge of their grid.'
+
+def averages(rows)->str:
+    "The claim about averages in a sentence"
+    gains = [versus(of(rows, t, 'one-cycle', 'error'), of(rows, t, 'one-cycle, averaged, same rate', 'error')) for t in tasks]
+    better,worse = (sum(sign*mean > 2*se for mean,se in gains) for sign in (1, -1))
+    return (f"One-cycle with `Average()` is better than one-cycle alone, at the same rate, by more than two standard errors on {better} of "
+            f"{len(tasks)} tasks, and worse on {worse}.")
+
 def verdicts(rows):
-    "The two claims in a sentence each"
+    "The two claims about cycles in a sentence each"
     fast = [t for t in tasks if min(np.median(epochs_to(of(rows, t, s, 'accuracy'), goal_of(rows, t)))
                                     for s in cyclical) <= epochs/2]
     gains = [versus(of(rows, t, '5 equal cycles', 'members')[:,0], of(rows, t, '5 equal cycles', 'members')[:,2])
@@ -194,18 +236,20 @@ def report(res):
     rows = res['rows']
     return '\n'.join(['# Do cycles pay?', '',
                       f"Measured on {res['machine']}. Every run has {epochs} epochs; every schedule has its own best "
-                      f"rate of five; {len(seeds)} seeds. Protocol and tasks: `bench_cycles.py`.", '',
-        *(f'- {v}' for v in verdicts(rows)), '', '## Epochs until as good as a fixed rate in the end', '',
+                      f"rate of five or seven; {len(seeds)} seeds. Protocol and tasks: `bench_cycles.py`.", '',
+        *(f'- {v}' for v in [*verdicts(rows), averages(rows), edges(res['search'])]), '', '## Epochs until as good as a fixed rate in the end', '',
         'Median (range) over the seeds; then validation accuracy after the last epoch, and the best rate.', '',
         *speed_table(rows), '', '![Validation accuracy over epochs](cycles.png)', '',
-        '## Snapshot ensembles', '', 'Test error; in brackets the difference to the mean of the last three, paired by '
+        '## Ensembles, averages, single models', '', 'Test error; in brackets the difference to the mean of the last three, paired by '
                                      'seed, with its standard error.', '', *ensemble_table(rows), '',
         'Reproduce: `python benchmarks/bench_cycles.py`, or `make bench`.', ''])
 
 def main():
     parser = argparse.ArgumentParser()
     parser.add_argument('--processes', type=int, default=2)
-    search,rows = run_all(parser.parse_args().processes)
+    parser.add_argument('--anew', action='store_true', help='repeat the runs that cycles.json has')
+    args = parser.parse_args()
+    search,rows = run_all(args.processes, {} if args.anew else kept_runs())
     res = dict(machine=machine(), search=search, rows=rows)
     publish('cycles', res, report(res), indent=None)
     plot(rows)

@@ -1,9 +1,10 @@
 """Everything a user needs: `from fastai_lrx.all import *` after fastai's own star import.
 
 Importing it gives every Learner `preserved`, `lr_find`, `lr_range_test`, `lr_find_groups`, `lr_search`, `regroup`, `layer_groups`,
-`fit_sgdr`, `fit_triangular`, `fit_stlr`, `fine_tune_discriminative`, `precomputed`, `dry_run` and `compare`."""
+`fit_sgdr`, `fit_triangular`, `fit_stlr`, `fit_wsd`, `fine_tune_discriminative`, `precomputed`, `dry_run` and `compare`."""
 from .core.state import LearnerState
 from .vary.schedules import CosineRestarts, Flat, OneCycle, Schedule, SlantedTriangular, Triangular, join
+from .vary.decays import InverseSqrt, Linear, Polynomial, Steps, WarmupStableDecay
 from .vary.scheduled import Scheduled
 from .vary.cycles import UntilOverfit
 from .find.curves import SweepCurve, by_drop, halfway, lowest, suggested, valley, watched_lowest
@@ -23,6 +24,6 @@ from .show import compare, dry_run
 
 __all__ = [
     'LearnerState', 'Schedule', 'Flat', 'CosineRestarts', 'Triangular', 'SlantedTriangular', 'OneCycle', 'join', 'Scheduled',
-    'timm_learner', 'timm_split', 'discriminative_lrs', 'NormFreeze', 'GradualUnfreezing', 'UntilOverfit', 'Average',
-    'Snapshots', 'SnapshotEnsemble', 'Resume', 'SweepCurve', 'by_drop', 'halfway', 'lowest', 'suggested', 'valley',
-    'watched_lowest']
+    'Linear', 'Polynomial', 'Steps', 'InverseSqrt', 'WarmupStableDecay', 'timm_learner', 'timm_split',
+    'discriminative_lrs', 'NormFreeze', 'GradualUnfreezing', 'UntilOverfit', 'Average', 'Snapshots', 'SnapshotEnsemble',
+    'Resume', 'SweepCurve', 'by_drop', 'halfway', 'lowest', 'suggested', 'valley', 'watched_lowest']

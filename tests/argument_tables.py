@@ -37,13 +37,19 @@ def schedule_table():
                                gamma=.99, up_frac=.5, also=dict(n_cycles='n_steps')),
            'SlantedTriangular': entry(SlantedTriangular, keeps_promises, lr_max=.2, cut_frac=.1, ratio=32),
            'OneCycle': entry(OneCycle, keeps_promises, lr_max=.2, div=25., div_final=1e5, pct_start=.25),
+           'Linear': entry(Linear, keeps_promises, lr_max=.2, lr_min=.1, warmup=.1),
+           'Polynomial': entry(Polynomial, keeps_promises, lr_max=.2, power=2., lr_min=.1, warmup=.1),
+           'Steps': entry(Steps, keeps_promises, lr_max=.2, milestones=(.5, .75), gamma=.1),
+           'InverseSqrt': entry(InverseSqrt, keeps_promises, lr_max=.2, warmup=.1),
+           'WarmupStableDecay': entry(WarmupStableDecay, keeps_promises, lr_max=.2, warmup=.1, cooldown=.2,
+                                      shape='1-sqrt', lr_min=.1),
            'Mirrored': entry(schedules.Mirrored, keeps_promises, schedule=cos, at_min=.95, at_max=.85),
            'join': entry(join, keeps_promises, schedules=[Flat(1e-2), Flat([1e-2, 1e-3])], lengths=[1, 2]),
            'Joined': entry(schedules.Joined, keeps_promises, schedules=(cos, cos), lengths=(3, 3)),
            'Schedule.mirrored': entry(cos.mirrored, keeps_promises, at_min=.95, at_max=.85),
            'Scheduled': entry(lambda lr: Scheduled(lr=lr), lr=cos)}
     for s in (Flat(.1), groups, Triangular(3, .1, .01), SlantedTriangular(.1), OneCycle(.1),
-              cos.mirrored(.9, .8), joined):
+              Linear(.1), Polynomial(.1), Steps(.1), InverseSqrt(.1), WarmupStableDecay(.1), cos.mirrored(.9, .8), joined):
         name = type(s).__name__
         res |= {f'{name}.at': entry(s.at, lambda r: test_eq(np.isfinite(r).all(), True), step=3, n_steps=60),
                 f'{name}.cycle_ends': entry(s.cycle_ends, n_steps=60)}
@@ -113,6 +119,7 @@ def fit_table(learn, begun):
                  fit_triangular=dict(n_cycles=2, cycle_len=1, lr_max=1e-2, lr_min=None, mode='triangular', gamma=.99,
                                      up_frac=.5),
                  fit_stlr=dict(n_epoch=2, lr_max=1e-2, cut_frac=.1, ratio=32),
+                 fit_wsd=dict(n_epoch=2, lr_max=1e-2, cooldown=.2, warmup=.05, shape='1-sqrt', lr_min=0.),
                  fine_tune_discriminative=dict(epochs=2, base_lr=1e-2, freeze_epochs=1, head_lr=None, layer_decay=None,
                                                div=None, unfreeze='gradual',
                                                schedule='one_cycle', n_groups=None, precompute=False, train_bn=True))

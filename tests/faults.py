@@ -160,6 +160,7 @@ def sgdr(*make): return lambda l,d: l.fit_sgdr(2, 1, 1e-2, cycle_mult=1, cbs=[f(
 fits = dict(sgdr=sgdr(), until=sgdr(lambda d: UntilOverfit()), memory=sgdr(lambda d: Snapshots()),
             folder=sgdr(lambda d: Snapshots(d/'s', keep=1, best=True)),
             triangular=lambda l,d: l.fit_triangular(2, 1, 1e-2), stlr=lambda l,d: l.fit_stlr(2, 1e-2),
+            wsd=lambda l,d: l.fit_wsd(2, 1e-2),
             resume=sgdr(lambda d: Resume(d/'r')),
             all_three=sgdr(lambda d: Resume(d/'r'), lambda d: Snapshots(d/'s'), lambda d: UntilOverfit()),
             discriminative=lambda l,d: l.fine_tune_discriminative(1, 1e-2, 1, train_bn=False),

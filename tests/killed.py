@@ -35,6 +35,7 @@ fits = dict(fit=lambda l,cbs: l.fit(3, 1e-2, cbs=cbs), one_cycle=lambda l,cbs: l
             sgdr=lambda l,cbs: l.fit_sgdr(2, 1, 1e-2, moms=(0.95, 0.85), cbs=cbs),
             triangular=lambda l,cbs: l.fit_triangular(3, 1, 1e-2, cbs=cbs),
             stlr=lambda l,cbs: l.fit_stlr(3, 1e-2, cbs=cbs),
+            wsd=lambda l,cbs: l.fit_wsd(3, 1e-2, moms=(0.95, 0.85), cbs=cbs),
             gradual=lambda l,cbs: l.fine_tune_discriminative(2, 1e-2, 1, unfreeze='gradual', cbs=cbs))
 
 def new_folder(): return Path(tempfile.mkdtemp())

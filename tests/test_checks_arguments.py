@@ -26,13 +26,18 @@ def test_schedules():
                       rate.map(torch.tensor), st.tuples(rate, rate).map(np.array))
     share = st.floats(1e-6, 1-1e-6)
     count,modes = st.integers(1, 5),st.sampled_from(['triangular', 'triangular2', 'exp_range'])
+    falls = st.sampled_from(['1-sqrt', 'linear', 'cosine'])
     growing = st.builds(CosineRestarts, count, rates, rates, st.floats(1e-3, 1e3), st.floats(1, 2), st.floats(0, .5))
     falling = st.builds(CosineRestarts, count, rates, st.just(0), st.floats(1e-3, 1e3), st.floats(1e-3, 1),
                         st.floats(0, .5))
     made = st.one_of(st.builds(Flat, rates), falling, st.builds(CosineRestarts, count, rates, rates),
                      st.builds(SlantedTriangular, rates, share, st.floats(1, 1e6)),
                      st.builds(OneCycle, rates, st.floats(1, 1e9), st.floats(1, 1e9), share),
-                     st.builds(Triangular, count, rates, rates, modes, share, share))
+                     st.builds(Triangular, count, rates, rates, modes, share, share),
+                     st.builds(Linear, rates, rates, share), st.builds(InverseSqrt, rates, share),
+                     st.builds(Polynomial, rates, st.floats(1e-3, 1e3), rates, share),
+                     st.builds(Steps, rates, st.sets(share, min_size=1, max_size=4).map(sorted), share),
+                     st.builds(WarmupStableDecay, rates, st.floats(0, .5), st.floats(0, .5), falls, rates))
     joins = st.lists(st.tuples(made, st.floats(1, 3)), min_size=1, max_size=3).map(lambda parts: join(*zip(*parts)))
 
     @lots
@@ -88,11 +93,12 @@ def test_fits():
     learn,begun = without_epochs()
     for wd in (.1, np.float64(.1), np.float32(.1), tensor(.1), np.array(.1), [.1, .1], slice(.1, .1)):
         for fit in (partial(learn.fit_sgdr, 1, 1), partial(learn.fit_triangular, 1, 1), partial(learn.fit_stlr, 1),
-                    partial(learn.fine_tune_discriminative, 1)):
+                    partial(learn.fit_wsd, 1), partial(learn.fine_tune_discriminative, 1)):
             fit(wd=wd)
             test_close([h['wd'] for h in learn.opt.hypers], [.1, .1], eps=1e-7)
     for bad,words in ((lambda: learn.fit_sgdr(40, 1), 'cycle_mult=1'), (lambda: learn.fit_sgdr(10**9, 1), 'n_cycles'),
                       (lambda: learn.fit_stlr(10**9), 'n_epoch'), (lambda: learn.fit_stlr(10**7+1), 'n_epoch'),
+                      (lambda: learn.fit_wsd(10**9), 'n_epoch'),
                       (lambda: learn.fit_triangular(1, 10**8), 'cycle_len'),
                       (lambda: learn.fine_tune_discriminative(10**9), 'epochs'),
                       (lambda: learn.fit_sgdr(2, 1, wd=[.1, .2, .3]), 'wd'),
@@ -111,6 +117,8 @@ def test_fits():
     methods = [dict(fit='fit_sgdr', lr_max=lr, n_cycles=count, cycle_len=st.integers(1, 2), cycle_mult=st.integers(1, 2),
                     cycle_decay=st.floats(.1, 1), warmup=st.integers(0, 2)),
                dict(fit='fit_stlr', lr_max=lr, n_epoch=count, cut_frac=part, ratio=st.floats(1, 1e6)),
+               dict(fit='fit_wsd', lr_max=lr, n_epoch=count, cooldown=st.floats(0, .5), warmup=st.floats(0, .5),
+                    shape=st.sampled_from(['1-sqrt', 'linear', 'cosine'])),
                dict(fit='fit_triangular', lr_max=lr, n_cycles=count, cycle_len=st.integers(1, 2),
                     mode=st.sampled_from(['triangular', 'triangular2', 'exp_range']), gamma=part, up_frac=part),
                dict(fit='fine_tune_discriminative', base_lr=lr, epochs=count, freeze_epochs=st.integers(0, 2),

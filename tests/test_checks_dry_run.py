@@ -62,7 +62,10 @@ def test_the_plan_equals_reality():
                 sgdr_parts=lambda l: l.fit_sgdr(4, 0.5, 1e-2, cycle_mult=1),
                 triangular=lambda l: l.fit_triangular(2, 2, slice(1e-4, 1e-2), mode='triangular2'),
                 exp_range=lambda l: l.fit_triangular(2, 1, 1e-2, mode='exp_range', gamma=0.9),
-                stlr=lambda l: l.fit_stlr(3, 1e-2), gradual=lambda l: l.fine_tune_discriminative(3, 1e-2, 1, unfreeze='gradual'),
+                stlr=lambda l: l.fit_stlr(3, 1e-2), wsd=lambda l: l.fit_wsd(3, slice(1e-4, 1e-2), moms=(0.95, 0.85)),
+                falls=lambda l: l.fit(3, cbs=Scheduled(wd=Polynomial(0.1), lr=join(
+                    [Linear([1e-4, 1e-3, 1e-2], warmup=0.2), InverseSqrt(1e-2), Steps(1e-2)], [1, 1, 1]))),
+                gradual=lambda l: l.fine_tune_discriminative(3, 1e-2, 1, unfreeze='gradual'),
                 all_at_once=lambda l: l.fine_tune_discriminative(3, 1e-2, 2, unfreeze='all', schedule='sgdr'),
                 opening=lambda l: l.fit_one_cycle(4, 1e-2, cbs=GradualUnfreezing()),
                 start=lambda l: l.fit_one_cycle(3, 1e-2, start_epoch=1),
@@ -150,7 +153,10 @@ def test_what_a_schedule_overrides():
                 sgdr_parts=lambda l: l.fit_sgdr(4, 0.5, 1e-2, cycle_mult=1),
                 triangular=lambda l: l.fit_triangular(2, 2, slice(1e-4, 1e-2), mode='triangular2'),
                 exp_range=lambda l: l.fit_triangular(2, 1, 1e-2, mode='exp_range', gamma=0.9),
-                stlr=lambda l: l.fit_stlr(3, 1e-2), gradual=lambda l: l.fine_tune_discriminative(3, 1e-2, 1, unfreeze='gradual'),
+                stlr=lambda l: l.fit_stlr(3, 1e-2), wsd=lambda l: l.fit_wsd(3, slice(1e-4, 1e-2), moms=(0.95, 0.85)),
+                falls=lambda l: l.fit(3, cbs=Scheduled(wd=Polynomial(0.1), lr=join(
+                    [Linear([1e-4, 1e-3, 1e-2], warmup=0.2), InverseSqrt(1e-2), Steps(1e-2)], [1, 1, 1]))),
+                gradual=lambda l: l.fine_tune_discriminative(3, 1e-2, 1, unfreeze='gradual'),
                 all_at_once=lambda l: l.fine_tune_discriminative(3, 1e-2, 2, unfreeze='all', schedule='sgdr'),
                 opening=lambda l: l.fit_one_cycle(4, 1e-2, cbs=GradualUnfreezing()),
                 start=lambda l: l.fit_one_cycle(3, 1e-2, start_epoch=1),

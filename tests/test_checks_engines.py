@@ -402,7 +402,7 @@ def test_refused_before_training():
                   groups=lambda l: l.lr_find_groups(1e-3, num_it=20, extend=False, show_plot=False))
     fits = dict(bounds=lambda l: l.lr_range_test(show_plot=False), sgdr=lambda l: l.fit_sgdr(1, 1),
                 triangular=lambda l: l.fit_triangular(1, 1), stlr=lambda l: l.fit_stlr(1),
-                snaps=lambda l: l.fit_sgdr(1, 1, cbs=Snapshots()), overfit=lambda l: l.fit_sgdr(1, 1, cbs=UntilOverfit()),
+                wsd=lambda l: l.fit_wsd(1), snaps=lambda l: l.fit_sgdr(1, 1, cbs=Snapshots()), overfit=lambda l: l.fit_sgdr(1, 1, cbs=UntilOverfit()),
                 planned=planned(lambda l: l.fit_sgdr(1, 1)), stock=planned(lambda l: l.fit(1)))
     tunes = dict(tune=lambda l: l.fine_tune_discriminative(1), found=lambda l: l.fine_tune_discriminative(1, None),
                  precompute=lambda l: l.fine_tune_discriminative(1, freeze_epochs=1, precompute=True),

@@ -262,6 +262,12 @@ def test_bad_input():
     refused(lambda l: l.fit_triangular(2, 0.4), contains='use cycle_len=1/2')
     refused(lambda l: l.fit_triangular(2, 1, 0.1, [0.01, 0.02, 0.03]), contains='lr_min=[0.01, 0.02, 0.03]')
     refused(lambda l: l.fit_stlr(0), contains='n_epoch=0')
+    refused(lambda l: l.fit_wsd(0), contains='n_epoch=0')
+    refused(lambda l: l.fit_wsd(2, warmup=1), contains='warmup=1.0')
+    refused(lambda l: l.fit_wsd(2, cooldown=-0.1), contains='cooldown=-0.1')
+    refused(lambda l: l.fit_wsd(2, cooldown=0.96), contains='warmup=0.05, cooldown=0.96')
+    refused(lambda l: l.fit_wsd(2, shape='exp'), contains="shape='exp'")
+    refused(lambda l: l.fit_wsd(2, 1e-2, lr_min=1e-1), contains='lr_min=0.1')
     refused(lambda l: l.fit_stlr(2, cut_frac=0), contains='cut_frac=0')
     refused(lambda l: l.fit_stlr(2, ratio=0.5), contains='ratio=0.5')
 
@@ -351,13 +357,13 @@ def test_results_as_rates():
                 both=lambda l, lr: l.fit_one_cycle(1, slice(lr/100, lr)),
                 sgdr=lambda l, lr: l.fit_sgdr(1, 1, lr), sgdr_sliced=lambda l, lr: l.fit_sgdr(1, 1, slice(lr)),
                 triangular=lambda l, lr: l.fit_triangular(1, 1, lr, lr_min=0.), stlr=lambda l, lr: l.fit_stlr(1, lr),
-                discriminative=lambda l, lr: l.fine_tune_discriminative(1, lr))
+                wsd=lambda l, lr: l.fit_wsd(1, lr), discriminative=lambda l, lr: l.fine_tune_discriminative(1, lr))
     for name,fit in fits.items(): test_eq(highest(fit, found), highest(fit, lr))
     test_eq(highest(lambda l, _: l.fit_one_cycle(1), 0, lr=found), highest(lambda l, _: l.fit_one_cycle(1), 0, lr=lr))
     test_eq(CosineRestarts(1, found).lr_max, lr)
     learn = learner('vision')
     b = Bounds(1e-3, 1e-2)
-    for fit in (learn.fit_one_cycle, learn.fit_stlr, lambda n, lr: learn.fit_sgdr(n, 1, lr)):
+    for fit in (learn.fit_one_cycle, learn.fit_stlr, learn.fit_wsd, lambda n, lr: learn.fit_sgdr(n, 1, lr)):
         test_fail(lambda: fit(1, b), contains='Bounds has two rates and stands for none of them; pass lr_max=b.lr_max')
     empty = quietly(learner('tensors').lr_find, num_it=30, show_plot=False, suggest_funcs=())
     test_fail(lambda: learn.fit_one_cycle(1, empty), contains='the result has no rate')

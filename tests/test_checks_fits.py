@@ -37,7 +37,7 @@ def test_every_method_learner_and_engine():
     engines = dict(plain=lambda: None, accumulation=lambda: GradientAccumulation(20), bf16=bf16)
 
     def all_methods(learn):
-        "Run the three methods with group rates and momentum, and compare."
+        "Run all methods with group rates and momentum, and compare."
         if learn.opt: n_groups = len(learn.opt.param_lists)
         else: n_groups = len(L(learn.splitter(learn.model))) if learn.splitter!=trainable_params else 1
         hi = np.array(even_mults(1e-4, 1e-2, n_groups)) if n_groups > 1 else np.array([1e-2])
@@ -52,9 +52,23 @@ def test_every_method_learner_and_engine():
                  partial(learn.fit_triangular, 2, 1, given, mode=mode, gamma=0.99, moms=moms), 2, moms=moms)
         runs(learn, SlantedTriangular(hi, 0.2, 8),
              partial(learn.fit_stlr, 2, given, 0.2, 8, moms=(0.95, 0.85, 0.95)), 2, moms=moms)
+        for shape in ('1-sqrt','linear','cosine'):
+            runs(learn, WarmupStableDecay(hi, 0.1, 0.3, shape, 1e-3*hi/1e-2),
+                 partial(learn.fit_wsd, 2, given, 0.3, warmup=0.1, shape=shape, lr_min=1e-3, moms=moms), 2, moms=moms)
 
     for kind in kinds:
         for engine in engines.values(): all_methods(learner(kind, cbs=engine()))
+
+    # %% nbs/checks/fits.ipynb #3e067738
+    for kind in ('tensors','vision'):
+        for engine in engines.values():
+            learn = learner(kind, cbs=engine())
+            hi = [1e-3, 1e-2]
+            falls = [Linear(hi, [1e-4, 1e-3], 0.1), Polynomial(hi, 0.9, warmup=0.1), Steps(hi), InverseSqrt(hi),
+                     WarmupStableDecay(hi, 0.1, 0.4)]
+            for s in [*falls, join(falls[:3], [1, 2, 1]), join([falls[4], CosineRestarts(1, 1e-2)], [1, 1])]:
+                mom = s.mirrored(0.95, 0.85)
+                runs(learn, s, lambda cbs: learn.fit(2, cbs=[Scheduled(lr=s, mom=mom), cbs]), 2, moms=(0.95, 0.85))
 
 def test_start_in_the_middle():
     # %% nbs/checks/fits.ipynb #5bf588eb
@@ -85,6 +99,7 @@ def test_start_in_the_middle():
     learn = learner('vision')
     runs(learn, CosineRestarts(2, [0.01, 0.01]), partial(learn.fit_sgdr, 2, 1, 0.01, start_epoch=1), 3, first=1)
     runs(learn, SlantedTriangular([0.01, 0.01]), partial(learn.fit_stlr, 4, 0.01, start_epoch=2), 4, first=2)
+    runs(learn, WarmupStableDecay([0.01, 0.01], 0.05), partial(learn.fit_wsd, 4, 0.01, start_epoch=3), 4, first=3)
 
 def test_another_number_of_batches_in_mid_fit():
     # %% nbs/checks/fits.ipynb #5bf588eb
@@ -214,17 +229,18 @@ def test_two_ranks():
             learn.fit_sgdr(2, 1, slice(1e-3, 1e-2))
             learn.fit_triangular(2, 1, 1e-2, mode='triangular2')
             learn.fit_stlr(2, 1e-2)
+            learn.fit_wsd(2, slice(1e-3, 1e-2), warmup=0.2)
         return [p.detach() for p in learn.model.parameters()], learn.recorder.lrs
 
     (w0,lrs0),(w1,lrs1) = on_ranks(ranks_fit)
     assert same(w0, w1)
     test_eq(lrs0, lrs1)
-    test_eq(lrs0, SlantedTriangular(1e-2).at(np.arange(6), 6))
+    test_eq(lrs0, WarmupStableDecay(1e-2, 0.2).at(np.arange(6), 6))
 
 def test_the_rate_that_the_optimizer_function_brings():
     # %% nbs/checks/fits.ipynb #f1e1d021
     for fit in (lambda l, **k: l.fit_sgdr(1, 1, **k), lambda l, **k: l.fit_triangular(1, 1, **k), lambda l,
-                **k: l.fit_stlr(1, **k)):
+                **k: l.fit_stlr(1, **k), lambda l, **k: l.fit_wsd(1, **k)):
         learn = learner('tensors', opt_func=partial(Adam, lr=7e-3))
         for _ in range(2):
             quietly(fit, learn)
@@ -240,7 +256,7 @@ def test_what_cannot_be_trained_is_said_at_once():
     learn = learner('tensors')
     learn.model.requires_grad_(False)
     for fit in (lambda: learn.fit_sgdr(1, 1, 1e-2), lambda: learn.fit_stlr(1, 1e-2),
-                lambda: learn.lr_find(show_plot=False)):
+                lambda: learn.fit_wsd(1, 1e-2), lambda: learn.lr_find(show_plot=False)):
         test_fail(fit, contains='learn.model: all its weights are frozen', exc=ValueError)
     learn = learner('tensors')
     learn.dls = DataLoaders(learn.dls.train)
@@ -263,7 +279,7 @@ def test_an_epoch_whose_validation_is_skipped():
 def test_a_fit_that_fails_leaves_the_process_as_it_was():
     # %% nbs/checks/fits.ipynb #f1e1d027
     for fit in (lambda l: l.fit_sgdr(1, 1, 1e-2), lambda l: l.fit_triangular(1, 1, 1e-2), lambda l: l.fit_stlr(1, 1e-2),
-                lambda l: l.fine_tune_discriminative(1, 1e-2)):
+                lambda l: l.fit_wsd(1, 1e-2), lambda l: l.fine_tune_discriminative(1, 1e-2)):
         for what in (interrupt, error):
             learn = learner('vision', cbs=[bf16(), Mishap(what, 3)])
             try: quietly(fit, learn)

@@ -57,6 +57,7 @@ def test_nothing_accumulates():
         learn.fit_sgdr(1, 1, np.array([1e-4, 1e-3]), cbs=UntilOverfit())
         learn.fit_triangular(1, 1, tensor(1e-3))
         learn.fit_stlr(1, slice(1e-4, 1e-3))
+        learn.fit_wsd(1, slice(1e-4, 1e-3))
         learn.recorder.plot_cycles()
         learn.recorder.plot_sched()
 
@@ -189,6 +190,7 @@ def test_nothing_accumulates_slow():
         learn.fit_sgdr(1, 1, np.array([1e-4, 1e-3]), cbs=UntilOverfit())
         learn.fit_triangular(1, 1, tensor(1e-3))
         learn.fit_stlr(1, slice(1e-4, 1e-3))
+        learn.fit_wsd(1, slice(1e-4, 1e-3))
         learn.recorder.plot_cycles()
         learn.recorder.plot_sched()
 
@@ -305,6 +307,7 @@ def test_what_is_dropped_is_freed():
         learn.fit_sgdr(1, 1, np.array([1e-4, 1e-3]), cbs=UntilOverfit())
         learn.fit_triangular(1, 1, tensor(1e-3))
         learn.fit_stlr(1, slice(1e-4, 1e-3))
+        learn.fit_wsd(1, slice(1e-4, 1e-3))
         learn.recorder.plot_cycles()
         learn.recorder.plot_sched()
 

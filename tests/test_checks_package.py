@@ -36,7 +36,8 @@ def test_star_import():
     # %% nbs/checks/package.ipynb #03357371
     wanted = {
         'LearnerState', 'Schedule', 'Flat', 'CosineRestarts', 'Triangular', 'SlantedTriangular', 'OneCycle', 'join',
-        'Scheduled', 'timm_learner', 'timm_split', 'discriminative_lrs', 'NormFreeze', 'GradualUnfreezing',
+        'Linear', 'Polynomial', 'Steps', 'InverseSqrt', 'WarmupStableDecay', 'Scheduled', 'timm_learner',
+        'timm_split', 'discriminative_lrs', 'NormFreeze', 'GradualUnfreezing',
         'UntilOverfit', 'Average', 'Snapshots', 'SnapshotEnsemble', 'Resume', 'SweepCurve', 'by_drop', 'halfway', 'lowest',
         'suggested', 'valley', 'watched_lowest'}
     assert set(fastai_lrx.all.__all__)==wanted

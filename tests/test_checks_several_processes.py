@@ -66,6 +66,7 @@ def test_every_feature_on_three():
                 note('staged', lambda: trained(lambda: learn.fine_tune_discriminative(1, 1e-2, 1, unfreeze='gradual')))
                 note('triangular', lambda: trained(lambda: learn.fit_triangular(1, 1, 1e-2)))
                 note('stlr', lambda: trained(lambda: learn.fit_stlr(1, 1e-2)))
+                note('wsd', lambda: trained(lambda: learn.fit_wsd(1, 1e-2)))
                 note('until', lambda: (learn.fit_sgdr(4, 1, 5., cycle_mult=1, cbs=UntilOverfit()),
                                        learn.recorder.best_cycle)[1])
                 note('snapshots', lambda: trained(lambda: learn.fit_sgdr(3, 1, 1e-2, cycle_mult=1, cbs=snaps)))
@@ -90,7 +91,8 @@ def test_every_feature_on_three():
 
     # %% nbs/checks/several_processes.ipynb #7565f2f0
     for kind in ('images', 'tensors of torch'):
-        test_eq([first[kind,name][0] for name in ('planned', 'sgdr', 'staged', 'stlr', 'snapshots')], [10, 6, 4, 2, 6])
+        test_eq([first[kind,name][0] for name in ('planned', 'sgdr', 'staged', 'stlr', 'wsd', 'snapshots')],
+                [10, 6, 4, 2, 2, 6])
         test_eq([len(first[kind,'ensemble'][0][1][0]), first[kind,'precomputed'][0][1][0],
                  first[kind,'ensemble'][0][1][0][0]], [2, 23, 23])
         test_eq(len([f for f in files if f.startswith(f'snapshots of {kind}')]), 2)

@@ -27,9 +27,9 @@ def test_snapshots_are_the_weights_at_the_end_of_a_cycle():
     # %% nbs/checks/snapshots.ipynb #53d6496f
     fits = dict(sgdr=lambda l,cbs: l.fit_sgdr(2, 1, 1e-2, cbs=cbs),
                 triangular=lambda l,cbs: l.fit_triangular(2, 1, 1e-2, cbs=cbs),
-                stlr=lambda l,cbs: l.fit_stlr(2, 1e-2, cbs=cbs),
+                stlr=lambda l,cbs: l.fit_stlr(2, 1e-2, cbs=cbs), wsd=lambda l,cbs: l.fit_wsd(2, 1e-2, cbs=cbs),
                 any_fit=lambda l,cbs: l.fit(3, cbs=[Scheduled(lr=CosineRestarts(2, 1e-2)), *cbs]))
-    ends = dict(sgdr=[0, 2], triangular=[0, 1], stlr=[1], any_fit=[0, 2])
+    ends = dict(sgdr=[0, 2], triangular=[0, 1], stlr=[1], wsd=[1], any_fit=[0, 2])
     for kind in kinds:
         for name,fit in fits.items():
             if kind != 'tensors' and name not in ('sgdr', 'stlr'): continue

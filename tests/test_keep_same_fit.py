@@ -14,6 +14,7 @@ from fastai_lrx.vary.schedules import Schedule
 from fastcore.test import *
 from fastai.callback.all import *
 from fastai.test_utils import synth_learner
+from fastai_lrx.vary.decays import Steps
 from fastai_lrx.keep.same_fit import *
 from fastai_lrx.keep.same_fit import data_sample, described_callbacks, described_data, described_loss, described_model, described_schedule, description, difference, in_any_order, is_data, plain_part
 
@@ -24,6 +25,7 @@ def test_model_loss_and_schedule():
     described_model(a),described_loss(F.mse_loss),described_loss(CrossEntropyLossFlat(weight=tensor([1., 2.])))
 
     # %% nbs/keep/same_fit.ipynb #970572eb
+    assert described_schedule(Steps(1e-2, 0.5), 200) != described_schedule(Steps(1e-2, 0.51), 200)   # two steps differ
     described_schedule(combined_cos(0.25, 1e-3, 1e-2, 1e-5), 100)
 
 def test_data():

@@ -9,6 +9,7 @@ from fastai_lrx.core.callbacks import FitCallback, as_callbacks
 from fastai_lrx.core.learner import check_any_trains, check_optimizer, group_rates, n_batches, n_valid
 from fastai_lrx.core.state import autocast_kept
 from fastai_lrx.core.weights import put_weights, weights_of
+from fastai_lrx.vary.decays import WarmupStableDecay
 from fastai_lrx.vary.recorder import epoch_metrics, mark_step
 from fastai_lrx.vary.scheduled import Scheduled, check_cycles, check_validation
 from fastai_lrx.vary.schedules import CosineRestarts, SlantedTriangular, Triangular
@@ -28,7 +29,7 @@ def test_whole_epochs():
               contains='3.5 epochs, which is not a whole number; use cycle_len=3/7 or 4/7 (3 or 4 epochs)')
     test_fail(lambda: whole_epochs(0, [1]), contains='cycle_len=0')
 
-def test_what_the_three_have_in_common():
+def test_what_they_have_in_common():
     # %% nbs/vary/cycles.ipynb #1e2a0a64
     test_close(lowest_rates(synth_learner(), 0.01, np.array([0.1, 1.])), [0.001, 0.01])
     test_fail(lambda: lowest_rates(synth_learner(), 2., np.array([0.1, 1.])),
@@ -93,6 +94,19 @@ def test_slanted_triangles():
     test_close(learn.recorder.lrs[0], 0.1/32)
     test_fail(lambda: learn.fit_stlr(5, cut_frac=1.5), contains='cut_frac=1.5')
     test_fail(lambda: learn.fit_stlr(2.5), contains='n_epoch=2.5: pass a whole number')
+
+def test_constant_then_a_cooldown():
+    # %% nbs/vary/cycles.ipynb #bd4411a3
+    learn = synth_learner(n_trn=20)
+    with learn.no_bar(), learn.no_logging(): learn.fit_wsd(5, lr_max=0.1, moms=(0.95, 0.85))
+    learn.recorder.plot_sched()
+
+    # %% nbs/vary/cycles.ipynb #c427f1c6
+    test_eq(learn.recorder.lrs[:1] + learn.recorder.lrs[5:81], [0.] + [0.1]*76)
+    test_close(learn.recorder.lrs[90], 0.1*(1-np.sqrt(0.5)))
+    test_fail(lambda: learn.fit_wsd(5, cooldown=1), contains='warmup=0.05, cooldown=1.0: are shares of all steps, and')
+    test_fail(lambda: learn.fit_wsd(5, shape='sqrt'), contains="shape='sqrt': must be '1-sqrt', 'linear' or 'cosine'")
+    test_fail(lambda: learn.fit_wsd(5, 0.1, lr_min=0.2), contains='lr_min=0.2')
 
 def test_until_it_starts_to_overfit():
     # %% nbs/vary/cycles.ipynb #55f1e54d

@@ -9,7 +9,7 @@ from fastai_lrx.core.args import as_float, as_fraction, as_int, as_rate_bounds, 
 from fastcore.test import *
 import pickle
 from fastai_lrx.vary.schedules import *
-from fastai_lrx.vary.schedules import CosineRestarts, Flat, OneCycle, SlantedTriangular, Triangular, as_steps, check_step, join, locate, mix, whole_ends
+from fastai_lrx.vary.schedules import CosineRestarts, Flat, OneCycle, SlantedTriangular, Triangular, as_share, as_steps, check_step, join, locate, mix, share_of, whole_ends
 
 def test_whole_batches_rounded_once():
     # %% nbs/vary/schedules.ipynb #7934f07a
@@ -31,6 +31,11 @@ def test_what_every_schedule_can_do():
     test_fail(lambda: check_step(0.5, 10), contains='steps are counted in whole batches')
     test_fail(lambda: check_step(-1, 10), contains='must be at least 0 and below n_steps=10')
     test_fail(lambda: as_steps('many'), contains="n_steps='many'")
+
+    # %% nbs/vary/schedules.ipynb #395ff0f3
+    test_eq(share_of(0.29, 50), 15)                     # 14.5, though 0.29*50 is a little less
+    test_eq(share_of(0.25, 10), 3)
+    test_fail(lambda: as_share(1, 'warmup'), contains='warmup=1.0: must be a share of all steps, at least 0 and below 1')
 
     # %% nbs/vary/schedules.ipynb #bb869d1f
     test_eq(Flat(0.1).at(3, n_steps=10), 0.1)

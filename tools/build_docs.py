@@ -57,7 +57,7 @@ groups = {
                'custom_rules', 'faq'],
     'Reference': ['reference'],
     'Find': ['finder', 'lr_search', 'range_tests', 'curves', 'sweep', 'watched', 'short_fit'],
-    'Vary': ['cycles', 'schedules', 'scheduled', 'recorder'],
+    'Vary': ['cycles', 'schedules', 'decays', 'scheduled', 'recorder'],
     'Spread': ['fine_tune', 'precompute', 'layer_groups', 'layers', 'freezing', 'backbones', 'fixed_layers', 'rows',
                'activations'],
     'Keep': ['average', 'snapshots', 'ensembles', 'soup', 'mean_prediction', 'resume', 'run_state', 'same_fit'],

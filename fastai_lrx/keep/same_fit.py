@@ -42,9 +42,11 @@ def described_loss(loss_func)->str:
 
 # %% ../../nbs/keep/same_fit.ipynb #3f005a3b
 def described_schedule(s, n:int)->str:
-    "Where the schedule of a hyper-parameter begins, its highest value, and a digest of 33 values over `n` steps."
-    if isinstance(s, Schedule):
-        values = s.at(np.linspace(0, max(n-1, 0), 33).astype(int), max(n, 1)).tolist()
+    """Where the schedule of a hyper-parameter begins, its highest value, and a digest of its values.
+
+    Those of all `n` steps, in single precision, as processors differ in the last digits of a cosine; of a function of
+    fastai's, which may be slow, 33."""
+    if isinstance(s, Schedule): values = s.at(np.arange(max(n, 1)), max(n, 1)).astype(np.float32)
     else: values = [np.asarray(s(p), dtype=float).tolist() for p in np.linspace(0, 1, 33)]
     return f'from {np.ravel(values)[0]:.3g}, up to {np.max(values):.3g} ({digest(values)})'
 

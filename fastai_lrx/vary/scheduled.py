@@ -140,7 +140,7 @@ def check_cycles(learn:Learner, who:str):
     "ValueError if `who` waits for the end of a cycle in a fit that has none."
     if not any(isinstance(cb, Scheduled) for cb in learn.cbs):
         raise ValueError(f"{who} waits for the ends of cycles, and this fit has none; remove it, or use "
-                         f"learn.fit_sgdr, fit_triangular or fit_stlr, or cbs=Scheduled(lr=...) with any fit")
+                         f"learn.fit_sgdr, fit_triangular, fit_stlr or fit_wsd, or cbs=Scheduled(lr=...) with any fit")
 
 def check_validation(learn:Learner, who:str):
     "ValueError if `who` needs validation losses in a fit that has none."

@@ -68,6 +68,17 @@ def set_fields(self, **fields):
     "Set fields of a frozen dataclass while it is being made."
     for k,v in fields.items(): object.__setattr__(self, k, v)
 
+# %% ../../nbs/vary/schedules.ipynb #988c6d45
+def as_share(x, name)->float:
+    "`x` as a share of all steps, at least 0 and below 1."
+    share = as_float(x, name)
+    if not 0 <= share < 1: raise ValueError(f"{name}={share}: must be a share of all steps, at least 0 and below 1")
+    return share
+
+def share_of(share:float, n_steps:int)->int:
+    "A share of `n_steps` in whole steps."
+    return floor(as_fraction(share)*as_steps(n_steps) + Fraction(1,2))
+
 # %% ../../nbs/vary/schedules.ipynb #1004e9c4
 class Schedule:
     "A pure function of (step, n_steps). Subclasses are frozen dataclasses with `lr_min`, `lr_max` and `height`."
@@ -114,17 +125,17 @@ class CosineRestarts(Schedule):
     warmup:float=0. # share of all steps, before the first cycle, that rise linearly from `lr_min` to `lr_max`
     def __post_init__(self):
         set_fields(self, **as_rate_bounds(self.lr_min, self.lr_max),
-                   **{k: as_float(getattr(self, k), k) for k in ('cycle_mult','cycle_decay','warmup')})
+                   **{k: as_float(getattr(self, k), k) for k in ('cycle_mult','cycle_decay')},
+                   warmup=as_share(self.warmup, 'warmup'))
         set_fields(self, n_cycles=as_int(self.n_cycles, 'n_cycles', most=10**6 if self.cycle_mult==1 else 1000))
         check_restarts(self)
 
-    def _warmup_steps(self, n_steps): return floor(as_fraction(self.warmup)*as_steps(n_steps) + Fraction(1,2))
     def cycle_ends(self, n_steps):
         n_steps,lengths = as_steps(n_steps),tuple(as_fraction(self.cycle_mult)**i for i in range(self.n_cycles))
-        warm = self._warmup_steps(n_steps)
+        warm = share_of(self.warmup, n_steps)
         return warm + np.array(whole_ends(lengths, n_steps-warm))
     def _wave(self, step, n_steps):
-        warm = self._warmup_steps(n_steps)
+        warm = share_of(self.warmup, n_steps)
         i,t,length = locate(np.maximum(step-warm, 0), self.cycle_ends(n_steps)-warm)
         wave = (1 + np.cos(np.pi*t/length)) / 2
         return np.where(step < warm, step/max(warm, 1), wave), float(self.cycle_decay)**i
@@ -151,8 +162,6 @@ def check_restarts(s:CosineRestarts):
     if s.cycle_decay < 1 and (np.less(s.lr_min, s.lr_max) & (last_top < s.lr_min)).any():
         raise ValueError(f"cycle_decay={s.cycle_decay}: the last of {s.n_cycles} cycles would start below "
                          f"lr_min={short_repr(s.lr_min)}; use a higher cycle_decay or a lower lr_min")
-    if not 0 <= s.warmup < 1:
-        raise ValueError(f"warmup={s.warmup}: must be a share of all steps, at least 0 and below 1")
 
 # %% ../../nbs/vary/schedules.ipynb #0b8db6d7
 @dataclass(frozen=True)
