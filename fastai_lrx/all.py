@@ -1,7 +1,8 @@
 """Everything a user needs: `from fastai_lrx.all import *` after fastai's own star import.
 
 Importing it gives every Learner `preserved`, `lr_find`, `lr_range_test`, `lr_find_groups`, `lr_search`, `regroup`, `layer_groups`,
-`fit_sgdr`, `fit_triangular`, `fit_stlr`, `fit_wsd`, `fine_tune_discriminative`, `precomputed`, `dry_run` and `compare`."""
+`fit_sgdr`, `fit_triangular`, `fit_stlr`, `fit_wsd`, `fit_anytime`, `load_anytime`,
+`fine_tune_discriminative`, `precomputed`, `dry_run` and `compare`."""
 from .core.state import LearnerState
 from .vary.schedules import CosineRestarts, Flat, OneCycle, Schedule, SlantedTriangular, Triangular, join
 from .vary.decays import InverseSqrt, Linear, Polynomial, Steps, WarmupStableDecay
@@ -12,7 +13,7 @@ from .find import finder, lr_search, range_tests
 from .keep.average import Average
 from .keep.snapshots import Snapshots
 from .keep.ensembles import SnapshotEnsemble
-from .keep import soup
+from .keep import anytime, soup
 from .keep.resume import Resume
 from .spread.layers import discriminative_lrs, timm_split
 from .spread import layer_groups

@@ -123,8 +123,10 @@ def fit_table(learn, begun):
                  fine_tune_discriminative=dict(epochs=2, base_lr=1e-2, freeze_epochs=1, head_lr=None, layer_decay=None,
                                                div=None, unfreeze='gradual',
                                                schedule='one_cycle', n_groups=None, precompute=False, train_bn=True))
+    anytime = entry(method('fit_anytime'), check, given=Learner.fit_anytime, flags=flags, n_epoch=2, lr_max=1e-2, warmup=.5,
+                    **{k: common[k] for k in ('cbs', 'reset_opt', 'wd')})
     return {f'Learner.{name}': entry(method(name), check, given=getattr(Learner, name), flags=flags, also=also, **valid,
-                                     **common) for name,valid in makes.items()}
+                                     **common) for name,valid in makes.items()} | {'Learner.fit_anytime': anytime}
 
 def sweep_table(learn):
     "Sweeps, which `made_up` runs."
@@ -194,6 +196,7 @@ def ensemble_table(learn):
     ens,nonzero = SnapshotEnsemble(learn, mem),lambda r: test_eq(len(r) > 0, True)
     loaders = dict(ds_idx=1, dl=None)
     with learn.dry_run() as plan: learn.fit_sgdr(2, 1, 1e-2)
+    learn.fit_anytime(1, 1e-2).save('trunk')
     comparison = learn.compare({'a': lambda l: l.fit(1, 1e-2)}, seeds=1)
     learn.fit_sgdr(1, 1, 1e-2)
     return {'SnapshotEnsemble': entry(SnapshotEnsemble, nonzero, learn=learn, snaps=mem, last=1, free='act'),
@@ -207,6 +210,7 @@ def ensemble_table(learn):
             'SnapshotEnsemble.plot': entry(ens.plot, metric=None, free='ax', **loaders),
             'SnapshotEnsemble.diversity': entry(ens.diversity, **loaders),
             'SnapshotEnsemble.to_model': entry(ens.to_model, dl=None),
+            'Learner.load_anytime': entry(learn.load_anytime, name='trunk'),
             'Comparison.plot': entry(comparison.plot, name=None, free='ax'),
             'Plan.summary': entry(plan.summary, batch_seconds=None),
             'Recorder.plot_sched': entry(learn.recorder.plot_sched, keys=None, figsize=None)}
