@@ -118,6 +118,24 @@ def test_on_the_disk():
     other = learner('tabular')
     test_eq(fingerprint(weights_of(other.model)), before)
 
+    # %% nbs/checks/anytime.ipynb #c8281169
+    class Noisy:
+        "Items with noise from numpy's global generator, of which a loader looks at one before the first batch"
+        def __len__(self): return 32
+        def __getitem__(self, i):
+            if not 0 <= i < 32: raise IndexError(i)
+            x = torch.full((4,), i/32) + np.random.normal()*0.1
+            return x,(x.sum() > 2).long()
+    def on_noise():
+        set_seed(0)
+        dls = DataLoaders.from_dsets(Noisy(), Noisy(), bs=8, num_workers=0)
+        return quiet(Learner(dls, nn.Linear(4, 2), loss_func=CrossEntropyLossFlat()))
+    path = new_folder()
+    run = on_noise().fit_anytime(1, 1e-2)
+    run.save(path)
+    expected = trunk_of(run.more(1))
+    test_eq(trunk_of(on_noise().load_anytime(path).more(1)), expected)
+
     # %% nbs/checks/anytime.ipynb #618875e9
     def script(learn, cbs): learn.fit_anytime(2, 1e-2, cbs=cbs).cooldown(1, cbs=cbs).more(1, cbs=cbs).cooldown(1, cbs=cbs)
     survives(partial(learner, 'vision'), script, [in_batch(1), in_batch(0, 1), in_batch(0, 1), in_batch(0, 1)])
