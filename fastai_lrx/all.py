@@ -10,6 +10,7 @@ from .find.curves import SweepCurve, by_drop, halfway, lowest, suggested, valley
 from .find import finder, lr_search, range_tests
 from .keep.snapshots import Snapshots
 from .keep.ensembles import SnapshotEnsemble
+from .keep.recover import Recover
 from .keep.resume import Resume
 from .spread.layers import discriminative_lrs, timm_split
 from .spread import layer_groups
@@ -22,5 +23,5 @@ from .show import compare, dry_run
 __all__ = [
     'LearnerState', 'Schedule', 'Flat', 'CosineRestarts', 'Triangular', 'SlantedTriangular', 'OneCycle', 'join', 'Scheduled',
     'timm_learner', 'timm_split', 'discriminative_lrs', 'NormFreeze', 'GradualUnfreezing', 'UntilOverfit', 'Snapshots',
-    'SnapshotEnsemble', 'Resume', 'SweepCurve', 'by_drop', 'halfway', 'lowest', 'suggested', 'valley',
+    'SnapshotEnsemble', 'Recover', 'Resume', 'SweepCurve', 'by_drop', 'halfway', 'lowest', 'suggested', 'valley',
     'watched_lowest']

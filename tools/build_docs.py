@@ -60,7 +60,7 @@ groups = {
     'Vary': ['cycles', 'schedules', 'scheduled', 'recorder'],
     'Spread': ['fine_tune', 'precompute', 'layer_groups', 'layers', 'freezing', 'backbones', 'fixed_layers', 'rows',
                'activations'],
-    'Keep': ['snapshots', 'ensembles', 'mean_prediction', 'resume', 'run_state', 'same_fit'],
+    'Keep': ['snapshots', 'ensembles', 'mean_prediction', 'recover', 'resume', 'run_state', 'same_fit'],
     'Show': ['dry_run', 'plan', 'compare', 'comparison', 'demo'],
     'Core': ['state', 'remember', 'trial', 'learner', 'objects', 'callbacks', 'args', 'processes', 'origin',
              'fingerprint', 'storage', 'weights', 'plots', 'messages'],
