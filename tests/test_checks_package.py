@@ -37,7 +37,7 @@ def test_star_import():
     wanted = {
         'LearnerState', 'Schedule', 'Flat', 'CosineRestarts', 'Triangular', 'SlantedTriangular', 'OneCycle', 'join',
         'Scheduled', 'timm_learner', 'timm_split', 'discriminative_lrs', 'NormFreeze', 'GradualUnfreezing',
-        'UntilOverfit', 'Snapshots', 'SnapshotEnsemble', 'Resume', 'SweepCurve', 'by_drop', 'halfway', 'lowest',
+        'UntilOverfit', 'Snapshots', 'SnapshotEnsemble', 'Recover', 'Resume', 'SweepCurve', 'by_drop', 'halfway', 'lowest',
         'suggested', 'valley', 'watched_lowest'}
     assert set(fastai_lrx.all.__all__)==wanted
     out = loaded(f'''

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['Recover']
 
-# %% ../../nbs/keep/recover.ipynb #8dff52d2
+# %% ../../nbs/keep/recover.ipynb #83ef90d1
 import math
 
 from fastai.basics import *
@@ -23,7 +23,7 @@ from ..core.weights import buffers_of, put_buffers, put_weights, state_of
 from .run_state import opt_state, put_opt_state
 from ..vary.recorder import mark_step
 
-# %% ../../nbs/keep/recover.ipynb #c767af26
+# %% ../../nbs/keep/recover.ipynb #5ad31635
 def step_state(opt)->dict:
     "What an optimizer has of each parameter, and what it counts; not its hyper-parameters and frozen groups."
     saved = opt_state(opt)
@@ -46,7 +46,7 @@ def copied(o, device=None):
     if isinstance(o, dict): return {k: copied(v, device) for k,v in o.items()}
     return type(o)(copied(v, device) for v in o) if isinstance(o, (list,tuple,L)) else o
 
-# %% ../../nbs/keep/recover.ipynb #3aa4dcb1
+# %% ../../nbs/keep/recover.ipynb #b2ef0e54
 def put_training_state(learn:Learner, saved:dict):
     "Put a kept state back in place; gradients of what has gone wrong since are zeroed."
     model,saved = get_model(learn.model),copied(saved)
@@ -59,7 +59,7 @@ def put_training_state(learn:Learner, saved:dict):
         put_opt_state(opt, state)
     learn.opt.zero_grad()
 
-# %% ../../nbs/keep/recover.ipynb #46052edd
+# %% ../../nbs/keep/recover.ipynb #932cbaaf
 def tensors_in(o, path:str='')->list:
     "The tensors in nested values, as pairs of path and tensor."
     if isinstance(o, Tensor): return [(path, o)]
@@ -71,21 +71,20 @@ def not_finite(state:dict)->list:
     found = [(path, t) for path,t in tensors_in(state) if t.is_floating_point() and not path.startswith('caches.')]
     return [path for (path,_),fine in zip(found, read_scalars([t.isfinite().all() for _,t in found])) if not fine]
 
-# %% ../../nbs/keep/recover.ipynb #cee4c34c
+# %% ../../nbs/keep/recover.ipynb #7cded5a9
 def risen(
-    losses:list, # the last ones, newest last
-    usual:list, # earlier ones that were fine
+    losses:list, # those since the newest state
+    usual:list, # earlier ones that were fine; at the beginning there are none
     spike:float # a rise by more than so many deviations of a loss counts
 )->tuple: # the usual loss and the present one; None if it has not risen far
     "Whether losses have risen far above what they were, and stay there."
-    losses = [*usual, *losses]
-    if len(losses) < 20: return None
-    usual = np.array(usual if len(usual) >= 10 else losses[:10])
+    if len(usual) < 10: usual,losses = losses[:10],losses[10:]
+    if len(losses) < 10: return None
     before,now = np.median(usual),np.median(losses[-10:])
-    deviation = 1.4826*np.median(abs(usual-before))
+    deviation = 1.4826*np.median(abs(np.array(usual)-before))
     return (before, now) if now-before > max(spike*deviation, max(1, abs(before))/2) else None
 
-# %% ../../nbs/keep/recover.ipynb #6629f54f
+# %% ../../nbs/keep/recover.ipynb #41266968
 def trouble(losses:list, usual:list, bad:list, spike=None)->tuple: # number of the loss, and what is wrong; None: nothing
     "What is wrong with the last losses and with what was trained; `bad`: what is not finite in there."
     odd = first(i for i,loss in enumerate(losses) if not math.isfinite(loss))
@@ -94,7 +93,7 @@ def trouble(losses:list, usual:list, bad:list, spike=None)->tuple: # number of t
     rise = None if spike is None else risen(losses, usual, spike)
     return rise and (-1, f'the loss has risen from {rise[0]:.3g} to {rise[1]:.3g}')
 
-# %% ../../nbs/keep/recover.ipynb #d42cb018
+# %% ../../nbs/keep/recover.ipynb #641a0c73
 class Recover(FitCallback):
     """After a NaN, an infinite loss or a blow-up, go back to the last good state and on with the next batches.
 
@@ -107,7 +106,7 @@ class Recover(FitCallback):
     # after schedules have set the rate and recorders have seen it, before others end the fit or store it
     order,run_valid,depends_on_losses = 900,False,True
     run_in_sweep,run_in_compare = False,True
-    _stored = 'n_seen','since','usual','good','newest','ignored','happened'
+    _stored = 'n_seen','since','recent','places','usual','good','newest','ignored','happened'
     def __init__(self,
         factor:float=0.5, # what the rates are multiplied with after each recovery, above 0 and at most 1
         max_times:int=3, # recoveries in a fit
@@ -125,15 +124,16 @@ class Recover(FitCallback):
         self.steps = None if steps is None else as_int(steps, 'steps')
         self.device = as_device(device, 'keep the copies beside the originals')
 
-# %% ../../nbs/keep/recover.ipynb #3e1e86cd
+# %% ../../nbs/keep/recover.ipynb #ebcbdd64
 @patch
 def before_fit(self:Recover):
     if any(isinstance(cb, TerminateOnNaNCallback) for cb in self.learn.cbs):
         warn('TerminateOnNaNCallback ends the fit at the first NaN, so Recover cannot go on; leave it out')
     self.between = self.every or max(10, min(25, n_batches(self.dls)))
     self.n_seen,self.since = 0,0                  # batches of this fit, and since the newest state
-    self.waiting,self.places = [],[]              # losses that are not read yet, and their epochs and batches
-    self.usual,self.happened = [],[]              # losses that were fine, and recoveries
+    self.waiting,self.recent = [],[]              # losses since then that are not read yet, and that are
+    self.places = []                              # epochs and batches of all these
+    self.usual,self.happened = [],[]              # losses before that were fine; recoveries
     self.good = self.newest = self.ignored = self.lrs = None
     if hasattr(self.learn, 'recorder'): self.recorder.recoveries,self.recorder.marks = self.happened,{}
 
@@ -168,7 +168,7 @@ def after_batch(self:Recover):
     self.n_seen,self.since = self.n_seen+1,self.since+1
     if self.since >= self.between or self.iter == self.n_iter-1: self.look()
 
-# %% ../../nbs/keep/recover.ipynb #11ba9f5e
+# %% ../../nbs/keep/recover.ipynb #d393aa0a
 @patch
 def put_rates_back(self:Recover):
     "Give the optimizer the rates that others have set."
@@ -188,13 +188,15 @@ def after_fit(self:Recover):
     self.put_rates_back()
     self.good = self.newest = None                # memory
 
-# %% ../../nbs/keep/recover.ipynb #551f5631
+# %% ../../nbs/keep/recover.ipynb #63b0a302
 @patch
 def keep(self:Recover):
     "The newest state was good: take another one."
-    self.good,self.newest,self.since = self.newest,None,0
+    self.good,self.newest = self.newest,None
     self.newest = dict(step=self.n_seen, state=copied(training_state(self.learn), self.device))
     if self.good is None: self.good = self.newest
+    self.usual = [*self.usual, *self.recent][-100:]
+    self.since,self.recent,self.places = 0,[],[]
 
 @patch
 def look(self:Recover):
@@ -202,32 +204,29 @@ def look(self:Recover):
     bad = [path for path in not_finite(training_state(self.learn)) if path not in self.ignored]
     found = read_scalars(self.waiting),bad
     found = all_gather(found) if rank_and_size(self.learn)[1] > 1 else [found]
-    losses = [sum(of_ranks)/len(found) for of_ranks in zip(*(losses for losses,_ in found))]
-    wrong = trouble(losses, self.usual, first(bad for _,bad in found if bad) or [], self.spike)
-    places = self.places or [(self.epoch, self.iter)]
-    self.waiting,self.places = [],[]
-    if wrong:
-        self.promote(losses, wrong[0])
-        return self.recover(*places[wrong[0]], wrong[1])
-    self.usual = [*self.usual, *losses][-100:]
-    if self.since >= self.between: self.keep()
+    self.recent += [sum(of_ranks)/len(found) for of_ranks in zip(*(losses for losses,_ in found))]
+    self.waiting = []
+    wrong = trouble(self.recent, self.usual, first(bad for _,bad in found if bad) or [], self.spike)
+    if wrong: self.recover(*wrong)
+    elif self.since >= self.between: self.keep()
 
 @patch
-def promote(self:Recover, losses:list, odd:int):
+def promote(self:Recover, odd:int):
     "The newest state is good, too, if at least ten losses were fine between it and the first that is not finite."
-    fine = losses[:max(odd, 0)]
-    if odd >= 0 and self.since-len(losses)+odd >= 10 and not trouble(fine, self.usual, [], self.spike):
-        self.good = self.newest
+    fine = self.recent[:max(odd, 0)]
+    if len(fine) >= 10 and not trouble(fine, self.usual, [], self.spike): self.good = self.newest
 
 @patch
-def recover(self:Recover, epoch:int, batch:int, why:str):
+def recover(self:Recover, odd:int, why:str):
     "Go back to the good state, and say so; end the fit if that was once too often."
+    self.promote(odd)
+    epoch,batch = self.places[odd] if self.places else (self.epoch, self.iter)
     with uninterrupted():
         put_training_state(self.learn, self.good['state'])
         self.put_smooth_loss()
         for cb in self.learn.cbs:
             if isinstance(cb, ModelResetter): cb.before_train()         # hidden states are those of bad weights
-        self.newest,self.since = self.good,0
+        self.newest,self.since,self.recent,self.places = self.good,0,[],[]
         ends = len(self.happened) == self.max_times
         self.happened.append(dict(epoch=epoch, batch=batch, why=why, step=self.n_seen, back_to=self.good['step']))
         self.happened[-1]['factor'] = None if ends else self.rate_factor()
@@ -246,7 +245,7 @@ def put_smooth_loss(self:Recover):
     value = r.losses[min(max(self.good['step']-1, 0), len(r.losses)-1)].nan_to_num(0, 0, 0)
     r.smooth_loss.val = value*(1 - r.smooth_loss.beta**r.smooth_loss.count)
 
-# %% ../../nbs/keep/recover.ipynb #6d61b10a
+# %% ../../nbs/keep/recover.ipynb #08c348ab
 @patch
 def state_dict(self:Recover)->dict:
     "What `Resume` stores: both states, the usual losses, and what has happened."
