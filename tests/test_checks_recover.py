@@ -12,7 +12,7 @@ from fastai_lrx.keep import recover
 from fastai_lrx.keep.recover import copied, training_state
 
 def test_ordinary_runs_stay_as_they_are():
-    # %% nbs/checks/recover.ipynb #1bd0c61a
+    # %% nbs/checks/recover.ipynb #ea7904da
     def fitted(fit, cbs, kind='tensors', make=None):
         "A learner after a fit, and what was said."
         learn = make() if make else learner(kind)
@@ -22,7 +22,7 @@ def test_ordinary_runs_stay_as_they_are():
         return learn,said.getvalue()
     def n_epochs(n): return lambda l,cbs: l.fit(n, 1e-2, cbs=cbs)
 
-    # %% nbs/checks/recover.ipynb #bfd8c178
+    # %% nbs/checks/recover.ipynb #904abf9d
     def one_epoch_long(l, cbs): l.fit_one_cycle(6, 1e-2, cbs=cbs)
     some_fits = dict(fit=n_epochs(6), one_cycle=one_epoch_long, sgdr=lambda l,cbs: l.fit_sgdr(3, 2, 3e-2, cycle_mult=1, cbs=cbs))
     for kind in kinds:
@@ -35,14 +35,14 @@ def test_ordinary_runs_stay_as_they_are():
                 test_eq(a.recorder.lrs, b.recorder.lrs)
                 test_eq([dict(h) for h in a.opt.hypers], [dict(h) for h in b.opt.hypers])
 
-    # %% nbs/checks/recover.ipynb #9e17c0cf
+    # %% nbs/checks/recover.ipynb #34bc3066
     for cb in (partial(GradientAccumulation, 20), bf16, fp16, partial(ShortEpochCallback, 0.5)):
         a,b = (fitted(n_epochs(5), [cb(), *more], make=make)[0] for more in ((), [Recover(every=10)]))
         test_eq(b.recorder.recoveries, [])
         assert same(weights(a), weights(b)), cb
 
 def test_back_to_what_was_there():
-    # %% nbs/checks/recover.ipynb #1bd0c61a
+    # %% nbs/checks/recover.ipynb #ea7904da
     class Spoil(Callback):
         "Something bad in a batch of a fit, by number, or in several."
         order,run_valid = 0,False
@@ -86,7 +86,7 @@ def test_back_to_what_was_there():
     def n_epochs(n): return lambda l,cbs: l.fit(n, 1e-2, cbs=cbs)
     def all_finite(learn): return all(t.isfinite().all() for t in [*learn.model.parameters(), *learn.model.buffers()])
 
-    # %% nbs/checks/recover.ipynb #3b435e8d
+    # %% nbs/checks/recover.ipynb #56d3190b
     faults = nan_inputs,nan_loss,inf_loss,shown_loss,nan_weights,blown_weights
     for kind in kinds:
         for what in faults:
@@ -99,7 +99,7 @@ def test_back_to_what_was_there():
             assert all_finite(learn) and np.isfinite(learn.recorder.values[-1]).all(), (kind, what)
             test_eq(said.count('Recover: epoch'), 1)
 
-    # %% nbs/checks/recover.ipynb #bf31abdd
+    # %% nbs/checks/recover.ipynb #584ea762
     def zero_gradients(learn): return all(p.grad is None or not p.grad.any() for p in learn.model.parameters())
     class Gradients(Callback):
         "Whether gradients are zero after a recovery."
@@ -115,19 +115,20 @@ def test_back_to_what_was_there():
         assert all_finite(learn), name
     for cbs in ([GradientAccumulation(20)], [bf16()], [fp16()]):
         states,gradients = States(),Gradients()
-        learn,_ = fitted(n_epochs(8), [*cbs, Spoil(nan_inputs, 27), Recover(every=10, device='cpu'), states, gradients], make=make)
+        learn,_ = fitted(n_epochs(9), [*cbs, Spoil(nan_inputs, 37), Recover(every=10, device='cpu'), states, gradients], make=make)
+        test_eq(learn.recorder.recoveries[0]['step'], 40)                                # in the middle of a sum
         found, = learn.recorder.recoveries
         assert mark(states.all[found['step']]) == mark(states.all[found['back_to']])
         assert all_finite(learn) and gradients.zero
 
-    # %% nbs/checks/recover.ipynb #066d3c07
+    # %% nbs/checks/recover.ipynb #242f030c
     learn = learner('vision')
     learn.freeze()
     with learn.precomputed(): fitted(n_epochs(8), [Spoil(nan_inputs, 27), Recover(every=10)], make=lambda: learn)
     test_eq(len(learn.recorder.recoveries), 1)
     assert all_finite(learn) and learn.opt.frozen_idx == 1
 
-    # %% nbs/checks/recover.ipynb #aecb5a40
+    # %% nbs/checks/recover.ipynb #186eb177
     class Unfreeze(Callback):
         "Opens all groups in the middle."
         order,run_valid = 0,False
@@ -141,7 +142,7 @@ def test_back_to_what_was_there():
     test_eq([learn.opt.frozen_idx, *(h['wd'] for h in learn.opt.hypers)], [0, 0.1, 0.1])
 
 def test_what_is_a_trouble():
-    # %% nbs/checks/recover.ipynb #1bd0c61a
+    # %% nbs/checks/recover.ipynb #ea7904da
     class Spoil(Callback):
         "Something bad in a batch of a fit, by number, or in several."
         order,run_valid = 0,False
@@ -166,7 +167,7 @@ def test_what_is_a_trouble():
     def n_epochs(n): return lambda l,cbs: l.fit(n, 1e-2, cbs=cbs)
     def all_finite(learn): return all(t.isfinite().all() for t in [*learn.model.parameters(), *learn.model.buffers()])
 
-    # %% nbs/checks/recover.ipynb #5abd1141
+    # %% nbs/checks/recover.ipynb #f3e4776a
     learn,_ = fitted(n_epochs(8), [Spoil(big_loss, 21, 22, 35), Recover(every=10)])
     test_eq(learn.recorder.recoveries, [])
     learn,_ = fitted(n_epochs(8), [Spoil(big_loss, *range(21, 48)), Recover(every=10, spike=None)])
@@ -182,7 +183,7 @@ def test_what_is_a_trouble():
     fitted(n_epochs(8), [Recover(every=10)], make=lambda: learn)
     test_eq(learn.recorder.recoveries, [])
 
-    # %% nbs/checks/recover.ipynb #2b0695b0
+    # %% nbs/checks/recover.ipynb #d06ca100
     too_high = lambda l,cbs: l.fit(12, 1e5, cbs=cbs)
     sgd = partial(learner, 'tabular', opt_func=SGD)
     assert not all_finite(fitted(too_high, (), make=sgd)[0])
@@ -190,7 +191,7 @@ def test_what_is_a_trouble():
     assert all_finite(learn) and learn.recorder.recoveries
     assert learn.recorder.values[-1][1] < fitted(lambda l,cbs: l.fit(12, 0., cbs=cbs), (), make=sgd)[0].recorder.values[-1][1]
 
-    # %% nbs/checks/recover.ipynb #2f51be94
+    # %% nbs/checks/recover.ipynb #1e7e6355
     class Scales(Callback):
         "The size of the scaler after every batch, and the steps that were left out."
         order,run_valid = 2000,False
@@ -210,7 +211,7 @@ def test_what_is_a_trouble():
     assert all_finite(learn)
 
 def test_the_rates():
-    # %% nbs/checks/recover.ipynb #1bd0c61a
+    # %% nbs/checks/recover.ipynb #ea7904da
     class Spoil(Callback):
         "Something bad in a batch of a fit, by number, or in several."
         order,run_valid = 0,False
@@ -233,7 +234,7 @@ def test_the_rates():
         return learn,said.getvalue()
     def n_epochs(n): return lambda l,cbs: l.fit(n, 1e-2, cbs=cbs)
 
-    # %% nbs/checks/recover.ipynb #d949623c
+    # %% nbs/checks/recover.ipynb #95f658f9
     rate_fits = dict(plain=lambda l,cbs: l.fit(8, [1e-3, 1e-2], cbs=cbs),
                      one_cycle=lambda l,cbs: l.fit_one_cycle(8, slice(1e-3, 1e-2), cbs=cbs),
                      sgdr=lambda l,cbs: l.fit_sgdr(2, 4, slice(1e-3, 1e-2), cycle_mult=1, cbs=cbs))
@@ -254,7 +255,7 @@ def test_the_rates():
             if name != 'plain': test_close(b.recorder.hps['lr'], expected[:,-1], 1e-12)
             test_eq([h['lr'] for h in a.opt.hypers], [h['lr'] for h in b.opt.hypers])
 
-    # %% nbs/checks/recover.ipynb #022f23d5
+    # %% nbs/checks/recover.ipynb #5d0631a9
     class EndsEpoch(Callback):
         "Ends every epoch, or its training, after the fourth batch."
         order,run_valid = 5,False
@@ -273,7 +274,7 @@ def test_the_rates():
     assert {round(1e-2/row[0], 6) for row in seen.rows} <= {float(2**i*f) for i in range(9) for f in (1, 10)}
 
 def test_once_too_often():
-    # %% nbs/checks/recover.ipynb #1bd0c61a
+    # %% nbs/checks/recover.ipynb #ea7904da
     class Spoil(Callback):
         "Something bad in a batch of a fit, by number, or in several."
         order,run_valid = 0,False
@@ -311,7 +312,7 @@ def test_once_too_often():
     def n_epochs(n): return lambda l,cbs: l.fit(n, 1e-2, cbs=cbs)
     def all_finite(learn): return all(t.isfinite().all() for t in [*learn.model.parameters(), *learn.model.buffers()])
 
-    # %% nbs/checks/recover.ipynb #797a0f15
+    # %% nbs/checks/recover.ipynb #fd81fda7
     for max_times in (0, 2):
         states = States()
         learn,said = fitted(n_epochs(30), [Spoil(nan_loss, *range(37, 1000)), Recover(0.5, max_times, every=10), states])
@@ -328,7 +329,7 @@ def test_once_too_often():
         learn,_ = fitted(n_epochs(6), [Spoil(nan_loss, 12), cb])
         test_eq(([o['factor'] for o in learn.recorder.recoveries], cb.good, cb.newest), ([0.5], None, None))
 
-    # %% nbs/checks/recover.ipynb #a9c295ad
+    # %% nbs/checks/recover.ipynb #2aae9f60
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter('always')
         learner('tensors').fit(1, cbs=[Recover(), TerminateOnNaNCallback()])
@@ -339,12 +340,20 @@ def test_once_too_often():
                          (dict(spike=np.nan), 'spike='), (dict(device='nowhere'), 'device=')):
         test_fail(lambda: Recover(**kwargs), contains=words)
     learn = learner('tensors')
+    learn.model = nn.Sequential(nn.LazyLinear(4), nn.Linear(4, 1))
+    learn.opt,learn.splitter = None,params
+    test_fail(lambda: learn.fit(1, cbs=Recover()), contains='learn.model: has lazy modules')
+    learn.validate()
+    learn.fit(1, cbs=Recover())
+    learn,_ = fitted(n_epochs(6), [Spoil(nan_loss, 0), Recover(every=10)])                            # the very first batch
+    assert all_finite(learn) and np.isfinite(learn.recorder.values[-1]).all()
+    learn = learner('tensors')
     learn.remove_cb(Recorder)
     fitted(n_epochs(6), [Spoil(nan_loss, 12), Recover(every=10)], make=lambda: learn)                # without a recorder
     assert all_finite(learn)
 
 def test_sweeps_plans_comparisons_plots():
-    # %% nbs/checks/recover.ipynb #1bd0c61a
+    # %% nbs/checks/recover.ipynb #ea7904da
     class Spoil(Callback):
         "Something bad in a batch of a fit, by number, or in several."
         order,run_valid = 0,False
@@ -367,7 +376,7 @@ def test_sweeps_plans_comparisons_plots():
         return learn,said.getvalue()
     def n_epochs(n): return lambda l,cbs: l.fit(n, 1e-2, cbs=cbs)
 
-    # %% nbs/checks/recover.ipynb #1820e877
+    # %% nbs/checks/recover.ipynb #fea22ef5
     a,b = learner('tensors'),learner('tensors')
     b.add_cb(Recover(every=10))
     test_eq(*(l.lr_find(num_it=20, show_plot=False).lr for l in (a, b)))
@@ -387,7 +396,7 @@ def test_sweeps_plans_comparisons_plots():
     test_eq(learn.recorder.cycles['marks'], marks)
 
 def test_ctrl_c():
-    # %% nbs/checks/recover.ipynb #1bd0c61a
+    # %% nbs/checks/recover.ipynb #ea7904da
     class Spoil(Callback):
         "Something bad in a batch of a fit, by number, or in several."
         order,run_valid = 0,False
@@ -424,7 +433,7 @@ def test_ctrl_c():
         return learn,said.getvalue()
     def n_epochs(n): return lambda l,cbs: l.fit(n, 1e-2, cbs=cbs)
 
-    # %% nbs/checks/recover.ipynb #3e36a3e1
+    # %% nbs/checks/recover.ipynb #b2a85e6f
     real,pressed = recover.put_opt_state,[]
     def put_opt_state(opt, saved):
         if not pressed: pressed.append(signal.raise_signal(signal.SIGINT))
@@ -443,7 +452,7 @@ def test_ctrl_c():
     if usual and threading.current_thread() is threading.main_thread(): pressed_in_recovery()
 
 def test_killed_and_run_again():
-    # %% nbs/checks/recover.ipynb #1bd0c61a
+    # %% nbs/checks/recover.ipynb #ea7904da
     class Spoil(Callback):
         "Something bad in a batch of a fit, by number, or in several."
         order,run_valid = 0,False
@@ -457,13 +466,13 @@ def test_killed_and_run_again():
             if self.n in self.at and self.what.__name__.endswith(part): self.what(self.learn)
     def nan_loss(learn): learn.loss,learn.loss_grad = learn.loss*np.nan,learn.loss_grad*np.nan
 
-    # %% nbs/checks/recover.ipynb #a5e22ecc
+    # %% nbs/checks/recover.ipynb #88cef672
     def resumed(make, at, kills, fit=None, **kwargs):
         fit = fit or (lambda l,cbs: l.fit_one_cycle(5, 1e-2, cbs=cbs))
         return survives(make, lambda l,cbs: fit(l, [*cbs, Spoil(nan_loss, *at), Recover(every=10, **kwargs)]), kills)
     assert resumed(partial(learner, 'tensors'), (8, 21), [in_batch(2), in_batch(4)])
 
-    # %% nbs/checks/recover.ipynb #6a78c96e
+    # %% nbs/checks/recover.ipynb #9a1b8465
     assert resumed(partial(learner, 'tabular'), (14,), [in_batch(2), (0, 3, 'after_epoch')], steps=9)
     assert resumed(partial(learner, 'vision', opt_func=ranger), (14, 27), [in_batch(3)])
     assert resumed(partial(learner, 'text'), (14,), [in_batch(1)], lambda l,cbs: l.fit(2, 1e-2, cbs=cbs))
@@ -472,7 +481,7 @@ def test_killed_and_run_again():
     assert resumed(partial(learner, 'tensors'), range(8, 99), [in_batch(1)], max_times=1)          # it ends by itself
 
 def test_two_ranks():
-    # %% nbs/checks/recover.ipynb #80097efb
+    # %% nbs/checks/recover.ipynb #e2e35ae0
     def recovers_on_ranks(rank):
         class Spoil(Callback):
             run_valid,order,n = False,0,0

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['Recover']
 
-# %% ../../nbs/keep/recover.ipynb #58ec5346
+# %% ../../nbs/keep/recover.ipynb #ecb44d3b
 import math
 
 from fastai.basics import *
@@ -23,7 +23,7 @@ from ..core.weights import buffers_of, put_buffers, put_weights, state_of
 from .run_state import opt_state, put_opt_state
 from ..vary.recorder import mark_step
 
-# %% ../../nbs/keep/recover.ipynb #feba4eed
+# %% ../../nbs/keep/recover.ipynb #12ccf602
 def step_state(opt)->dict:
     "What an optimizer has of each parameter, and what it counts; not its hyper-parameters and frozen groups."
     saved = opt_state(opt)
@@ -46,20 +46,22 @@ def copied(o, device=None):
     if isinstance(o, dict): return {k: copied(v, device) for k,v in o.items()}
     return type(o)(copied(v, device) for v in o) if isinstance(o, (list,tuple,L)) else o
 
-# %% ../../nbs/keep/recover.ipynb #e5d6d819
+# %% ../../nbs/keep/recover.ipynb #a4d45a2e
 def put_training_state(learn:Learner, saved:dict):
     "Put a kept state back in place; gradients of what has gone wrong since are zeroed."
-    model,saved = get_model(learn.model),copied(saved)
+    model = get_model(learn.model)
     params = dict(model.named_parameters())
+    device = next(iter(params.values())).device
     put_weights(model, {k: saved['weights'][k] for k in params} | buffers_of(model))
     put_buffers(model, {k: t for k,t in saved['weights'].items() if k not in params} | saved['caches'])
     for p,old in zip(training_state(learn)['others'], saved['others']): p.data.copy_(old)
     for opt,state in zip(optimizers(learn.opt), saved['optimizers']):
-        if isinstance(opt, torch.optim.Optimizer): state['param_groups'] = opt.state_dict()['param_groups']
+        if 'attributes' in state: state = state | dict(attributes=copied(state['attributes'], device))
+        else: state = copied(state) | dict(param_groups=opt.state_dict()['param_groups'])
         put_opt_state(opt, state)
     learn.opt.zero_grad()
 
-# %% ../../nbs/keep/recover.ipynb #372cd570
+# %% ../../nbs/keep/recover.ipynb #12ec4eb8
 def tensors_in(o, path:str='')->list:
     "The tensors in nested values, as pairs of path and tensor."
     if isinstance(o, Tensor): return [(path, o)]
@@ -71,7 +73,7 @@ def not_finite(state:dict)->list:
     found = [(path, t) for path,t in tensors_in(state) if t.is_floating_point() and not path.startswith('caches.')]
     return [path for (path,_),fine in zip(found, read_scalars([t.isfinite().all() for _,t in found])) if not fine]
 
-# %% ../../nbs/keep/recover.ipynb #a7c36e60
+# %% ../../nbs/keep/recover.ipynb #55a492ae
 def risen(
     losses:list, # those since the newest state
     usual:list, # earlier ones that were fine; at the beginning there are none
@@ -84,7 +86,7 @@ def risen(
     deviation = 1.4826*np.median(abs(np.array(usual)-before))
     return (before, now) if now-before > max(spike*deviation, max(1, abs(before))/2) else None
 
-# %% ../../nbs/keep/recover.ipynb #d300a110
+# %% ../../nbs/keep/recover.ipynb #c2230a7a
 def trouble(losses:list, usual:list, bad:list, spike=None)->tuple: # number of the loss, and what is wrong; None: nothing
     "What is wrong with the last losses and with what was trained; `bad`: what is not finite in there."
     odd = first(i for i,loss in enumerate(losses) if not math.isfinite(loss))
@@ -93,7 +95,7 @@ def trouble(losses:list, usual:list, bad:list, spike=None)->tuple: # number of t
     rise = None if spike is None else risen(losses, usual, spike)
     return rise and (-1, f'the loss has risen from {rise[0]:.3g} to {rise[1]:.3g}')
 
-# %% ../../nbs/keep/recover.ipynb #8f547a72
+# %% ../../nbs/keep/recover.ipynb #3dfc4e9c
 class Recover(FitCallback):
     """After a NaN, an infinite loss or a blow-up, go back to the last good state and on with the next batches.
 
@@ -124,11 +126,14 @@ class Recover(FitCallback):
         self.steps = None if steps is None else as_int(steps, 'steps')
         self.device = as_device(device, 'keep the copies beside the originals')
 
-# %% ../../nbs/keep/recover.ipynb #c8e0a2e4
+# %% ../../nbs/keep/recover.ipynb #164efcc6
 @patch
 def before_fit(self:Recover):
     if any(isinstance(cb, TerminateOnNaNCallback) for cb in self.learn.cbs):
         warn('TerminateOnNaNCallback ends the fit at the first NaN, so Recover cannot go on; leave it out')
+    if any(map(torch.nn.parameter.is_lazy, get_model(self.model).parameters())):
+        raise ValueError("learn.model: has lazy modules, so there is no state to go back to before the first batch; run "
+                         "one through the model first, as learn.validate() does")
     self.between = self.every or max(10, min(25, n_batches(self.dls)))
     self.n_seen,self.since = 0,0                  # batches of this fit, and since the newest state
     self.waiting,self.recent = [],[]              # losses since then that are not read yet, and that are
@@ -168,7 +173,7 @@ def after_batch(self:Recover):
     self.n_seen,self.since = self.n_seen+1,self.since+1
     if self.since >= self.between or self.iter == self.n_iter-1: self.look()
 
-# %% ../../nbs/keep/recover.ipynb #4f67d0bd
+# %% ../../nbs/keep/recover.ipynb #16ad63df
 @patch
 def put_rates_back(self:Recover):
     "Give the optimizer the rates that others have set."
@@ -188,7 +193,7 @@ def after_fit(self:Recover):
     self.put_rates_back()
     self.good = self.newest = None                # memory
 
-# %% ../../nbs/keep/recover.ipynb #59a4ce1b
+# %% ../../nbs/keep/recover.ipynb #aac1e977
 @patch
 def keep(self:Recover):
     "The newest state was good: take another one."
@@ -216,7 +221,7 @@ def promote(self:Recover, odd:int):
     fine = self.recent[:max(odd, 0)]
     if len(fine) >= 10 and not trouble(fine, self.usual, [], self.spike): self.good = self.newest
 
-# %% ../../nbs/keep/recover.ipynb #2441cfc0
+# %% ../../nbs/keep/recover.ipynb #80c2244e
 @patch
 def recover(self:Recover, odd:int, why:str):
     "Go back to the good state, and say so; end the fit if that was once too often."
@@ -246,7 +251,7 @@ def put_smooth_loss(self:Recover):
     value = r.losses[min(max(self.good['step']-1, 0), len(r.losses)-1)].nan_to_num(0, 0, 0)
     r.smooth_loss.val = value*(1 - r.smooth_loss.beta**r.smooth_loss.count)
 
-# %% ../../nbs/keep/recover.ipynb #0d3484b4
+# %% ../../nbs/keep/recover.ipynb #b465ad56
 @patch
 def state_dict(self:Recover)->dict:
     "What `Resume` stores: both states, the usual losses, and what has happened."
