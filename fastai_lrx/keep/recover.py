@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['Recover']
 
-# %% ../../nbs/keep/recover.ipynb #ecb44d3b
+# %% ../../nbs/keep/recover.ipynb #ac36f767
 import math
 
 from fastai.basics import *
@@ -23,7 +23,7 @@ from ..core.weights import buffers_of, put_buffers, put_weights, state_of
 from .run_state import opt_state, put_opt_state
 from ..vary.recorder import mark_step
 
-# %% ../../nbs/keep/recover.ipynb #12ccf602
+# %% ../../nbs/keep/recover.ipynb #e53524c9
 def step_state(opt)->dict:
     "What an optimizer has of each parameter, and what it counts; not its hyper-parameters and frozen groups."
     saved = opt_state(opt)
@@ -46,7 +46,7 @@ def copied(o, device=None):
     if isinstance(o, dict): return {k: copied(v, device) for k,v in o.items()}
     return type(o)(copied(v, device) for v in o) if isinstance(o, (list,tuple,L)) else o
 
-# %% ../../nbs/keep/recover.ipynb #a4d45a2e
+# %% ../../nbs/keep/recover.ipynb #4efb1c17
 def put_training_state(learn:Learner, saved:dict):
     "Put a kept state back in place; gradients of what has gone wrong since are zeroed."
     model = get_model(learn.model)
@@ -61,7 +61,7 @@ def put_training_state(learn:Learner, saved:dict):
         put_opt_state(opt, state)
     learn.opt.zero_grad()
 
-# %% ../../nbs/keep/recover.ipynb #12ec4eb8
+# %% ../../nbs/keep/recover.ipynb #72c08e14
 def tensors_in(o, path:str='')->list:
     "The tensors in nested values, as pairs of path and tensor."
     if isinstance(o, Tensor): return [(path, o)]
@@ -73,7 +73,7 @@ def not_finite(state:dict)->list:
     found = [(path, t) for path,t in tensors_in(state) if t.is_floating_point() and not path.startswith('caches.')]
     return [path for (path,_),fine in zip(found, read_scalars([t.isfinite().all() for _,t in found])) if not fine]
 
-# %% ../../nbs/keep/recover.ipynb #55a492ae
+# %% ../../nbs/keep/recover.ipynb #11311d9e
 def risen(
     losses:list, # those since the newest state
     usual:list, # earlier ones that were fine; at the beginning there are none
@@ -86,16 +86,16 @@ def risen(
     deviation = 1.4826*np.median(abs(np.array(usual)-before))
     return (before, now) if now-before > max(spike*deviation, max(1, abs(before))/2) else None
 
-# %% ../../nbs/keep/recover.ipynb #c2230a7a
-def trouble(losses:list, usual:list, bad:list, spike=None)->tuple: # number of the loss, and what is wrong; None: nothing
-    "What is wrong with the last losses and with what was trained; `bad`: what is not finite in there."
+# %% ../../nbs/keep/recover.ipynb #5debf530
+def trouble(losses:list, usual:list, bad:list, spike=None)->tuple: # number of the loss, and what is wrong
+    "What is wrong with the last losses and with what was trained, if anything is; `bad`: what is not finite in there."
     odd = first(i for i,loss in enumerate(losses) if not math.isfinite(loss))
     if odd is not None: return odd,f'the loss is {losses[odd]}'
     if bad: return -1,f"{bad[0]}{f' and {len(bad)-1} more' if bad[1:] else ''} not finite"
     rise = None if spike is None else risen(losses, usual, spike)
     return rise and (-1, f'the loss has risen from {rise[0]:.3g} to {rise[1]:.3g}')
 
-# %% ../../nbs/keep/recover.ipynb #3dfc4e9c
+# %% ../../nbs/keep/recover.ipynb #3c7ab125
 class Recover(FitCallback):
     """After a NaN, an infinite loss or a blow-up, go back to the last good state and on with the next batches.
 
@@ -103,8 +103,8 @@ class Recover(FitCallback):
     `learn.recorder.recoveries` has what happened: epoch and batch of the trouble, why, the `step` (batches so far) at
     which it was seen, the step that the fit went `back_to`, and the factor on the rates. When it happens once more
     after `max_times` recoveries, the fit ends with the last good state. Losses are read, and states kept, every `every`
-    batches: a recovery loses at most twice as many. Keeps two copies of weights, buffers and optimizer state (with Adam six times the weights), and lets
-    `Resume` store them."""
+    batches: a recovery loses at most twice as many. Keeps two copies of weights, buffers and optimizer state, with Adam
+    six times the weights, and lets `Resume` store them."""
     # after schedules have set the rate and recorders have seen it, before others end the fit or store it
     order,run_valid,depends_on_losses = 900,False,True
     run_in_sweep,run_in_compare = False,True
@@ -113,7 +113,7 @@ class Recover(FitCallback):
         factor:float=0.5, # what the rates are multiplied with after each recovery, above 0 and at most 1
         max_times:int=3, # recoveries in a fit
         *,
-        spike:float=10., # a loss has blown up if it stays so many deviations above the usual; None: only NaN and inf count
+        spike:float=10., # losses that stay so many deviations above the usual have blown up; None: only NaN and inf count
         every:int=None, # batches between states, at least 10; default: those of an epoch, from 10 to 25
         steps:int=None, # batches with the lower rate; default: the rest of the fit
         device=None # where the copies live, e.g. 'cpu' to spare GPU memory; default: beside the originals
@@ -126,14 +126,14 @@ class Recover(FitCallback):
         self.steps = None if steps is None else as_int(steps, 'steps')
         self.device = as_device(device, 'keep the copies beside the originals')
 
-# %% ../../nbs/keep/recover.ipynb #164efcc6
+# %% ../../nbs/keep/recover.ipynb #4952e19b
 @patch
 def before_fit(self:Recover):
     if any(isinstance(cb, TerminateOnNaNCallback) for cb in self.learn.cbs):
         warn('TerminateOnNaNCallback ends the fit at the first NaN, so Recover cannot go on; leave it out')
     if any(map(torch.nn.parameter.is_lazy, get_model(self.model).parameters())):
-        raise ValueError("learn.model: has lazy modules, so there is no state to go back to before the first batch; run "
-                         "one through the model first, as learn.validate() does")
+        raise ValueError("learn.model: has lazy modules, so there is no state to go back to before the first batch; "
+                         "run one through the model first, as learn.validate() does")
     self.between = self.every or max(10, min(25, n_batches(self.dls)))
     self.n_seen,self.since = 0,0                  # batches of this fit, and since the newest state
     self.waiting,self.recent = [],[]              # losses since then that are not read yet, and that are
@@ -173,7 +173,7 @@ def after_batch(self:Recover):
     self.n_seen,self.since = self.n_seen+1,self.since+1
     if self.since >= self.between or self.iter == self.n_iter-1: self.look()
 
-# %% ../../nbs/keep/recover.ipynb #16ad63df
+# %% ../../nbs/keep/recover.ipynb #546317e5
 @patch
 def put_rates_back(self:Recover):
     "Give the optimizer the rates that others have set."
@@ -193,7 +193,7 @@ def after_fit(self:Recover):
     self.put_rates_back()
     self.good = self.newest = None                # memory
 
-# %% ../../nbs/keep/recover.ipynb #aac1e977
+# %% ../../nbs/keep/recover.ipynb #5a9069e6
 @patch
 def keep(self:Recover):
     "The newest state was good: take another one."
@@ -221,7 +221,7 @@ def promote(self:Recover, odd:int):
     fine = self.recent[:max(odd, 0)]
     if len(fine) >= 10 and not trouble(fine, self.usual, [], self.spike): self.good = self.newest
 
-# %% ../../nbs/keep/recover.ipynb #80c2244e
+# %% ../../nbs/keep/recover.ipynb #6b9f2b94
 @patch
 def recover(self:Recover, odd:int, why:str):
     "Go back to the good state, and say so; end the fit if that was once too often."
@@ -251,7 +251,7 @@ def put_smooth_loss(self:Recover):
     value = r.losses[min(max(self.good['step']-1, 0), len(r.losses)-1)].nan_to_num(0, 0, 0)
     r.smooth_loss.val = value*(1 - r.smooth_loss.beta**r.smooth_loss.count)
 
-# %% ../../nbs/keep/recover.ipynb #b465ad56
+# %% ../../nbs/keep/recover.ipynb #2c6edc32
 @patch
 def state_dict(self:Recover)->dict:
     "What `Resume` stores: both states, the usual losses, and what has happened."
