@@ -23,7 +23,7 @@ from fastai_lrx.keep.recover import *
 from fastai_lrx.keep.recover import Recover, copied, not_finite, put_training_state, risen, training_state, trouble
 
 def test_what_is_kept():
-    # %% nbs/keep/recover.ipynb #0f6f71cd
+    # %% nbs/keep/recover.ipynb #56165d77
     def step(learn, x):
         "A step down the loss on `x`."
         learn.loss_func(learn.model(x), torch.zeros(len(x), dtype=torch.long)).backward()
@@ -55,7 +55,7 @@ def test_what_is_kept():
         put_training_state(learn, kept)
         test_eq([(h['lr'], h['wd']) for h in learn.opt.hypers], [(0.01, 0.5)])
 
-    # %% nbs/keep/recover.ipynb #9eb9c16d
+    # %% nbs/keep/recover.ipynb #933be04f
     learn = small_learner(Adam)
     learn.create_opt()
     step(learn, torch.randn(4, 4)*1e25)
@@ -65,7 +65,7 @@ def test_what_is_kept():
     not_finite(training_state(learn))[:3]
 
 def test_what_is_a_blow_up():
-    # %% nbs/keep/recover.ipynb #8843f924
+    # %% nbs/keep/recover.ipynb #36a01e71
     rng = np.random.default_rng(0)
     noise = 2 + 0.3*rng.standard_normal(100)
     test_eq(risen(list(noise[50:]), list(noise[:50]), 10), None)
@@ -78,26 +78,26 @@ def test_what_is_a_blow_up():
     test_eq(risen([9.]*9, list(noise), 10), None)                                     # too few to tell
     test_eq(risen([-3.]*10, list(-50 + noise), 10)[1], -3)                            # losses can be negative
 
-    # %% nbs/keep/recover.ipynb #6ea5efb7
+    # %% nbs/keep/recover.ipynb #42ba07a7
     test_eq(trouble([1., np.inf, np.nan], [], ['weights.0.bias']), (1, 'the loss is inf'))
     test_eq(trouble([1., 2.], [], ['weights.0.bias', 'weights.0.weight']), (-1, 'weights.0.bias and 1 more not finite'))
     test_eq(trouble([9.]*10, [1.]*50, [], 10), (-1, 'the loss has risen from 1 to 9'))
     test_eq([trouble([9.]*10, [1.]*50, []), trouble([1.]*10, [1.]*50, [], 10)], [None, None])
 
 def test_the_callback():
-    # %% nbs/keep/recover.ipynb #287c20bc
+    # %% nbs/keep/recover.ipynb #c39a306e
     test_fail(lambda: Recover(0), contains='factor=0: must be above 0 and at most 1')
     test_fail(lambda: Recover(every=5), contains='every=5: must be at least 10')
     test_fail(lambda: Recover(spike=-1), contains='spike=-1: must be above 0, or None')
     test_fail(lambda: Recover(device='gpu'), contains="device='gpu'")
 
-    # %% nbs/keep/recover.ipynb #580a335f
+    # %% nbs/keep/recover.ipynb #d2705c49
     cb = Recover(0.1, steps=10)
     cb.n_seen,cb.happened = 25,[dict(step=12), dict(step=20)]       # the first is over
     test_eq([cb.rate_factor(), Recover(1).spike], [0.1, 10])
 
 def test_a_batch_of_nans():
-    # %% nbs/keep/recover.ipynb #54ffdfae
+    # %% nbs/keep/recover.ipynb #a224bd55
     class BadBatch(Callback):
         "Spoils the inputs of a batch of the fit, by its number."
         run_valid = False
@@ -124,10 +124,10 @@ def test_a_batch_of_nans():
     one_cycle = lambda l,cbs: l.fit_one_cycle(4, 1e-2, cbs=cbs)
     lost,saved = fitted(one_cycle, BadBatch(87)),fitted(one_cycle, BadBatch(87), Recover())
 
-    # %% nbs/keep/recover.ipynb #a6dd49ff
+    # %% nbs/keep/recover.ipynb #74b63b15
     pd.DataFrame(saved.recorder.recoveries)
 
-    # %% nbs/keep/recover.ipynb #b9f06606
+    # %% nbs/keep/recover.ipynb #64783b8b
     _,ax = plt.subplots(figsize=(6, 3.4))
     ax.plot([float(l) for l in lost.recorder.losses], color='C3', lw=5, alpha=0.4, label='without')
     ax.plot([float(l) for l in saved.recorder.losses], color='C0', label='with Recover')
@@ -136,14 +136,14 @@ def test_a_batch_of_nans():
     ax.set(xlabel='batch', ylabel='loss, smoothed', title='A batch of NaNs ends a fit, or costs it some batches')
     ax.legend(frameon=False);
 
-    # %% nbs/keep/recover.ipynb #57318116
+    # %% nbs/keep/recover.ipynb #8d321773
     assert all(p.isnan().any() for p in lost.model.parameters())
     test_eq(saved.recorder.recoveries,
             [dict(epoch=2, batch=7, why='the loss is nan', step=100, back_to=75, factor=0.5)])
     assert saved.recorder.values[-1][2] > 0.9 and np.isfinite(saved.recorder.values[-1]).all()
 
 def test_a_rate_that_is_too_high():
-    # %% nbs/keep/recover.ipynb #54ffdfae
+    # %% nbs/keep/recover.ipynb #a224bd55
     def digits_learner(**kwargs):
         set_seed(0)
         digits = load_digits()
@@ -159,7 +159,7 @@ def test_a_rate_that_is_too_high():
         with learn.no_bar(), learn.no_logging(): fit(learn, list(cbs))
         return learn
 
-    # %% nbs/keep/recover.ipynb #b3f60e2c
+    # %% nbs/keep/recover.ipynb #8d7f1a7c
     too_high = lambda l,cbs: l.fit(6, 1e4, cbs=cbs)
     def sgd(): return digits_learner(opt_func=SGD)
     lost,saved = fitted(too_high, make=sgd),fitted(too_high, Recover(0.01), make=sgd)

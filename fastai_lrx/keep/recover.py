@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['Recover']
 
-# %% ../../nbs/keep/recover.ipynb #ac36f767
+# %% ../../nbs/keep/recover.ipynb #8389723d
 import math
 
 from fastai.basics import *
@@ -23,7 +23,7 @@ from ..core.weights import buffers_of, put_buffers, put_weights, state_of
 from .run_state import opt_state, put_opt_state
 from ..vary.recorder import mark_step
 
-# %% ../../nbs/keep/recover.ipynb #e53524c9
+# %% ../../nbs/keep/recover.ipynb #b6da2955
 def step_state(opt)->dict:
     "What an optimizer has of each parameter, and what it counts; not its hyper-parameters and frozen groups."
     saved = opt_state(opt)
@@ -46,7 +46,7 @@ def copied(o, device=None):
     if isinstance(o, dict): return {k: copied(v, device) for k,v in o.items()}
     return type(o)(copied(v, device) for v in o) if isinstance(o, (list,tuple,L)) else o
 
-# %% ../../nbs/keep/recover.ipynb #4efb1c17
+# %% ../../nbs/keep/recover.ipynb #85649804
 def put_training_state(learn:Learner, saved:dict):
     "Put a kept state back in place; gradients of what has gone wrong since are zeroed."
     model = get_model(learn.model)
@@ -61,7 +61,7 @@ def put_training_state(learn:Learner, saved:dict):
         put_opt_state(opt, state)
     learn.opt.zero_grad()
 
-# %% ../../nbs/keep/recover.ipynb #72c08e14
+# %% ../../nbs/keep/recover.ipynb #bc5b8427
 def tensors_in(o, path:str='')->list:
     "The tensors in nested values, as pairs of path and tensor."
     if isinstance(o, Tensor): return [(path, o)]
@@ -73,7 +73,7 @@ def not_finite(state:dict)->list:
     found = [(path, t) for path,t in tensors_in(state) if t.is_floating_point() and not path.startswith('caches.')]
     return [path for (path,_),fine in zip(found, read_scalars([t.isfinite().all() for _,t in found])) if not fine]
 
-# %% ../../nbs/keep/recover.ipynb #11311d9e
+# %% ../../nbs/keep/recover.ipynb #8db73814
 def risen(
     losses:list, # those since the newest state
     usual:list, # earlier ones that were fine; at the beginning there are none
@@ -84,9 +84,9 @@ def risen(
     if len(losses) < 10: return None
     before,now = np.median(usual),np.median(losses[-10:])
     deviation = 1.4826*np.median(abs(np.array(usual)-before))
-    return (before, now) if now-before > max(spike*deviation, max(1, abs(before))/2) else None
+    return (before, now) if now-before > max(spike*deviation, abs(before)/2, 1) else None
 
-# %% ../../nbs/keep/recover.ipynb #5debf530
+# %% ../../nbs/keep/recover.ipynb #05784f09
 def trouble(losses:list, usual:list, bad:list, spike=None)->tuple: # number of the loss, and what is wrong
     "What is wrong with the last losses and with what was trained, if anything is; `bad`: what is not finite in there."
     odd = first(i for i,loss in enumerate(losses) if not math.isfinite(loss))
@@ -95,7 +95,7 @@ def trouble(losses:list, usual:list, bad:list, spike=None)->tuple: # number of t
     rise = None if spike is None else risen(losses, usual, spike)
     return rise and (-1, f'the loss has risen from {rise[0]:.3g} to {rise[1]:.3g}')
 
-# %% ../../nbs/keep/recover.ipynb #3c7ab125
+# %% ../../nbs/keep/recover.ipynb #5aa76462
 class Recover(FitCallback):
     """After a NaN, an infinite loss or a blow-up, go back to the last good state and on with the next batches.
 
@@ -126,7 +126,7 @@ class Recover(FitCallback):
         self.steps = None if steps is None else as_int(steps, 'steps')
         self.device = as_device(device, 'keep the copies beside the originals')
 
-# %% ../../nbs/keep/recover.ipynb #4952e19b
+# %% ../../nbs/keep/recover.ipynb #ed70b0ea
 @patch
 def before_fit(self:Recover):
     if any(isinstance(cb, TerminateOnNaNCallback) for cb in self.learn.cbs):
@@ -173,7 +173,7 @@ def after_batch(self:Recover):
     self.n_seen,self.since = self.n_seen+1,self.since+1
     if self.since >= self.between or self.iter == self.n_iter-1: self.look()
 
-# %% ../../nbs/keep/recover.ipynb #546317e5
+# %% ../../nbs/keep/recover.ipynb #cf7c3f0a
 @patch
 def put_rates_back(self:Recover):
     "Give the optimizer the rates that others have set."
@@ -193,7 +193,7 @@ def after_fit(self:Recover):
     self.put_rates_back()
     self.good = self.newest = None                # memory
 
-# %% ../../nbs/keep/recover.ipynb #5a9069e6
+# %% ../../nbs/keep/recover.ipynb #a165ee5f
 @patch
 def keep(self:Recover):
     "The newest state was good: take another one."
@@ -221,7 +221,7 @@ def promote(self:Recover, odd:int):
     fine = self.recent[:max(odd, 0)]
     if len(fine) >= 10 and not trouble(fine, self.usual, [], self.spike): self.good = self.newest
 
-# %% ../../nbs/keep/recover.ipynb #6b9f2b94
+# %% ../../nbs/keep/recover.ipynb #bf110711
 @patch
 def recover(self:Recover, odd:int, why:str):
     "Go back to the good state, and say so; end the fit if that was once too often."
@@ -251,7 +251,7 @@ def put_smooth_loss(self:Recover):
     value = r.losses[min(max(self.good['step']-1, 0), len(r.losses)-1)].nan_to_num(0, 0, 0)
     r.smooth_loss.val = value*(1 - r.smooth_loss.beta**r.smooth_loss.count)
 
-# %% ../../nbs/keep/recover.ipynb #2c6edc32
+# %% ../../nbs/keep/recover.ipynb #4099a37c
 @patch
 def state_dict(self:Recover)->dict:
     "What `Resume` stores: both states, the usual losses, and what has happened."
