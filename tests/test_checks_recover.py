@@ -12,7 +12,7 @@ from fastai_lrx.keep import recover
 from fastai_lrx.keep.recover import copied, training_state
 
 def test_ordinary_runs_stay_as_they_are():
-    # %% nbs/checks/recover.ipynb #4491043d
+    # %% nbs/checks/recover.ipynb #2c6f6788
     def fitted(fit, cbs, kind='tensors', make=None):
         "A learner after a fit, and what was said."
         learn = make() if make else learner(kind)
@@ -22,7 +22,7 @@ def test_ordinary_runs_stay_as_they_are():
         return learn,said.getvalue()
     def n_epochs(n): return lambda l,cbs: l.fit(n, 1e-2, cbs=cbs)
 
-    # %% nbs/checks/recover.ipynb #61160fd4
+    # %% nbs/checks/recover.ipynb #f54fbeb5
     some_fits = dict(fit=n_epochs(6), one_cycle=lambda l,cbs: l.fit_one_cycle(6, 1e-2, cbs=cbs),
                      sgdr=lambda l,cbs: l.fit_sgdr(3, 2, 3e-2, cycle_mult=1, cbs=cbs))
     for kind in kinds:
@@ -35,14 +35,14 @@ def test_ordinary_runs_stay_as_they_are():
                 test_eq(a.recorder.lrs, b.recorder.lrs)
                 test_eq([dict(h) for h in a.opt.hypers], [dict(h) for h in b.opt.hypers])
 
-    # %% nbs/checks/recover.ipynb #ac6db263
+    # %% nbs/checks/recover.ipynb #166dafc9
     for cb in (partial(GradientAccumulation, 20), bf16, fp16, partial(ShortEpochCallback, 0.5)):
         a,b = (fitted(n_epochs(5), [cb(), *more], make=make)[0] for more in ((), [Recover(every=10)]))
         test_eq(b.recorder.recoveries, [])
         assert same(weights(a), weights(b)), cb
 
 def test_back_to_what_was_there():
-    # %% nbs/checks/recover.ipynb #4491043d
+    # %% nbs/checks/recover.ipynb #2c6f6788
     class Spoil(Callback):
         "Something bad in a batch of a fit, by number, or in several."
         order,run_valid = 0,False
@@ -86,7 +86,7 @@ def test_back_to_what_was_there():
     def n_epochs(n): return lambda l,cbs: l.fit(n, 1e-2, cbs=cbs)
     def all_finite(learn): return all(t.isfinite().all() for t in [*learn.model.parameters(), *learn.model.buffers()])
 
-    # %% nbs/checks/recover.ipynb #dbc0b79f
+    # %% nbs/checks/recover.ipynb #e63148f8
     faults = nan_inputs,nan_loss,inf_loss,shown_loss,nan_weights,blown_weights
     for kind in kinds:
         for what in faults:
@@ -101,7 +101,7 @@ def test_back_to_what_was_there():
             assert all_finite(learn) and np.isfinite(learn.recorder.values[-1]).all(), (kind, what)
             test_eq(said.count('Recover: epoch'), 1)
 
-    # %% nbs/checks/recover.ipynb #c9068ad1
+    # %% nbs/checks/recover.ipynb #52e4e93d
     def zero_gradients(learn): return all(p.grad is None or not p.grad.any() for p in learn.model.parameters())
     class Gradients(Callback):
         "Whether gradients are zero after a recovery."
@@ -125,14 +125,14 @@ def test_back_to_what_was_there():
         assert mark(states.all[found['step']]) == mark(states.all[found['back_to']])
         assert all_finite(learn) and gradients.zero
 
-    # %% nbs/checks/recover.ipynb #f5db6db8
+    # %% nbs/checks/recover.ipynb #f0cf16e5
     learn = learner('vision')
     learn.freeze()
     with learn.precomputed(): fitted(n_epochs(8), [Spoil(nan_inputs, 27), Recover(every=10)], make=lambda: learn)
     test_eq(len(learn.recorder.recoveries), 1)
     assert all_finite(learn) and learn.opt.frozen_idx == 1
 
-    # %% nbs/checks/recover.ipynb #59ee7b04
+    # %% nbs/checks/recover.ipynb #2d1af343
     class Unfreeze(Callback):
         "Opens all groups in the middle."
         order,run_valid = 0,False
@@ -146,7 +146,7 @@ def test_back_to_what_was_there():
     test_eq([learn.opt.frozen_idx, *(h['wd'] for h in learn.opt.hypers)], [0, 0.1, 0.1])
 
 def test_what_is_a_trouble():
-    # %% nbs/checks/recover.ipynb #4491043d
+    # %% nbs/checks/recover.ipynb #2c6f6788
     class Spoil(Callback):
         "Something bad in a batch of a fit, by number, or in several."
         order,run_valid = 0,False
@@ -171,7 +171,7 @@ def test_what_is_a_trouble():
     def n_epochs(n): return lambda l,cbs: l.fit(n, 1e-2, cbs=cbs)
     def all_finite(learn): return all(t.isfinite().all() for t in [*learn.model.parameters(), *learn.model.buffers()])
 
-    # %% nbs/checks/recover.ipynb #903f883d
+    # %% nbs/checks/recover.ipynb #9ee028de
     learn,_ = fitted(n_epochs(8), [Spoil(big_loss, 21, 22, 35), Recover(every=10)])
     test_eq(learn.recorder.recoveries, [])
     learn,_ = fitted(n_epochs(8), [Spoil(big_loss, *range(21, 48)), Recover(every=10, spike=None)])
@@ -187,7 +187,7 @@ def test_what_is_a_trouble():
     fitted(n_epochs(8), [Recover(every=10)], make=lambda: learn)
     test_eq(learn.recorder.recoveries, [])
 
-    # %% nbs/checks/recover.ipynb #490d080f
+    # %% nbs/checks/recover.ipynb #5e4f9efe
     too_high = lambda l,cbs: l.fit(12, 1e5, cbs=cbs)
     sgd = partial(learner, 'tabular', opt_func=SGD)
     assert not all_finite(fitted(too_high, (), make=sgd)[0])
@@ -196,7 +196,7 @@ def test_what_is_a_trouble():
     untrained,_ = fitted(lambda l,cbs: l.fit(1, 0., cbs=cbs), (), make=sgd)
     assert learn.recorder.values[-1][1] < untrained.recorder.values[-1][1]
 
-    # %% nbs/checks/recover.ipynb #d244402c
+    # %% nbs/checks/recover.ipynb #2b7655d2
     class Scales(Callback):
         "The size of the scaler after every batch, and the steps that were left out."
         order,run_valid = 2000,False
@@ -216,7 +216,7 @@ def test_what_is_a_trouble():
     assert all_finite(learn)
 
 def test_the_rates():
-    # %% nbs/checks/recover.ipynb #4491043d
+    # %% nbs/checks/recover.ipynb #2c6f6788
     class Spoil(Callback):
         "Something bad in a batch of a fit, by number, or in several."
         order,run_valid = 0,False
@@ -229,6 +229,7 @@ def test_the_rates():
         def strike(self, part):
             if self.n in self.at and self.what.__name__.endswith(part): self.what(self.learn)
     def nan_loss(learn): learn.loss,learn.loss_grad = learn.loss*np.nan,learn.loss_grad*np.nan
+    def nan_weights(learn): next(learn.model.parameters()).data.mul_(np.nan)
 
     def fitted(fit, cbs, kind='tensors', make=None):
         "A learner after a fit, and what was said."
@@ -239,7 +240,7 @@ def test_the_rates():
         return learn,said.getvalue()
     def n_epochs(n): return lambda l,cbs: l.fit(n, 1e-2, cbs=cbs)
 
-    # %% nbs/checks/recover.ipynb #736942ac
+    # %% nbs/checks/recover.ipynb #df4b3e67
     rate_fits = dict(plain=lambda l,cbs: l.fit(8, [1e-3, 1e-2], cbs=cbs),
                      one_cycle=lambda l,cbs: l.fit_one_cycle(8, slice(1e-3, 1e-2), cbs=cbs),
                      sgdr=lambda l,cbs: l.fit_sgdr(2, 4, slice(1e-3, 1e-2), cycle_mult=1, cbs=cbs))
@@ -260,7 +261,7 @@ def test_the_rates():
             if name != 'plain': test_close(b.recorder.hps['lr'], expected[:,-1], 1e-12)
             test_eq([h['lr'] for h in a.opt.hypers], [h['lr'] for h in b.opt.hypers])
 
-    # %% nbs/checks/recover.ipynb #4ec04d62
+    # %% nbs/checks/recover.ipynb #5e1e5884
     class EndsEpoch(Callback):
         "Ends every epoch, or its training, after the fourth batch."
         order,run_valid = 5,False
@@ -273,13 +274,17 @@ def test_the_rates():
             learn,_ = fitted(n_epochs(12), [EndsEpoch(ex, event), Spoil(nan_loss, 12), Recover(0.1, every=10), seen])
             assert learn.recorder.recoveries
             test_close(sorted({row[0] for row in seen.rows}), [1e-3, 1e-2], 1e-12)
+    # what is left of it is looked at before validation
+    learn,_ = fitted(n_epochs(6), [EndsEpoch(CancelTrainException, 'after_batch'), Spoil(nan_weights, 15), Recover(every=10)])
+    test_eq(len(learn.recorder.recoveries), 1)
+    assert np.isfinite([v[-1] for v in learn.recorder.values]).all()                       # they have no training loss
     plateau = ReduceLROnPlateau('train_loss', patience=1, min_delta=10., factor=2.)           # never better by ten
     seen = Rates()
     fitted(n_epochs(8), [plateau, Spoil(nan_loss, 12), Recover(0.1, every=10), seen])
     assert {round(1e-2/row[0], 6) for row in seen.rows} <= {float(2**i*f) for i in range(9) for f in (1, 10)}
 
 def test_once_too_often():
-    # %% nbs/checks/recover.ipynb #4491043d
+    # %% nbs/checks/recover.ipynb #2c6f6788
     class Spoil(Callback):
         "Something bad in a batch of a fit, by number, or in several."
         order,run_valid = 0,False
@@ -317,7 +322,7 @@ def test_once_too_often():
     def n_epochs(n): return lambda l,cbs: l.fit(n, 1e-2, cbs=cbs)
     def all_finite(learn): return all(t.isfinite().all() for t in [*learn.model.parameters(), *learn.model.buffers()])
 
-    # %% nbs/checks/recover.ipynb #444276a2
+    # %% nbs/checks/recover.ipynb #a6f56f37
     for max_times in (0, 2):
         states = States()
         learn,said = fitted(n_epochs(30), [Spoil(nan_loss, *range(37, 1000)), Recover(0.5, max_times, every=10), states])
@@ -334,7 +339,7 @@ def test_once_too_often():
         learn,_ = fitted(n_epochs(6), [Spoil(nan_loss, 12), cb])
         test_eq(([o['factor'] for o in learn.recorder.recoveries], cb.good, cb.newest), ([0.5], None, None))
 
-    # %% nbs/checks/recover.ipynb #d640fff4
+    # %% nbs/checks/recover.ipynb #822c295b
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter('always')
         learner('tensors').fit(1, cbs=[Recover(), TerminateOnNaNCallback()])
@@ -358,7 +363,7 @@ def test_once_too_often():
     assert all_finite(learn)
 
 def test_sweeps_plans_comparisons_plots():
-    # %% nbs/checks/recover.ipynb #4491043d
+    # %% nbs/checks/recover.ipynb #2c6f6788
     class Spoil(Callback):
         "Something bad in a batch of a fit, by number, or in several."
         order,run_valid = 0,False
@@ -381,7 +386,7 @@ def test_sweeps_plans_comparisons_plots():
         return learn,said.getvalue()
     def n_epochs(n): return lambda l,cbs: l.fit(n, 1e-2, cbs=cbs)
 
-    # %% nbs/checks/recover.ipynb #d5d6f2c0
+    # %% nbs/checks/recover.ipynb #216c9d4f
     a,b = learner('tensors'),learner('tensors')
     b.add_cb(Recover(every=10))
     test_eq(*(l.lr_find(num_it=20, show_plot=False).lr for l in (a, b)))
@@ -402,7 +407,7 @@ def test_sweeps_plans_comparisons_plots():
     test_eq(learn.recorder.cycles['marks'], marks)
 
 def test_ctrl_c():
-    # %% nbs/checks/recover.ipynb #4491043d
+    # %% nbs/checks/recover.ipynb #2c6f6788
     class Spoil(Callback):
         "Something bad in a batch of a fit, by number, or in several."
         order,run_valid = 0,False
@@ -439,7 +444,7 @@ def test_ctrl_c():
         return learn,said.getvalue()
     def n_epochs(n): return lambda l,cbs: l.fit(n, 1e-2, cbs=cbs)
 
-    # %% nbs/checks/recover.ipynb #685041f3
+    # %% nbs/checks/recover.ipynb #0b031659
     real,pressed = recover.put_opt_state,[]
     def put_opt_state(opt, saved):
         if not pressed: pressed.append(signal.raise_signal(signal.SIGINT))
@@ -458,7 +463,7 @@ def test_ctrl_c():
     if usual and threading.current_thread() is threading.main_thread(): pressed_in_recovery()
 
 def test_killed_and_run_again():
-    # %% nbs/checks/recover.ipynb #4491043d
+    # %% nbs/checks/recover.ipynb #2c6f6788
     class Spoil(Callback):
         "Something bad in a batch of a fit, by number, or in several."
         order,run_valid = 0,False
@@ -472,13 +477,13 @@ def test_killed_and_run_again():
             if self.n in self.at and self.what.__name__.endswith(part): self.what(self.learn)
     def nan_loss(learn): learn.loss,learn.loss_grad = learn.loss*np.nan,learn.loss_grad*np.nan
 
-    # %% nbs/checks/recover.ipynb #cd4079f3
+    # %% nbs/checks/recover.ipynb #b5b4e240
     def resumed(make, at, kills, fit=None, **kwargs):
         fit = fit or (lambda l,cbs: l.fit_one_cycle(5, 1e-2, cbs=cbs))
         return survives(make, lambda l,cbs: fit(l, [*cbs, Spoil(nan_loss, *at), Recover(every=10, **kwargs)]), kills)
     assert resumed(partial(learner, 'tensors'), (8, 21), [in_batch(2), in_batch(4)])
 
-    # %% nbs/checks/recover.ipynb #fe3e2a32
+    # %% nbs/checks/recover.ipynb #796d4dcd
     assert resumed(partial(learner, 'tabular'), (14,), [in_batch(2), (0, 3, 'after_epoch')], steps=9)
     assert resumed(partial(learner, 'vision', opt_func=ranger), (14, 27), [in_batch(3)])
     assert resumed(partial(learner, 'text'), (14,), [in_batch(1)], lambda l,cbs: l.fit(2, 1e-2, cbs=cbs))
@@ -487,7 +492,7 @@ def test_killed_and_run_again():
     assert resumed(partial(learner, 'tensors'), range(8, 99), [in_batch(1)], max_times=1)          # it ends by itself
 
 def test_two_ranks():
-    # %% nbs/checks/recover.ipynb #65e4782f
+    # %% nbs/checks/recover.ipynb #9fa6c2f8
     def recovers_on_ranks(rank):
         class Spoil(Callback):
             run_valid,order,n = False,0,0
