@@ -13,6 +13,7 @@ from .find import finder, lr_search, range_tests
 from .keep.average import Average
 from .keep.snapshots import Snapshots
 from .keep.ensembles import SnapshotEnsemble
+from .keep.recover import Recover
 from .keep import anytime, soup
 from .keep.resume import Resume
 from .spread.layers import discriminative_lrs, timm_split
@@ -27,4 +28,4 @@ __all__ = [
     'LearnerState', 'Schedule', 'Flat', 'CosineRestarts', 'Triangular', 'SlantedTriangular', 'OneCycle', 'join', 'Scheduled',
     'Linear', 'Polynomial', 'Steps', 'InverseSqrt', 'WarmupStableDecay', 'timm_learner', 'timm_split',
     'discriminative_lrs', 'NormFreeze', 'GradualUnfreezing', 'UntilOverfit', 'Average', 'Snapshots', 'SnapshotEnsemble',
-    'Resume', 'SweepCurve', 'by_drop', 'halfway', 'lowest', 'suggested', 'valley', 'watched_lowest']
+    'Resume', 'Recover', 'SweepCurve', 'by_drop', 'halfway', 'lowest', 'suggested', 'valley', 'watched_lowest']

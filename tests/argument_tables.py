@@ -82,6 +82,7 @@ def callback_table():
             'Resume': entry(Resume, name='r', every=1, keep_last=1, restart=False),
             'folder_of': entry(lambda name: storage.folder_of(name, 'name'), name='x'),
             'GradualUnfreezing': entry(GradualUnfreezing, every=1, start=1, at_once=False),
+            'Recover': entry(Recover, factor=.5, max_times=3, spike=10., every=20, steps=30, device='cpu'),
             'UntilOverfit': entry(UntilOverfit, patience=1), 'NormFreeze': entry(lambda: NormFreeze())}
 
 def group_table(learn):

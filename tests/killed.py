@@ -51,7 +51,7 @@ def end(learn)->dict:
                 groups=getattr(r, 'group_hps', None), hypers=[dict(h) for h in opt.hypers],
                 adam=fingerprint(averages), frozen=(opt.frozen_idx, [p.requires_grad for p in params]),
                 cycle_losses=getattr(r, 'cycle_losses', None), best_cycle=getattr(r, 'best_cycle', None),
-                marks=getattr(r, 'marks', None), rng=random_numbers)
+                marks=getattr(r, 'marks', None), recoveries=getattr(r, 'recoveries', None), rng=random_numbers)
 
 def run(make, fit, folder, *kill, resumed=True):
     "Make a learner, and fit it; what it ends as, None if it was killed."

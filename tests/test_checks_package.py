@@ -38,7 +38,7 @@ def test_star_import():
         'LearnerState', 'Schedule', 'Flat', 'CosineRestarts', 'Triangular', 'SlantedTriangular', 'OneCycle', 'join',
         'Linear', 'Polynomial', 'Steps', 'InverseSqrt', 'WarmupStableDecay', 'Scheduled', 'timm_learner',
         'timm_split', 'discriminative_lrs', 'NormFreeze', 'GradualUnfreezing',
-        'UntilOverfit', 'Average', 'Snapshots', 'SnapshotEnsemble', 'Resume', 'SweepCurve', 'by_drop', 'halfway', 'lowest',
+        'UntilOverfit', 'Average', 'Snapshots', 'SnapshotEnsemble', 'Resume', 'Recover', 'SweepCurve', 'by_drop', 'halfway', 'lowest',
         'suggested', 'valley', 'watched_lowest'}
     assert set(fastai_lrx.all.__all__)==wanted
     out = loaded(f'''

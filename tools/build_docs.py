@@ -60,7 +60,7 @@ groups = {
     'Vary': ['cycles', 'schedules', 'decays', 'scheduled', 'recorder'],
     'Spread': ['fine_tune', 'precompute', 'layer_groups', 'layers', 'freezing', 'backbones', 'fixed_layers', 'rows',
                'activations'],
-    'Keep': ['average', 'anytime', 'snapshots', 'ensembles', 'soup', 'mean_prediction', 'resume', 'run_state', 'same_fit'],
+    'Keep': ['average', 'anytime', 'snapshots', 'ensembles', 'soup', 'mean_prediction', 'resume', 'recover', 'run_state', 'same_fit'],
     'Show': ['dry_run', 'plan', 'compare', 'comparison', 'demo'],
     'Core': ['state', 'remember', 'trial', 'learner', 'objects', 'callbacks', 'args', 'processes', 'origin',
              'fingerprint', 'storage', 'weights', 'plots', 'messages'],
