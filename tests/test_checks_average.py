@@ -251,6 +251,15 @@ def test_however_a_fit_ends():
             with contextlib.redirect_stdout(io.StringIO()): learn.fit(1, 1e-2, cbs=average)
             test_eq(average.chosen, 1.)
 
+    # %% nbs/checks/average.ipynb #e9308eae
+    average,recover = Average('tail', [0.3, 1], validate=True),Recover(every=10)
+    with contextlib.redirect_stdout(io.StringIO()):
+        learn = learner('vision')
+        learn.fit(6, 1e-2, cbs=[average, recover, Mishap(nan_loss, 15, 'after_loss')])
+    test_eq(len(learn.recorder.recoveries), 1)
+    assert all(t.isfinite().all() for t in weights_of(learn.model).values())
+    assert all(np.isfinite(v) for v in average.losses.values())
+
 def test_killed_and_run_again():
     # %% nbs/checks/average.ipynb #1e33e1ed
     def with_average(*args, **kwargs): return lambda l,cbs: l.fit(4, 1e-2, cbs=[Average(*args, **kwargs), *cbs])

@@ -74,6 +74,11 @@ def test_every_feature_on_three():
                 note('ensemble', lambda: (list(ensemble.validate()), [o.shape for o in ensemble.get_preds()],
                                           len(ensemble)), looks=True)
                 note('resume', lambda: trained(lambda: learn.fit_sgdr(1, 1, 1e-2, cbs=Resume(folder/f'resume {kind}'))))
+                note('anytime', lambda: trained(lambda: learn.fit_anytime(1, 1e-2).cooldown(1).more(1)))
+                note('average', lambda: trained(lambda: learn.fit(2, 1e-2, cbs=Average('tail', [0.3, 1], validate=True))))
+                note('soup', lambda: [t.tolist() for t in ensemble.to_model().parameters()], looks=True)
+                note('recover', lambda: (learn.fit(12, 1e-2, cbs=[Recover(every=10), Mishap(nan_loss, 15, 'after_loss')]),
+                                         learn.recorder.recoveries)[1])
                 note('precomputed', precomputed)
                 note('compare', compared, looks=True)
                 if kind == 'images':
@@ -97,6 +102,7 @@ def test_every_feature_on_three():
                  first[kind,'ensemble'][0][1][0][0]], [2, 23, 23])
         test_eq(len([f for f in files if f.startswith(f'snapshots of {kind}')]), 2)
         test_eq(len([f for f in files if f.startswith(f'resume {kind}')]), 3*2)
+        test_eq(len(first[kind,'recover'][0]), 1)
 
 def test_each_computes_its_share():
     # %% nbs/checks/several_processes.ipynb #0b638c93

@@ -117,7 +117,8 @@ class Average(FitCallback):
     fit BatchNorm layers that were training see the training data once more, without gradients, for their statistics.
     The optimizer keeps the state of the last batch; `last_weights` has the weights it led to. `losses` has the
     validation loss of each window, and of the last weights as 'last', where they were measured; `chosen` says what the
-    model has. Costs a copy of the weights for each window. Ctrl-C leaves the last weights in the model."""
+    model has. Costs a copy of the weights for each window. Ctrl-C leaves the last weights in the model, and where
+    `Recover` goes back the means start anew."""
     order,run_in_sweep,run_in_compare = 40,False,True       # before the recorder asks for the names of the metrics
     def __init__(self,
         kind:str='exponential', # 'exponential', or 'tail': the plain mean of the last part
@@ -146,8 +147,8 @@ class Average(FitCallback):
 
     def before_fit(self):
         self.check()
-        self.means,self.counts = [{} for _ in self.windows],[0]*len(self.windows)
-        self.done,self.total,self.norms = None,0.,[]
+        self.start_anew()
+        self.done,self.norms = None,[]
         self.losses,self.chosen,self.best,self.last_weights,self.is_over = {},None,None,None,False
         if self.validate: self.add_columns()
 
@@ -155,6 +156,14 @@ class Average(FitCallback):
 @patch
 def before_train(self:Average):
     if self.done is None: self.done = self.epoch/self.n_epoch
+
+@patch
+def start_anew(self:Average):
+    "Nothing is in the means so far."
+    self.means,self.counts,self.total = [{} for _ in self.windows],[0]*len(self.windows),0.
+
+@patch
+def after_recovery(self:Average): self.start_anew()
 
 @patch
 def after_step(self:Average):

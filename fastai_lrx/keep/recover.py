@@ -232,6 +232,7 @@ def recover(self:Recover, odd:int, why:str):
         self.put_smooth_loss()
         for cb in self.learn.cbs:
             if isinstance(cb, ModelResetter): cb.before_train()         # hidden states are those of bad weights
+            cb('after_recovery')                                        # such as averages, which start anew
         self.newest,self.since,self.recent,self.places = self.good,0,[],[]
         ends = len(self.happened) == self.max_times
         self.happened.append(dict(epoch=epoch, batch=batch, why=why, step=self.n_seen, back_to=self.good['step']))
