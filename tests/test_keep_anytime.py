@@ -53,7 +53,7 @@ def test_the_run():
     assert all(t.equal(same[name]) for name,t in weights_of(learn.model).items())
     test_eq([o['valid_loss'] for o in run.curve if o['branch'] is None], [o['valid_loss'] for o in whole.curve])
 
-def test_another_day():
+def test_saving_and_loading():
     # %% nbs/keep/anytime.ipynb #067cba43
     digits = load_digits()
     items = list(zip(torch.as_tensor(digits.images[:, None]/16).float(), torch.as_tensor(digits.target)))

@@ -38,9 +38,9 @@ def test_two_kinds_of_mean():
     mean = add_to_mean(mean, averaged_tensors(state_of(model)), 0.25)
     test_eq(mean['1.bias'], tensor([0.25, 0.25]))
     test_eq({t.dtype for t in mean.values()}, {torch.float32})
-    list(mean)                                                                  # all but the counter of batches
+    list(mean)                                                                  # everything except num_batches_tracked
 
-def test_a_look_at_the_averaged_model_while_training_goes_on():
+def test_validating_the_averaged_model_during_training():
     # %% nbs/keep/average.ipynb #recal-test
     set_seed(0)
     x = torch.randn(64, 4)
@@ -108,7 +108,7 @@ def test_in_use():
 
     # %% nbs/keep/average.ipynb #oracle
     class AllWeights(Callback):
-        "Keeps the weights after every batch."
+        "Record the weights after every batch."
         def before_fit(self): self.seen = []
         def after_batch(self):
             if self.training: self.seen.append(weights_of(self.model))
@@ -172,7 +172,7 @@ def test_dry_runs_and_crashes():
 
     # %% nbs/keep/average.ipynb #oracle
     class AllWeights(Callback):
-        "Keeps the weights after every batch."
+        "Record the weights after every batch."
         def before_fit(self): self.seen = []
         def after_batch(self):
             if self.training: self.seen.append(weights_of(self.model))

@@ -31,7 +31,7 @@ from fastai_lrx.core.fingerprint import fingerprint
 torch.set_num_threads(1)
 
 class PowerCut(Callback):
-    "Kills the process at a batch of an epoch, if told so."
+    "Kill the process in the middle of an epoch, if the script gets a second argument."
     run_in_sweep = False
     def after_pred(self):
         if sys.argv[2:] and (self.epoch, self.iter) == (3, 5): os.kill(os.getpid(), signal.SIGKILL)
@@ -55,7 +55,7 @@ print(fingerprint(learn.model, losses, [list(map(float, v)) for v in learn.recor
     print(*run('cut'), sep='\n')
 
     # %% nbs/keep/resume.ipynb #652fe09d
-    results = [run(name)[1].splitlines()[-1] for name in ('plain', 'cut')]      # both are finished now
+    results = [run(name)[1].splitlines()[-1] for name in ('plain', 'cut')]      # both are finished by now
     test_eq(*results)
     print(*run('cut'), sep='\n')
     sorted(p.name for p in (folder/'cut').iterdir())
@@ -76,7 +76,7 @@ def test_the_callback():
 
     # %% nbs/keep/resume.ipynb #b021e7cb
     class Teacher(Callback):
-        "Remembers a model, and does not say how to store it"
+        "A callback that holds a model, without state_dict"
         def __init__(self, model): self.teacher = model
     learn.add_cb(Teacher(nn.Linear(1, 1)))
     r.learn,r.named = learn,[]
@@ -91,26 +91,26 @@ def test_checkpoints():
     path,model = Path(tempfile.mkdtemp())/'a.safetensors',nn.Linear(1, 1)
     finish = written_when_called(path, dict(weight=model.weight), dict(epoch=3))
     expected = model.weight.item()
-    model.weight.data += 1                                     # training goes on
+    model.weight.data += 1                                     # training continues
     finish()
     test_eq(load_state(path)[0]['weight'].item(), expected)
     test_eq(load_state(path)[1]['epoch'], 3)
 
     # %% nbs/keep/resume.ipynb #6e32ffb8
     r = Resume(tempfile.mkdtemp())
-    r.number = 0                                               # of its first fit
+    r.number = 0                                               # the first fit
     names = 'fit000_epoch00003_end', 'fit000_epoch00003', 'fit000_epoch00002', 'fit001_epoch00001', 'fit000_best'
     for name in names: (r.folder/f'{name}.safetensors').touch()
     test_eq(r.file(3, finished=True).stem, 'fit000_epoch00003_end')
     test_eq(r.checkpoints(), [(2, False), (3, False), (3, True)])
     r.forget()
-    test_eq([p.name for p in r.folder.iterdir()], ['fit000_best.safetensors'])      # none of ours
+    test_eq([p.name for p in r.folder.iterdir()], ['fit000_best.safetensors'])      # not a checkpoint
 
     # %% nbs/keep/resume.ipynb #75147af3
     r = Resume(tempfile.mkdtemp(), keep_last=2)
     r.number = 0
     for done in range(4):
-        r.writing = (done, False),r.file(done, False).touch    # stands for the writing of a state
+        r.writing = (done, False),r.file(done, False).touch    # stands in for writing a state
         r.settle()
     test_eq(r.checkpoints(), [(2, False), (3, False)])
     def full_disk(): raise OSError('No space left on device')
@@ -124,7 +124,7 @@ def test_checkpoints():
     r.acquire()
     check = 'import sys; from fastai_lrx.core.storage import try_lock; print(try_lock(sys.argv[1]) is not None)'
     def is_free():
-        "Whether another process can have the folder now"
+        "Whether another process can lock the folder now"
         command = [sys.executable, '-c', check, r.folder/'.lock']
         return subprocess.run(command, capture_output=True, text=True).stdout.strip()
     test_eq(is_free(), 'False')

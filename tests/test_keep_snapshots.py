@@ -20,7 +20,7 @@ def test_snapshots():
     # %% nbs/keep/snapshots.ipynb #a98de47f
     snap = Snapshot(0, 3, dict(valid_loss=0.5, accuracy=0.9), weights=dict(w=torch.ones(2)))
     test_eq((snap.loss, list(snap.load())), (0.5, ['w']))
-    test_eq(Snapshot(0, 3, {}).loss, np.inf)                  # of a cycle that ended in mid-epoch
+    test_eq(Snapshot(0, 3, {}).loss, np.inf)                  # the cycle ended in mid-epoch
     test_fail(Snapshot(1, 7, {}, path=Path('gone.safetensors')).load, contains="path='gone.safetensors': is gone")
     snap
 

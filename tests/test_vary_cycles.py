@@ -128,7 +128,7 @@ def test_until_it_starts_to_overfit():
     # %% nbs/vary/cycles.ipynb #65a73296
     losses = learn.recorder.cycle_losses
     test_eq(learn.recorder.best_cycle, np.argmin(losses))
-    test_eq(len(losses), learn.recorder.best_cycle+2)                  # one worse cycle was enough
+    test_eq(len(losses), learn.recorder.best_cycle+2)                  # one worse cycle ended the fit
     with learn.no_bar(): test_close(learn.validate()[0], min(losses))  # the best cycle's weights
     test_fail(lambda: learn.fit(1, cbs=UntilOverfit()),
               contains='UntilOverfit waits for the ends of cycles, and this fit has none')
