@@ -44,7 +44,7 @@ def test_an_ensemble():
     ens.each(lambda: (weights.append(learn.model[0].weight.clone()), drawn.append(torch.rand(1).item())))
     test_eq(weights, [s.load()['0.weight'] for s in reversed(ens.snapshots)])
     test_eq(len(set(drawn)), 1)                                # the same random numbers for all
-    test_eq(learn.model[0].weight, weights[0])                 # the learner is as it was
+    test_eq(learn.model[0].weight, weights[0])                 # the learner is unchanged
 
     # %% nbs/keep/ensembles.ipynb #310c482d
     assert serves_batches(learn.dls.valid) and serves_batches([learn.dls.one_batch()])
@@ -53,7 +53,7 @@ def test_an_ensemble():
     test_fail(lambda: ens._check_loader(1, [1, 2]), contains='dl=[1, 2]: pass a loader')
     test_fail(lambda: ens._check_loader(1, []), contains='dl: is empty')
 
-def test_what_it_is_asked():
+def test_the_methods_of_a_learner():
     # %% nbs/keep/ensembles.ipynb #ee9798e7
     def digits_learner():
         set_seed(0)

@@ -27,7 +27,7 @@ def test_the_output_behind_a_mean():
 def test_one_model_after_the_other():
     # %% nbs/keep/mean_prediction.ipynb #7ebf0d60
     mean,said = MeanPrediction(torch.sigmoid),[tensor([[-2.]]), tensor([[1.]])]
-    for output in said:                                        # of two models on one batch
+    for output in said:                                        # the outputs of two models for one batch
         mean.learn = SimpleNamespace(pred=output)
         mean.next_model()
         mean.after_pred()

@@ -18,7 +18,7 @@ import tempfile
 from fastai_lrx.keep.run_state import *
 from fastai_lrx.keep.run_state import attributes, callback_state, data_state, is_plain, model_state, opt_state, part_state, put_attributes, put_callback_state, put_data_state, put_model_state, put_opt_state, put_part_state, put_run_state, run_state, stateful_callbacks, unsaved_callbacks
 
-def test_what_objects_remember():
+def test_attributes_of_objects():
     # %% nbs/keep/run_state.ipynb #3d4a64bf
     assert is_plain({'best': 0.5, 'seen': [torch.ones(2), None, 'a']})
     assert not any(map(is_plain, (nn.Parameter(torch.ones(2)), np.array(['a', 'b']), [print], random.Random(0))))
@@ -71,7 +71,7 @@ def test_data():
 def test_callbacks():
     # %% nbs/keep/run_state.ipynb #f4506048
     class Average(Callback):
-        "A mean of what it has seen, in an object that cannot be stored as it is"
+        "A running mean, in an object that cannot be stored directly"
         def __init__(self): self.mean = AvgLoss()
         def state_dict(self): return vars(self.mean)
         def load_state_dict(self, saved): vars(self.mean).update(saved)

@@ -31,7 +31,7 @@ def test_model_loss_and_schedule():
 def test_data():
     # %% nbs/keep/same_fit.ipynb #f9c7f6c7
     class Fold:
-        "A data set that knows which items are its own"
+        "A data set with the ids of its items"
         def __init__(self, ids): self.ids,self.n_read = ids,0
         def __len__(self): return len(self.ids)
         def __getitem__(self, i): raise RuntimeError('not to be asked')
@@ -39,7 +39,7 @@ def test_data():
     test_eq(in_any_order(tensor([True, False])), tensor([True, False]))          # a mask has an order
     test_eq(plain_part([np.float32(1), dict(a=print)]), [1.0, dict(a='builtin_function_or_method')])
     fold = Fold([1, 2])
-    test_eq([k for k,v in vars(fold).items() if is_data(fold, k, v)], ['ids'])      # what it has counted is no data
+    test_eq([k for k,v in vars(fold).items() if is_data(fold, k, v)], ['ids'])      # its counters are not data
 
     # %% nbs/keep/same_fit.ipynb #349592a5
     test_eq(data_sample(Fold([3, 1, 2])), data_sample(Fold([1, 2, 3])))

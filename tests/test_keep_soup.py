@@ -17,11 +17,11 @@ import fastai_lrx.vary.cycles
 from fastai_lrx.keep.soup import *
 from fastai_lrx.keep.soup import mean_weights
 
-def test_the_mean_of_some():
+def test_the_mean_of_several_weights():
     # %% nbs/keep/soup.ipynb #a0d4084a
     a,b,c = (dict(w=tensor([float(i)]), n=tensor(i)) for i in (1, 2, 6))
     test_eq(mean_weights([a, b, c]), dict(w=tensor([3.]), n=tensor(1)))
-    test_eq(a['w'], tensor([1.]))                                              # left as it was
+    test_eq(a['w'], tensor([1.]))                                              # unchanged
 
     # %% nbs/keep/soup.ipynb #25d71f57
     digits = load_digits()

@@ -45,7 +45,7 @@ print(fingerprint(learn.model, [float(o) for o in learn.recorder.losses], [list(
     folder = Path(tempfile.mkdtemp())
     (folder/'train.py').write_text(script)
     def run(*args):
-        "Run the script in a process of its own: how it ended, and what it printed."
+        "Run the script in a separate process; returns its exit code and output."
         res = subprocess.run([sys.executable, 'train.py', *args], capture_output=True, text=True, cwd=folder)
         return res.returncode,re.sub(r"'/\S*/(\w+/checkpoints)'", r"'\1'", res.stdout)
 
@@ -85,7 +85,7 @@ print(fingerprint(learn.model, [float(o) for o in learn.recorder.losses], [list(
     folder = Path(tempfile.mkdtemp())
     (folder/'train.py').write_text(script)
     def run(*args):
-        "Run the script in a process of its own: how it ended, and what it printed."
+        "Run the script in a separate process; returns its exit code and output."
         res = subprocess.run([sys.executable, 'train.py', *args], capture_output=True, text=True, cwd=folder)
         return res.returncode,re.sub(r"'/\S*/(\w+/checkpoints)'", r"'\1'", res.stdout)
 
@@ -96,7 +96,7 @@ print(fingerprint(learn.model, [float(o) for o in learn.recorder.losses], [list(
 
     # %% nbs/tutorials/long_runs.ipynb #a7f1eeab
     code,killed = run('stormy', 'kill')
-    test_eq(code, -9)                 # ended by signal 9, SIGKILL
+    test_eq(code, -9)                 # killed by signal 9, SIGKILL
     print(killed)
 
     # %% nbs/tutorials/long_runs.ipynb #9be8c768
@@ -169,7 +169,7 @@ def test_what_is_stored_and_where():
     assert 'was finished; its result is back' in said.getvalue()
     test_eq(len(same.recorder.losses), 3*len(same.dls.train))
 
-def test_callbacks_that_remember():
+def test_callbacks_with_state():
     # %% nbs/tutorials/long_runs.ipynb #e85cb61e
     def toy(**kwargs):
         "A small network with dropout, and random data."
@@ -182,13 +182,13 @@ def test_callbacks_that_remember():
 
     # %% nbs/tutorials/long_runs.ipynb #510c0b5c
     class LastLosses(Callback):
-        "Remembers the losses of the last 25 training batches."
+        "Keep the losses of the last 25 training batches."
         def __init__(self): self.losses = deque(maxlen=25)
         def after_batch(self):
             if self.training: self.losses.append(self.loss.item())
 
     def warnings_of(cb):
-        "What is said when a fit with `cb` is to be resumable."
+        "The warnings of a fit with `cb` and `Resume`."
         learn = toy()
         with warnings.catch_warnings(record=True) as told, learn.no_bar(), learn.no_logging():
             warnings.simplefilter('always', UserWarning)
@@ -213,7 +213,7 @@ def test_callbacks_that_remember():
             if self.epoch == 2 and not Path('mended').exists(): raise OSError('bad image')
 
     def resumable(name):
-        "Fit a new learner for four epochs; the losses that the recorder and the callback know."
+        "Fit a new learner for four epochs; returns the losses of the recorder and of the callback."
         learn,last = toy(cbs=BadImage()),StoredLosses()
         with learn.no_bar(), learn.no_logging(): learn.fit(4, 1e-2, cbs=[last, Resume(name)])
         return list(map(float, learn.recorder.losses)),list(last.losses)
@@ -245,14 +245,14 @@ def test_cycles_snapshots_and_stopping_rules():
 
     # %% nbs/tutorials/long_runs.ipynb #1f081484
     def cycles(name):
-        "A fit in cycles with snapshots: their cycles, and loss and accuracy of the ensemble."
+        "Run a fit in cycles with snapshots; returns their cycles, and loss and accuracy of the ensemble."
         learn,snaps = toy(cbs=BadImage()),Snapshots()
         with learn.no_bar(), learn.no_logging():
             learn.fit_sgdr(4, 1, 1e-1, cycle_mult=1, cbs=[snaps, Resume(name)])
             return [s.cycle for s in snaps.snapshots],list(SnapshotEnsemble(learn, snaps).validate())
 
     # %% nbs/tutorials/long_runs.ipynb #9f4a3d13
-    # fastai's, when a resumed Snapshots gets its list back
+    # fastai's warning when a resumed Snapshots restores its list
     warnings.filterwarnings('ignore', r'You are shadowing an attribute \(snapshots\)')
 
     # %% nbs/tutorials/long_runs.ipynb #cfcf7a9a
@@ -280,14 +280,14 @@ def test_cleaning_up_and_starting_over():
     learn = toy()
     with learn.no_bar(), learn.no_logging():
         learn.fit(1, 1e-3, cbs=Resume(name))
-        learn.fit(2, 1e-3, cbs=Resume(name, restart=True))          # two epochs: another fit, yet not refused
+        learn.fit(2, 1e-3, cbs=Resume(name, restart=True))          # two epochs: a different fit, but no error
     test_eq(len(learn.recorder.losses), 2*len(learn.dls.train))
     sorted(p.name for p in name.glob('fit*'))
 
     # %% nbs/tutorials/long_runs.ipynb #791dc4f9
-    shutil.rmtree(name)               # that is all there is to clean up
+    shutil.rmtree(name)               # nothing else to clean up
 
-def test_start_epoch_and_when_it_is_enough():
+def test_when_start_epoch_is_enough():
     # %% nbs/tutorials/long_runs.ipynb #e85cb61e
     def toy(**kwargs):
         "A small network with dropout, and random data."
@@ -306,7 +306,7 @@ def test_start_epoch_and_when_it_is_enough():
     # %% nbs/tutorials/long_runs.ipynb #c4bbf328
     with working_directory(Path(tempfile.mkdtemp())):
         def four(learn, cbs=None, start_epoch=0):
-            "Train for four epochs, or as many as are left, and give the weights."
+            "Train for four epochs, or the ones that are left, and return the weights."
             with learn.no_bar(), learn.no_logging(): learn.fit_one_cycle(4, 1e-2, cbs=cbs, start_epoch=start_epoch)
             return torch.cat([p.detach().flatten() for p in learn.model.parameters()])
         one_go = four(toy())

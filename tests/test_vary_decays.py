@@ -40,7 +40,7 @@ def test_inverse_square_root():
     # %% nbs/vary/decays.ipynb #9399b91e
     s = InverseSqrt(0.1)
     test_close(s.at(np.array([0, 5, 10, 40, 90]), 100), [0, 0.05, 0.1, 0.05, 0.1/3])
-    test_close(s.at(np.arange(4), 4), 0.1/np.sqrt([1, 1, 2, 3]))          # a tenth of 4 steps is none
+    test_close(s.at(np.arange(4), 4), 0.1/np.sqrt([1, 1, 2, 3]))          # a tenth of 4 steps rounds to 0
     test_fail(lambda: InverseSqrt(0.1, warmup=0), contains='warmup=0.0: must be above 0')
 
 def test_constant_then_a_cooldown():
@@ -50,7 +50,7 @@ def test_constant_then_a_cooldown():
     halfway = [WarmupStableDecay(0.1, shape=shape).at(90, 100) for shape in ('1-sqrt', 'linear', 'cosine')]
     test_close(halfway, [0.1*(1-np.sqrt(0.5)), 0.05, 0.05])
     test_close(WarmupStableDecay(0.1, cooldown=1., shape='linear').at(np.arange(9), 9), Linear(0.1).at(np.arange(9), 9))
-    s = WarmupStableDecay(0.1, 1/7, 1-1/7, 'linear')                      # no batch between them
+    s = WarmupStableDecay(0.1, 1/7, 1-1/7, 'linear')                      # no constant part
     test_close(s.at(np.arange(7), 7), Linear(0.1, warmup=1/7).at(np.arange(7), 7))
     test_fail(lambda: WarmupStableDecay(0.1, 0.3, 0.8), contains='together more than 1; use warmup=0')
     test_fail(lambda: WarmupStableDecay(0.1, cooldown=20), contains='cooldown=20.0: must be a share of all steps')

@@ -21,12 +21,12 @@ def test_by_name():
     test_eq([i for i,_ in valid_losses(learn.recorder)], [learn.dls.train.n//learn.dls.train.bs*(e+1) for e in range(2)])
 
     # %% nbs/vary/recorder.ipynb #9dea2ad1
-    learn.recorder.marks = {}           # `Scheduled` does that where a fit begins
+    learn.recorder.marks = {}           # `Scheduled` does this at the start of a fit
     mark_step(learn, 'snapshot')
     mark_step(learn, 'best cycle', 5)
     test_eq(learn.recorder.marks, {'snapshot': [len(learn.recorder.lrs)], 'best cycle': [5]})
 
-def test_what_was_recorded():
+def test_plots():
     # %% nbs/vary/recorder.ipynb #93da1b4c
     three = synth_learner(n_trn=50, splitter=lambda m: [[m.a], [m.b], []])
     schedule = Triangular(2, lr_max=[0.01, 0.03, 0.1], lr_min=[0.001, 0.003, 0.01], mode='triangular2')
@@ -48,6 +48,6 @@ def test_what_was_recorded():
     three.recorder.plot_cycles()
 
     # %% nbs/vary/recorder.ipynb #cfca0f5a
-    with three.no_bar(): three.validate()        # which clears the recorder, but not the last fit with cycles
+    with three.no_bar(): three.validate()        # clears the recorder, but keeps the data of the last fit with cycles
     three.recorder.plot_cycles(new_axes()[1])
     test_fail(synth_learner().recorder.plot_cycles, contains='no cycles to plot')

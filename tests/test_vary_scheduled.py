@@ -17,7 +17,7 @@ from fastai_lrx.core.args import *
 from fastai_lrx.vary.scheduled import *
 from fastai_lrx.vary.scheduled import Scheduled, check_cycles, check_validation, ends_cycle, warn_of_mid_epoch
 
-def test_seeing_a_schedule():
+def test_plotting_a_schedule():
     # %% nbs/vary/scheduled.ipynb #6b6e1623
     CosineRestarts(3, lr_max=[1e-4, 1e-3, 1e-2]).plot()
 
@@ -47,15 +47,15 @@ def test_the_callback():
     # %% nbs/vary/scheduled.ipynb #f1069264
     learn.add_cb(cb)
     learn.epoch = 0
-    assert ends_cycle(learn)                                   # each of its two epochs is a cycle
+    assert ends_cycle(learn)                                   # each of the two epochs is a cycle
     check_cycles(learn, 'Mine')
     test_fail(lambda: check_cycles(synth_learner(), 'Mine'), contains='Mine waits for the ends of cycles')
     check_validation(synth_learner(), 'Mine')
 
     # %% nbs/vary/scheduled.ipynb #45f67a35
     class CycleLog(Callback):
-        "Notes batches and epochs at which a cycle ended."
-        order = -1   # even before everybody else
+        "Record the batches and epochs at which a cycle ended."
+        order = -1   # before all other callbacks
         def before_fit(self): self.batches,self.epochs = [],[]
         def after_batch(self):
             if self.training and self.learn.cycle_end: self.batches.append((self.learn.cycle, self.epoch, self.iter))

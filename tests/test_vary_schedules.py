@@ -13,13 +13,13 @@ from fastai_lrx.vary.schedules import CosineRestarts, Flat, OneCycle, SlantedTri
 
 def test_whole_batches_rounded_once():
     # %% nbs/vary/schedules.ipynb #7934f07a
-    test_eq(whole_ends((1, 2, 4), 70), (10, 30, 70))    # exact where it can be
-    test_eq(whole_ends((1, 2, 4), 100), (14, 43, 100))  # rounded once where not
-    test_eq(whole_ends((1, 10, 100), 5), (1, 2, 5))     # no cycle vanishes
-    test_eq(whole_ends((0.1, 0.2), 30), (10, 30))       # 0.1 is a tenth
+    test_eq(whole_ends((1, 2, 4), 70), (10, 30, 70))    # exact if possible
+    test_eq(whole_ends((1, 2, 4), 100), (14, 43, 100))  # else rounded once
+    test_eq(whole_ends((1, 10, 100), 5), (1, 2, 5))     # no cycle is empty
+    test_eq(whole_ends((0.1, 0.2), 30), (10, 30))       # 0.1 means exactly a tenth
     test_fail(lambda: whole_ends((1, 1, 1), 2), contains='n_steps=2')
 
-def test_what_every_schedule_can_do():
+def test_the_base_class():
     # %% nbs/vary/schedules.ipynb #a5e5ef46
     test_eq(mix(0.1, 0.3, [0., 1.]), [0.1, 0.3])
     i,t,length = locate(np.arange(7), (1, 3, 7))
@@ -33,7 +33,7 @@ def test_what_every_schedule_can_do():
     test_fail(lambda: as_steps('many'), contains="n_steps='many'")
 
     # %% nbs/vary/schedules.ipynb #395ff0f3
-    test_eq(share_of(0.29, 50), 15)                     # 14.5, though 0.29*50 is a little less
+    test_eq(share_of(0.29, 50), 15)                     # 14.5 is rounded up, although 0.29*50 is slightly less in floats
     test_eq(share_of(0.25, 10), 3)
     test_fail(lambda: as_share(1, 'warmup'), contains='warmup=1.0: must be a share of all steps, at least 0 and below 1')
 
@@ -47,7 +47,7 @@ def test_cosine_with_warm_restarts():
     s = CosineRestarts(n_cycles=3, lr_max=0.1)
     test_eq(s.cycle_ends(70), [10, 30, 70])
     test_eq(s.at(np.array([0, 10, 30]), 70), [0.1, 0.1, 0.1])
-    test_close(s.at(5, 70), 0.05)   # half-way through the first cycle
+    test_close(s.at(5, 70), 0.05)   # halfway through the first cycle
     s
 
     # %% nbs/vary/schedules.ipynb #6ab16f9b
@@ -63,7 +63,7 @@ def test_triangles():
     # %% nbs/vary/schedules.ipynb #93873b6d
     s = Triangular(2, lr_max=0.4, lr_min=0.1)
     test_close(s.at(np.arange(12), 12), [.1,.2,.3,.4,.3,.2, .1,.2,.3,.4,.3,.2])
-    test_close(Triangular(2, 0.4, 0.1, mode='triangular2').at(9, 12), 0.25)  # half as high in cycle 2
+    test_close(Triangular(2, 0.4, 0.1, mode='triangular2').at(9, 12), 0.25)  # half the amplitude in cycle 2
     test_close(Triangular(2, 0.4, 0.1, mode='exp_range', gamma=0.9).at(9, 12), 0.1 + 0.3*0.9**9)
     test_fail(lambda: Triangular(2, 0.4, 0.1, mode='triangle'), contains="mode='triangle'")
     test_fail(lambda: Triangular(2, 0.4, 0.1, mode='exp_range', gamma=1.1), contains='gamma=1.1')
