@@ -83,4 +83,4 @@ def test_saving_and_loading():
     test_fail(lambda: learn.fit_anytime(2, warmup=3), contains='warmup=3.0: must be a number of epochs')
     test_fail(lambda: run.cooldown(0), contains='n_epoch=0')
     test_fail(lambda: run.cooldown(1, shape='steep'), contains="shape='steep': must be")
-    test_fail(lambda: run.plot('f1'), contains="name='f1': was not recorded; choose of train_loss, valid_loss, accuracy")
+    test_fail(lambda: run.plot('f1'), contains="name='f1': was not recorded; choose from train_loss, valid_loss, accuracy")

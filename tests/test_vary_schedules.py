@@ -33,7 +33,7 @@ def test_the_base_class():
     test_fail(lambda: as_steps('many'), contains="n_steps='many'")
 
     # %% nbs/vary/schedules.ipynb #395ff0f3
-    test_eq(share_of(0.29, 50), 15)                     # 14.5 is rounded up, although 0.29*50 is slightly less in floats
+    test_eq(share_of(0.29, 50), 15)                     # 14.5 is rounded up, although 0.29*50 is slightly less
     test_eq(share_of(0.25, 10), 3)
     test_fail(lambda: as_share(1, 'warmup'), contains='warmup=1.0: must be a share of all steps, at least 0 and below 1')
 

@@ -38,8 +38,8 @@ class Snapshot:
         if self.weights is not None: return self.weights
         try: return load_state(self.path)[0]
         except FileNotFoundError:
-            raise ValueError(f"path={str(self.path)!r}: is gone, dropped by a later fit with `keep` or deleted; make "
-                             f"the ensemble anew from those that are left") from None
+            raise ValueError(f"path={str(self.path)!r}: is gone, dropped by a later fit with `keep` or deleted; "
+                             f"recreate the ensemble from the remaining snapshots") from None
 
 # %% ../../nbs/keep/snapshots.ipynb #1d84daad
 def snapshot_files(folder)->list:

@@ -136,7 +136,7 @@ def fit_triangular(self:Learner,
     cycle_len:float, # length of each cycle, in epochs; all cycles together must be whole epochs
     lr_max=None, # highest rate: a number, one per layer group, or a slice; default: `learn.lr`
     lr_min=None, # lowest rate; default: a quarter of `lr_max`
-    mode:str='triangular', # 'triangular', 'triangular2' (halve the amplitude each cycle), 'exp_range' (times `gamma` each batch)
+    mode:str='triangular', # 'triangular', 'triangular2' (amplitude halved each cycle), 'exp_range' (`gamma` per batch)
     cbs=None, # callbacks for this fit
     reset_opt:bool=False, # start with a new optimizer
     wd:float=None, # weight decay; default: `learn.wd`
