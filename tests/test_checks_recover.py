@@ -329,7 +329,7 @@ def test_once_too_often():
         happened = learn.recorder.recoveries
         test_eq([o['factor'] for o in happened], [0.5, 0.25, None][-max_times-1:])
         test_eq(said.count('\n'), max_times+1)
-        assert f'after {max_times} recoveries; the fit ends with the last good state' in said
+        assert f'the fit ends after {max_times} recoveries, with the last good state' in said
         assert all_finite(learn) and len(learn.recorder.values) < 30
         assert mark(copied(training_state(learn))) == mark(states.all[happened[-1]['back_to']])
         test_eq([h['lr'] for h in learn.opt.hypers], [1e-2, 1e-2])
