@@ -25,7 +25,7 @@ from fastai_lrx.keep.recover import Recover, copied, not_finite, put_training_st
 def test_what_is_kept():
     # %% nbs/keep/recover.ipynb #56165d77
     def step(learn, x):
-        "A step down the loss on `x`."
+        "An optimizer step on `x`."
         learn.loss_func(learn.model(x), torch.zeros(len(x), dtype=torch.long)).backward()
         learn.opt.step()
         learn.opt.zero_grad()
@@ -43,7 +43,7 @@ def test_what_is_kept():
         xs = torch.randn(9, 4, 4)
         for x in xs[:3]: step(learn, x)
         kept = copied(training_state(learn))
-        for _ in range(2):                            # as often as needed
+        for _ in range(2):                            # works more than once
             for x in xs[3:]: step(learn, x)
             ended = copied(training_state(learn))
             step(learn, xs[0]*np.nan)
@@ -69,9 +69,9 @@ def test_what_is_a_blow_up():
     rng = np.random.default_rng(0)
     noise = 2 + 0.3*rng.standard_normal(100)
     test_eq(risen(list(noise[50:]), list(noise[:50]), 10), None)
-    test_eq(risen([*noise[50:], 1e6, 1e5], list(noise[:50]), 10), None)               # an odd batch, or two
+    test_eq(risen([*noise[50:], 1e6, 1e5], list(noise[:50]), 10), None)               # one or two odd batches
     test_eq(risen([*noise[50:], *[7.]*10], list(noise[:50]), 10)[1], 7)
-    test_eq(risen([*noise[:8], 40., 900., *[1e4]*20], [], 10)[1], 1e4)                 # soon after the beginning
+    test_eq(risen([*noise[:8], 40., 900., *[1e4]*20], [], 10)[1], 1e4)                 # shortly after the start
     quiet = 1e-4*(1 + rng.random(100))
     test_eq(risen([0.3]*10, list(quiet), 10), None)
     test_eq(risen([9.]*10, list(quiet), 10)[1], 9)
@@ -93,13 +93,13 @@ def test_the_callback():
 
     # %% nbs/keep/recover.ipynb #d2705c49
     cb = Recover(0.1, steps=10)
-    cb.n_seen,cb.happened = 25,[dict(step=12), dict(step=20)]       # the first is over
+    cb.n_seen,cb.happened = 25,[dict(step=12), dict(step=20)]       # the first one no longer counts
     test_eq([cb.rate_factor(), Recover(1).spike], [0.1, 10])
 
 def test_a_batch_of_nans():
     # %% nbs/keep/recover.ipynb #a224bd55
     class BadBatch(Callback):
-        "Spoils the inputs of a batch of the fit, by its number."
+        "Spoil the inputs of one batch of the fit, given by number."
         run_valid = False
         def __init__(self, at, value=np.nan): self.at,self.value,self.n = at,value,0
         def before_batch(self):
@@ -116,7 +116,7 @@ def test_a_batch_of_nans():
                        loss_func=CrossEntropyLossFlat(), metrics=accuracy, **kwargs)
 
     def fitted(fit, *cbs, make=digits_learner):
-        "A learner after a fit, without bars."
+        "A learner after a fit, without progress bars."
         learn = make()
         with learn.no_bar(), learn.no_logging(): fit(learn, list(cbs))
         return learn
@@ -154,7 +154,7 @@ def test_a_rate_that_is_too_high():
                        loss_func=CrossEntropyLossFlat(), metrics=accuracy, **kwargs)
 
     def fitted(fit, *cbs, make=digits_learner):
-        "A learner after a fit, without bars."
+        "A learner after a fit, without progress bars."
         learn = make()
         with learn.no_bar(), learn.no_logging(): fit(learn, list(cbs))
         return learn
