@@ -72,7 +72,7 @@ def main():
     n_processes = parser.parse_args().processes
     search = json.loads((results/'cycles.json').read_text())['search']
     jobs = [(t, seed, best_rate(search, t, 'WSD'), best_rate(search, t, 'one-cycle')) for t in tasks for seed in seeds]
-    with ProcessPoolExecutor(n_processes) as pool: rows = list(pool.map(run, *zip(*jobs)))
+    with ProcessPoolExecutor(n_processes) as pool: rows = [f.result() for f in [pool.submit(run, *job) for job in jobs]]
     spent = sum(budgets.values()) + max(n-c for n,c in budgets.items())
     res = dict(machine=machine(), rows=rows)
     draw(rows, results/'anytime.png')

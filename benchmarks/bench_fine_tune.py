@@ -8,6 +8,7 @@ Protocol, fixed before any result:
 - Every way is run at six rates over a factor of 100: 4e-4, 1e-3, 2e-3 (stock's default), 5e-3, 1.2e-2, 4e-2; ours at its default, too.
 - Ways: ours with its defaults; stock's `fine_tune(4)`, one frozen epoch and four more, on the two groups that stock makes (five for text); LP-FT: the
   head for an epoch at the rate, then all at a tenth of it; all from the start, with rates that fall by 2.6 ("full") or one rate for all.
+- Ours with `Average()` at its default rate, so that one sees what an average adds.
 - Reported of each way and task: the error at the default; the error at its best rate; the tolerance, which is the mean error over the five rates from 4e-4 to
   1.2e-2, a factor of 30; how far the worst of these five lies above its own best; the factor of rates within 2 points of the best.
   Differences are paired by seed: their mean, and its standard error over the seeds.
@@ -26,7 +27,7 @@ warnings.simplefilter('ignore')
 import numpy as np, torch
 from fine_tune_tasks import design, error, kept_aside, make, tasks
 from fastai.basics import *
-from fastai_lrx.all import discriminative_lrs
+from fastai_lrx.all import Average, discriminative_lrs
 from fastai_lrx.core.plots import new_axes
 from measure import machine, publish, results
 from real_data import cache_dir
@@ -44,7 +45,9 @@ def lp_ft(learn, lr):
     learn.unfreeze()
     learn.fit_one_cycle(epochs-1, lr/10)
 def searched(learn, lr): learn.fine_tune_discriminative(epochs, None)
-ways = {'ours': ours, 'base_lr=None': searched, 'stock': stock, 'LP-FT': lp_ft, 'full': full, 'one rate': partial(full, div=1)}
+def averaged(learn, lr): learn.fine_tune_discriminative(epochs, lr, cbs=Average())
+at_one_rate = {'base_lr=None': searched, 'averaged': averaged}
+ways = {'ours': ours, **at_one_rate, 'stock': stock, 'LP-FT': lp_ft, 'full': full, 'one rate': partial(full, div=1)}
 
 class EpochTimes(Callback):
     def before_fit(self): self.times = getattr(self, 'times', [])
@@ -78,8 +81,8 @@ def train(wanted, n_processes=None):
 
 def wanted(names)->list:
     "All cells of the protocol, those of ours and stock's first."
-    grid = [(t, way, lr, seed) for way in ways if way != 'base_lr=None' for t in names for lr in rates for seed in tasks[t].seeds]
-    own = [(t, *o, seed) for t in names for o in (('ours', default), ('base_lr=None', 0.)) for seed in tasks[t].seeds]
+    grid = [(t, way, lr, seed) for way in ways if way not in at_one_rate for t in names for lr in rates for seed in tasks[t].seeds]
+    own = [(t, *o, seed) for t in names for o in (('ours', default), ('averaged', default), ('base_lr=None', 0.)) for seed in tasks[t].seeds]
     return own + grid
 
 # --- what they say -------------------------------------------------------------------------------------------------------------
@@ -162,6 +165,18 @@ def others(cells, names)->list:
             '|---'*(len(shown)+1) + '|', *(f'| {name} | ' + ' | '.join(f'{percent(e[w].best)} ({percent(e[w].tolerance)})' for w in shown) + ' |'
                                           for name,e in res), '']
 
+def average_lines(cells, names)->list:
+    "What `Average()` adds at the default rate, on the tasks where it was run."
+    found = {}
+    for name in names:
+        mine,mean = Errors(cells, name, 'ours'),Errors(cells, name, 'averaged')
+        if mean.by_lr: found[name] = percent(mine.mean(default)),percent(mean.mean(default)),mean.minus(default, mine, default)
+    if not found: return []
+    better,worse = (sum(sign*d > 2*se for *_,(d,se) in found.values()) for sign in (-1, 1))
+    return ['## With an average', '', f'Ours at its default, alone and with `Average()`: better by more than two standard errors on {better} of {len(found)} tasks, '
+            f'worse on {worse}.', '', '| | alone | averaged | difference |', '|---|---|---|---|',
+            *(f'| {name} | {a} | {b} | {signed(d)} |' for name,(a,b,d) in found.items()), '']
+
 def epoch_time(cells)->float:
     "The median of ours over stock's, of epochs of the same task, seed and rate that train all, on the same machine."
     by_key = {key(c): c for c in cells}
@@ -198,6 +213,7 @@ def report(cells, res)->str:
         'neighbouring rates within 2 points of the best; `base_lr=None` is compared, where it was run, with runs of the same seeds.', '',
         '![Error against rate on fifteen tasks](fine_tune.png)', '',
         '## Kept aside', '', *judged(cells, kept_aside), '## Those that judged', '', *judged(cells, design), *others(cells, tasks),
+        *average_lines(cells, tasks),
         '## Time', '', f"An epoch of ours takes {res['time']:.2f} times as long as one of stock's (median over all runs).", '',
         'Reproduce: `python benchmarks/bench_fine_tune.py`. Tasks and protocol: `fine_tune_tasks.py`, `bench_fine_tune.py`.', ''])
 

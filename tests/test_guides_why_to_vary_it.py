@@ -99,7 +99,37 @@ def test_fixed_against_cyclical():
     assert mean['SGDR'] < mean['fixed 0.003'] and mean['SGDR'] < 1.1*mean['fixed 0.03']
     {name: round(v, 3) for name,v in mean.items()}
 
-def test_snapshots_the_free_by_product():
+def test_an_average_instead_of_a_low_end():
+    # %% nbs/guides/why_to_vary_it.ipynb #1413f6a0
+    digits = load_digits()
+    def noisy_digits():
+        "Digits, every fifth of those to train with labelled at random."
+        set_seed(0)
+        y = tensor(digits.target)
+        y[:1000:5] = torch.randint(10, (200,))
+        items = list(zip(tensor(digits.images).float()[:,None]/16, y))
+        return DataLoaders.from_dsets(items[:1000], items[1000:], bs=32, num_workers=0)
+
+    def digits_learner():
+        "A small network for them."
+        dls = noisy_digits()
+        model = nn.Sequential(ConvLayer(1, 16), ConvLayer(16, 32, stride=2), nn.AdaptiveAvgPool2d(1), nn.Flatten(),
+                              nn.Linear(32, 10))
+        return Learner(dls, model, loss_func=CrossEntropyLossFlat(), metrics=accuracy)
+
+    # %% nbs/guides/why_to_vary_it.ipynb #g-avg1
+    learn = digits_learner()
+    res = learn.compare({'fixed 0.03': lambda l: l.fit(7, 3e-2),
+                         'fixed 0.03, averaged': lambda l: l.fit(7, 3e-2, cbs=Average('tail', 0.5)),
+                         'one-cycle': lambda l: l.fit_one_cycle(7, 3e-2)}, seeds=3)
+    res.plot()
+
+    # %% nbs/guides/why_to_vary_it.ipynb #g-avg2
+    mean = {name: float(np.mean([run.final['valid_loss'] for run in res.of(name)])) for name in res.names}
+    assert mean['fixed 0.03, averaged'] < mean['fixed 0.03']
+    {name: round(v, 3) for name,v in mean.items()}
+
+def test_snapshots_from_the_ends_of_cycles():
     # %% nbs/guides/why_to_vary_it.ipynb #1413f6a0
     digits = load_digits()
     def noisy_digits():

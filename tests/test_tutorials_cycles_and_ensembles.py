@@ -171,6 +171,36 @@ def test_is_it_worth_it():
     assert errors['mean of five'].mean() < errors['last alone'].mean()
     errors.round(1)
 
+def test_one_model_instead_of_five():
+    # %% nbs/tutorials/cycles_and_ensembles.ipynb #46c05f79
+    def digits_learner(seed=0):
+        "A small network for noisy digits; the noise is always the same, weights and order depend on `seed`."
+        set_seed(42)
+        digits = load_digits()
+        x,y = tensor(digits.data/16).float(),tensor(digits.target)
+        items = list(zip(x + 0.3*torch.randn(x.shape), y))
+        set_seed(seed)
+        model = nn.Sequential(nn.Linear(64, 100), nn.BatchNorm1d(100), nn.ReLU(), nn.Dropout(0.5), nn.Linear(100, 10))
+        return Learner(DataLoaders.from_dsets(items[:900], items[900:], bs=60, num_workers=0), model,
+                       loss_func=CrossEntropyLossFlat(), metrics=accuracy)
+
+    # %% nbs/tutorials/cycles_and_ensembles.ipynb #t-soup
+    learn,snaps = digits_learner(),Snapshots()
+    with learn.no_bar(), learn.no_logging(): learn.fit_sgdr(5, 3, 0.1, cycle_mult=1, cbs=snaps)
+    ens = SnapshotEnsemble(learn, snaps)
+    rows = {}
+    with learn.no_bar():
+        rows['last snapshot'],rows['mean of five'] = learn.validate(),ens.validate()
+        learn.model = ens.to_model()
+        rows['soup'] = learn.validate()
+    print('in the soup: cycles', [s.cycle for s in ens.chosen])
+
+    # %% nbs/tutorials/cycles_and_ensembles.ipynb #t-avg
+    learn = digits_learner()
+    with learn.no_bar(), learn.no_logging(): learn.fit(15, 0.01, cbs=Average('tail', 0.5))
+    with learn.no_bar(): rows['averaged, constant rate'] = learn.validate()
+    pd.DataFrame(rows, index=['valid_loss', 'accuracy']).T.round(3)
+
 def test_on_disk():
     # %% nbs/tutorials/cycles_and_ensembles.ipynb #46c05f79
     def digits_learner(seed=0):
