@@ -42,7 +42,7 @@ def bottom(tried:dict, start:float)->float:
     i = int(np.argmin([tried[lr] for lr in lrs]))
     if not 0 < i < len(lrs)-1: return float(lrs[i])
     around = lrs[i-1:i+2]
-    left,low,right = (min(tried[lr], start + 0.2*abs(start)) for lr in around)     # an explosion tells nothing about the bottom
+    left,low,right = (min(tried[lr], start + 0.2*abs(start)) for lr in around)     # cap explosions
     curvature = left-2*low+right
     return float(around[1]*(around[2]/around[0])**(0.25*(left-right)/curvature)) if curvature > 0 else float(around[1])
 
@@ -85,7 +85,7 @@ class LRSearchResult(namedtuple('LRSearchResult', 'lr')):
                 f"trust={self.trust!r}, cost={self.cost:.2g})")
     @property
     def interval(self)->tuple:
-        "Rates that should do about as well: from one mark to the other, and a quarter of a power of ten on both sides."
+        "Rates about as good: from one mark to the other, widened by a quarter of a power of ten on both sides."
         both = edge(self.tried, self.start)/10,bottom(self.tried, self.start),self.lr
         marks = [lr for lr in both if 0 < lr < np.inf]
         return min(marks)/10**0.25,max(marks)*10**0.25
@@ -144,7 +144,7 @@ def check_planned(fit):
     except TypeError: raise TypeError(f"fit={short_repr(fit)}: {advice}") from None
     except ValueError: pass                                          # some builtins have no signature
 
-def plan_search(n:int, budget:float)->tuple: # length of a short fit as a share of the whole, maximum number of short fits
+def plan_search(n:int, budget:float)->tuple: # share of each short fit, maximum number of them
     "Split a budget, in whole fits, with `n` batches in an epoch; raises ValueError if it is too small."
     share = max(1, round(n*min(budget/4, 0.25)))/n
     n_fits = int(budget/share + 1e-9)
