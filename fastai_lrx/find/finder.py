@@ -209,7 +209,7 @@ def enough_batches(num_it)->int:
     "`num_it` as an int; 6, with a warning, if it is less."
     num_it = as_int(num_it, 'num_it', -2**63, most=10**6)
     if num_it >= 6: return num_it
-    warn(f"num_it={num_it}: a sweep needs 6 batches at the very least; using 6")
+    warn(f"num_it={num_it}: a sweep needs at least 6 batches; using 6")
     return 6
 
 def why_not(res)->str:

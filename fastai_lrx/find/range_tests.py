@@ -122,7 +122,7 @@ def lr_range_test(self:Learner,
     device = as_device(device, 'keep the copy beside the learner')
     if metric is not None: metric = as_metric(metric, 'metric')
     if not n_valid(self.dls):
-        raise ValueError("dls has no validation data: the range test measures on it; use lr_find, which does not")
+        raise ValueError("dls has no validation data, which the range test needs; use lr_find instead")
     metric = deepcopy(metric if metric is not None else self.metrics[0] if self.metrics else AvgLoss())
     sweep_rates(self, start_lr, 1e9 if end_lr is None else end_lr, num_it, sweep)   # raises before anything is trained
     if end_lr is None: end_lr = range_end(self, device)
@@ -139,7 +139,7 @@ def lr_range_test(self:Learner,
 def fill_rates(rates:list, div:float=2.6)->list:
     """`rates` with each None replaced by the nearest known rate.
 
-    That rate is divided by `div` for each group towards the input and multiplied by it for each towards the head."""
+    That rate is divided by `div` for each group toward the input and multiplied by it for each toward the head."""
     known = [g for g,lr in enumerate(rates) if lr is not None]
     def nearest(g): return min(known, key=lambda k: abs(k-g))
     return [rates[nearest(g)]*div**(g-nearest(g)) for g in range(len(rates))]
@@ -202,7 +202,7 @@ def lr_find_groups(self:Learner,
     """Sweep the layer groups one at a time, with the others held still, and return a rate for each.
 
     Frozen groups are not swept. They, and groups whose curve cannot be trusted, get their neighbor's rate divided by
-    2.6 for each group towards the input. The learner is bit for bit unchanged afterwards. Methods that calculate with
+    2.6 for each group toward the input. The learner is bit for bit unchanged afterwards. Methods that calculate with
     their rate, such as `fine_tune`, need `np.array(rates)`. Raises ValueError if no group's curve can be trusted, and
     ValueError or TypeError for invalid arguments."""
     num_it,extend = as_int(num_it, 'num_it', 20, most=10**6),as_bool(extend, 'extend')
