@@ -25,7 +25,7 @@ def test_the_curve():
     # %% nbs/find/curves.ipynb #a6c1f1f7
     test_eq(usable_length(np.array([2., 2., 1., 1.5, 9.]), 5), 4)           # from 2 down to 1: more than 3 is too much
     test_eq(usable_length(np.array([2., 1., np.nan, 1.]), 4), 2)
-    test_eq(usable_length(np.array([2., 90., 95., 99.]), 40), 1)            # gone at once
+    test_eq(usable_length(np.array([2., 90., 95., 99.]), 40), 1)            # exploded at once
 
     # %% nbs/find/curves.ipynb #d83a7ee1
     rng = np.random.default_rng(0)
@@ -147,14 +147,14 @@ def test_the_suggestion():
     fig
 
     # %% nbs/find/curves.ipynb #cdf04e19
-    # flat from 1e-7 to 10: look at 1e-5 to 1
+    # flat from 1e-7 to 10: sweep 1e-5 to 1
     test_eq(refined_span(SweepCurve(lrs, 2.3+noise)), (0.25, 0.875))
     test_eq(refined_span(SweepCurve(lrs, 2.3+noise+examples['still falling'])), (0.5, 1.5))        # or on to 1e5
 
 def test_valley_faster():
     # %% nbs/find/curves.ipynb #3407ee64
     test_eq(falling_run([5., 6., 4., 7., 3., 8.]), (3, 4))     # 5, 4, 3
-    test_eq(falling_run([1., 2., 3.]), (0, 0))                  # a single loss is no run
+    test_eq(falling_run([1., 2., 3.]), (0, 0))                  # a single loss is not a run
 
     # %% nbs/find/curves.ipynb #4deb24a5
     for n in (1, 2, 3, 10, 100):

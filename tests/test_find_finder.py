@@ -37,7 +37,7 @@ def test_a_learner_to_try_it_on():
     # %% nbs/find/finder.ipynb #0842fac4
     digits_learner().lr_find()
 
-def test_suggestions_of_two_kinds():
+def test_suggestion_functions():
     # %% nbs/find/finder.ipynb #e8048272
     test_eq([name for name,func in suggestions.items() if takes_curve(func)], ['lr'])
     test_fail(lambda: check_rule(lambda lrs, losses: 1e-3), contains='must take one argument, the curve, or three')
@@ -78,7 +78,7 @@ def test_the_result():
     test_eq((lr, res.steep, res.trust), (1e-2, 1e-3, 'still falling'))
     test_eq(pickle.loads(pickle.dumps(res)), res)
     test_eq(repr(res), "SuggestedLRs(lr=0.01, steep=0.001, trust='still falling')")
-    test_close(np.array([1e-3])*float(res), [1e-5])      # wherever a rate is expected, it stands for its first field
+    test_close(np.array([1e-3])*float(res), [1e-5])      # as a rate, the result is its first field
 
     # %% nbs/find/finder.ipynb #cddf51f1
     test_eq(list(res.to_frame().columns), ['lr','loss','smooth_loss'])
@@ -177,7 +177,7 @@ def test_can_i_trust_it():
 
     # %% nbs/find/finder.ipynb #ddbe9a74
     class Sluggish(nn.Module):
-        "A loss that hides, in noise, how far the model has got."
+        "A loss with noise that hides how far the model has learned."
         def forward(self, pred, y): return F.cross_entropy(pred, y) + torch.randn(1).item()*0.3
 
     # %% nbs/find/finder.ipynb #afc04af9

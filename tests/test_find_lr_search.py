@@ -22,7 +22,7 @@ from sklearn.datasets import load_digits
 from fastai_lrx.find.lr_search import *
 from fastai_lrx.find.lr_search import best_rate, bottom, edge, next_rate, plan_search, search_result
 
-def test_two_marks():
+def test_how_it_picks_the_rate():
     # %% nbs/find/lr_search.ipynb #8fcc5539
     test_close(edge({1e-3: 0.8, 1e-2: 1.5, 1e-1: 2.5}, start=1.), 1e-2*10**0.5)
     test_eq(edge({1e-3: 0.8, 1e-2: 1.}, start=1.), np.inf)

@@ -49,7 +49,7 @@ def test_an_epoch_that_ends_early():
         sent = pickle.loads(pickle.dumps(dl))
     test_eq((len(sent), type(sent), len(dl), type(dl)), (5, torch.utils.data.DataLoader)*2)
 
-def test_a_fit_that_runs_in_small():
+def test_a_short_version_of_any_fit():
     # %% nbs/find/short_fit.ipynb #00a71e70
     learn = synth_learner(n_trn=10)
     short = ShortEpochs(0.3)
@@ -58,7 +58,7 @@ def test_a_fit_that_runs_in_small():
     test_eq(len(learn.dls.train), 10)
     learn.recorder.plot_cycles()
 
-def test_all_together():
+def test_running_it():
     # %% nbs/find/short_fit.ipynb #3b56d98f
     learn = synth_learner(n_trn=16)
     fits = {lr: short_fit(learn, lambda l, lr: l.fit_one_cycle(4, lr), lr, 1/4) for lr in (1e-4, 1e-1, 1e9)}

@@ -63,7 +63,7 @@ def test_the_callback():
 
     # %% nbs/find/sweep.ipynb #0f9042b7
     def diverges(best, smooth, losses):
-        "Whether a sweep of 30 batches stops at the smoothed loss `smooth`, after these losses."
+        "Whether a sweep of 30 batches stops at the smoothed loss `smooth` after these losses."
         sweep = LRSweep([[1e-3]]*30)
         sweep.best,sweep.start,sweep.losses = best,None,[tensor(float(o)) for o in losses]
         return sweep.diverged(smooth)
@@ -110,4 +110,4 @@ def test_a_sweep_that_leaves_no_trace():
     leave_curve(learn, done)
     test_eq(learn.recorder.lrs, done.lrs)
     test_eq(len(set(other_seeds(5))), 5)
-    test_eq(other_seeds(5), other_seeds(5))      # asking for them does not move the generator
+    test_eq(other_seeds(5), other_seeds(5))      # does not advance the generator

@@ -55,7 +55,7 @@ def test_the_sweep():
 
     # %% nbs/find/watched.ipynb #f06889f9
     test_eq(sum(len(y) for _,y in items_to_watch(learn)), 96)
-    test_eq(sum(len(y) for _,y in items_to_watch(synth_learner(n_trn=2, n_val=1))), 16)    # all that there are
+    test_eq(sum(len(y) for _,y in items_to_watch(synth_learner(n_trn=2, n_val=1))), 16)    # all there are
 
     # %% nbs/find/watched.ipynb #c0e80c09
     seen = sweep_curve(done)
@@ -77,7 +77,7 @@ def test_a_second_sweep():
 
     # %% nbs/find/watched.ipynb #bb3cdae8
     class Sluggish(nn.Module):
-        "A loss that hides, in noise, how far the model has got."
+        "A loss with noise that hides how far the model has learned."
         def forward(self, pred, y): return F.cross_entropy(pred, y) + torch.randn(1).item()*0.3
 
     # %% nbs/find/watched.ipynb #2647ad48
