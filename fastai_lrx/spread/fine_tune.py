@@ -198,7 +198,7 @@ def close_body(learn:Learner, n:int, anew:bool=False, reset_opt:bool=False):
     close_groups(learn, n-1)
 
 def rate_by_search(learn:Learner, cbs:list, epochs:int, **kwargs)->float:
-    """Print and return the rate that `lr_search` finds for fine-tuning with these arguments; ValueError if it finds none.
+    """Print and return the rate that `lr_search` finds for these arguments; ValueError if it finds none.
 
     Costs half a fit, or a little more if an epoch has few batches. Leaves the learner unchanged."""
     def planned(learn, lr): learn.fine_tune_discriminative(epochs, lr, **kwargs)
@@ -297,7 +297,7 @@ def stage_moms(learn:Learner, moms, schedule:str):
 
 # %% ../../nbs/spread/fine_tune.ipynb #c-stages
 def spare_from_decay(learn:Learner):
-    "Turn off weight decay for what a timm model's `no_weight_decay` lists, such as position embeddings and class tokens."
+    "Turn off weight decay for the parameters in a timm model's `no_weight_decay`, such as position embeddings."
     part = timm_part(learn.model)[1]
     spared = getattr(part, 'no_weight_decay', set)()
     if isinstance(learn.opt, OptimWrapper): return
@@ -329,18 +329,18 @@ def fit_precomputed(learn:Learner, fit, n:int, freeze_epochs:int, epochs:int, st
 @patch
 def fine_tune_discriminative(self:Learner,
     epochs:int, # epochs to train the whole model
-    base_lr=1e-2, # rate that the body's rates start from, or a slice, or one per group; None: `lr_search`, for half a fit
+    base_lr=1e-2, # where the body's rates start; or a slice, or one per group; None: `lr_search` (half a fit)
     freeze_epochs:int=0, # epochs to train only the head first
     *,
     head_lr:float=None, # peak rate of the head; default: 1e-2, or `base_lr` if the optimizer is not of the Adam family
     layer_decay:float=None, # factor from one layer group to the next below it; default: 0.85
-    div:float=None, # instead of these two, as in ULMFiT: the head at `base_lr`, each group at the next one's rate divided by `div`
+    div:float=None, # instead of these two: the head at `base_lr`, each group at the next one's rate / `div` (ULMFiT)
     unfreeze:str='all', # 'all': the whole model after the frozen stage; 'gradual': one more group each epoch
     schedule:str='one_cycle', # 'one_cycle', 'sgdr', 'triangular' or 'stlr', for each stage
     n_groups:int=None, # regroup the model first; default: a timm model into its layers (4 groups with `div`)
     precompute:bool=False, # train the head on activations computed once (`learn.precomputed()`), in a separate fit
-    train_bn:bool=True, # False: freeze the norm layers of frozen groups too (`NormFreeze`); True: leave the learner's setting
-    moms:tuple=None, # momentum at the lowest and at the highest rate; default: `learn.moms` for 'one_cycle', else unscheduled
+    train_bn:bool=True, # False: also freeze norm layers of frozen groups (`NormFreeze`); True: as the learner
+    moms:tuple=None, # momentum at the lowest and highest rate; default: `learn.moms` for 'one_cycle', else fixed
     cbs=None, # callbacks for this fit
     reset_opt:bool=False, # start with a new optimizer
     wd:float=None, # weight decay; default: `learn.wd`

@@ -233,9 +233,9 @@ def precomputed(self:Learner,
     cache=None, # folder to keep activations in for later runs; default: discard them after the block
     *,
     max_memory:float=1., # gigabytes of activations to keep in main memory; if they take more, use a temporary file
-    device=None # where to keep activations; default: the learner's GPU if half of its free memory suffices, else main memory
+    device=None # where to keep them; default: the learner's GPU if half of its free memory suffices, else main memory
 ):
-    """Inside the block, fits, `lr_find`, validation and predictions use activations of the frozen layers, computed once.
+    """Inside the block, fits, sweeps and predictions use activations of the frozen layers, computed once on entry.
 
     Training gives what it gives for the whole model with its frozen layers in evaluation mode.
     Raises ValueError if nothing is frozen or nothing can be precomputed."""
