@@ -15,7 +15,7 @@ from .layer_groups import groups_of
 
 # %% ../../nbs/spread/freezing.ipynb #c2fdaddb
 def frozen_by_hand(learn:Learner)->list:
-    """The parameters in the layer groups that are frozen, but not by `freeze_to` or one of our callbacks."""
+    "The frozen parameters in the layer groups that neither `freeze_to` nor a callback of ours froze."
     groups,closed = groups_of(learn),vars(learn).get('closed_params')
     if closed is None: closed = [p for ps in groups[:learn.opt.frozen_idx] for p in ps] if learn.opt is not None else []
     ids = {id(p) for p in closed}
