@@ -92,7 +92,7 @@ class Activations(Tensor):
     passed = 0
     @classmethod
     def __torch_function__(cls, func, types, args=(), kwargs=None):
-        return super().__torch_function__(func, (cls,), args, kwargs)     # also together with other subclasses of Tensor
+        return super().__torch_function__(func, (cls,), args, kwargs)     # also beside other subclasses of Tensor
 
 def mark(acts, passed:int=0):
     "Mark `acts` (a tensor or a tuple of tensors) as activations."
