@@ -470,7 +470,7 @@ def test_computed_beforehand():
                                     loss_func=CrossEntropyLossFlat(), **kwargs))
     for learn,n in ((stocks(), 4), (stocks(opt_func=partial(OptimWrapper, opt=torch.optim.AdamW)), 4)):
         with contextlib.redirect_stdout(out := io.StringIO()): ulmfit(learn, 1, 1e-3)
-        test_eq((len(learn.layer_groups), 'came in 2 layer groups' in out.getvalue()), (4, True))
+        test_eq((len(learn.layer_groups), 'had 2 layer groups' in out.getvalue()), (4, True))
     learn = stocks(opt_func=partial(OptimWrapper, opt=torch.optim.AdamW))
     learn.freeze()
     ulmfit(learn, 1, 1e-3)            # a wrapped optimizer that exists keeps its groups

@@ -30,7 +30,7 @@ def test_layer_groups():
     body = {k: v.clone() for k,v in source.model[0].state_dict().items()}
 
     def new_task():
-        "A learner for 5 to 9, its body pretrained on 0 to 4, its head new, the body frozen."
+        "A learner for 5 to 9 with a new head and a frozen body pretrained on 0 to 4."
         set_seed(0)
         learn = resnet(digits_dls(range(5, 10), 50, 300, bs=8))
         learn.model[0].load_state_dict(body)
@@ -55,7 +55,7 @@ def test_a_rate_for_each_group():
     test_close(rates, [1e-2/2.6**3, 1e-2/2.6**2, 1e-2/2.6, 1e-2])
     [f'{lr:.1e}' for lr in rates]
 
-def test_freeze_then_open():
+def test_freeze_then_unfreeze():
     # %% nbs/guides/pretrained_models.ipynb #11ea9643
     digits = load_digits()
     def digits_dls(classes, n_train, n_valid, bs=16):
@@ -78,7 +78,7 @@ def test_freeze_then_open():
     body = {k: v.clone() for k,v in source.model[0].state_dict().items()}
 
     def new_task():
-        "A learner for 5 to 9, its body pretrained on 0 to 4, its head new, the body frozen."
+        "A learner for 5 to 9 with a new head and a frozen body pretrained on 0 to 4."
         set_seed(0)
         learn = resnet(digits_dls(range(5, 10), 50, 300, bs=8))
         learn.model[0].load_state_dict(body)
@@ -119,7 +119,7 @@ def test_a_rate_that_fits_the_weights():
     body = {k: v.clone() for k,v in source.model[0].state_dict().items()}
 
     def new_task():
-        "A learner for 5 to 9, its body pretrained on 0 to 4, its head new, the body frozen."
+        "A learner for 5 to 9 with a new head and a frozen body pretrained on 0 to 4."
         set_seed(0)
         learn = resnet(digits_dls(range(5, 10), 50, 300, bs=8))
         learn.model[0].load_state_dict(body)
@@ -144,7 +144,7 @@ def test_a_rate_that_fits_the_weights():
         found = learn.lr_find(show_plot=False)
         learn.fit_sgdr(2, 2, found.lr)
         inside = learn.validate()[1]
-    test_close(inside, learn.validate()[1], eps=0.01)       # the whole model, images and all, says the same
+    test_close(inside, learn.validate()[1], eps=0.01)       # the whole model, on images, gives the same
     assert inside > 0.3
     f'{inside:.1%}'
 
@@ -171,7 +171,7 @@ def test_what_it_is_worth():
     body = {k: v.clone() for k,v in source.model[0].state_dict().items()}
 
     def new_task():
-        "A learner for 5 to 9, its body pretrained on 0 to 4, its head new, the body frozen."
+        "A learner for 5 to 9 with a new head and a frozen body pretrained on 0 to 4."
         set_seed(0)
         learn = resnet(digits_dls(range(5, 10), 50, 300, bs=8))
         learn.model[0].load_state_dict(body)
@@ -230,7 +230,7 @@ def test_in_short():
     body = {k: v.clone() for k,v in source.model[0].state_dict().items()}
 
     def new_task():
-        "A learner for 5 to 9, its body pretrained on 0 to 4, its head new, the body frozen."
+        "A learner for 5 to 9 with a new head and a frozen body pretrained on 0 to 4."
         set_seed(0)
         learn = resnet(digits_dls(range(5, 10), 50, 300, bs=8))
         learn.model[0].load_state_dict(body)

@@ -27,7 +27,7 @@ def test_a_batch():
     learn = Learner(dls, nn.Sequential(body, head), loss_func=CrossEntropyLossFlat(),
                     splitter=lambda m: [params(m[0]), params(m[1])])
     learn.freeze()
-    stages = [learn.model[0]]                     # what is fixed, and computed once
+    stages = [learn.model[0]]                     # the fixed part, computed once
 
     # %% nbs/spread/activations.ipynb #e2a00003
     x,ys = inputs_and_targets(learn, dls.valid.one_batch())
@@ -51,7 +51,7 @@ def test_filling():
     learn = Learner(dls, nn.Sequential(body, head), loss_func=CrossEntropyLossFlat(),
                     splitter=lambda m: [params(m[0]), params(m[1])])
     learn.freeze()
-    stages = [learn.model[0]]                     # what is fixed, and computed once
+    stages = [learn.model[0]]                     # the fixed part, computed once
 
     # %% nbs/spread/activations.ipynb #e2a00008
     sizes = [len(acts) for acts,targets in computed_batches(learn, stages, dls.train, nullcontext())]
@@ -69,7 +69,7 @@ def test_filling():
     test_eq(maker.specs['0.0'], ((2*6, 2, 6, 6), torch.float32))
     test_eq(maker.specs['1.1'], ((4,), torch.int64))
     test_eq(maker.n_bytes(), (12+4)*(2*6*6*4 + 8))
-    test_eq(list(maker.first_rows), ['1.0'])                               # augmentation draws others next time
+    test_eq(list(maker.first_rows), ['1.0'])                               # augmented activations differ each time
 
     # %% nbs/spread/activations.ipynb #e2a0000d
     tensors = {name: torch.empty(shape, dtype=dtype) for name,(shape,dtype) in maker.specs.items()}
@@ -78,7 +78,7 @@ def test_filling():
     test_eq(tensors['0.1'].tolist(), [0, 1]*6)
     test_eq([len(rows) for rows in maker.rows(tensors)], [6, 4])
 
-def test_kept_between_processes():
+def test_kept_between_runs():
     # %% nbs/spread/activations.ipynb #e2a00001
     set_seed(0)
     items = [(torch.randn(1, 8, 8), tensor(i%2)) for i in range(10)]
@@ -87,7 +87,7 @@ def test_kept_between_processes():
     learn = Learner(dls, nn.Sequential(body, head), loss_func=CrossEntropyLossFlat(),
                     splitter=lambda m: [params(m[0]), params(m[1])])
     learn.freeze()
-    stages = [learn.model[0]]                     # what is fixed, and computed once
+    stages = [learn.model[0]]                     # the fixed part, computed once
 
     # %% nbs/spread/activations.ipynb #e2a00012
     table = pd.DataFrame(dict(name=['a.png', 'b.png'], label=[0, 1]))
@@ -117,7 +117,7 @@ def test_kept_between_processes():
         test_eq(n_calls.call_count, 0)                                     # found, not computed
         test_eq(cached_tensors(path, maker.specs, {'0.0': written['0.0'][:4]+1}), None)
 
-def test_where_they_are():
+def test_where_they_are_kept():
     # %% nbs/spread/activations.ipynb #e2a00001
     set_seed(0)
     items = [(torch.randn(1, 8, 8), tensor(i%2)) for i in range(10)]
@@ -126,7 +126,7 @@ def test_where_they_are():
     learn = Learner(dls, nn.Sequential(body, head), loss_func=CrossEntropyLossFlat(),
                     splitter=lambda m: [params(m[0]), params(m[1])])
     learn.freeze()
-    stages = [learn.model[0]]                     # what is fixed, and computed once
+    stages = [learn.model[0]]                     # the fixed part, computed once
 
     # %% nbs/spread/activations.ipynb #e2a0000f
     with tempfile.TemporaryDirectory() as d, learn.no_bar():
@@ -142,7 +142,7 @@ def test_where_they_are():
         test_eq(cached_tensors(path, maker.specs, {'0.0': written['0.0'][:4]+1}), None)
 
     # %% nbs/spread/activations.ipynb #e2a00013
-    test_eq(room_on(torch.device('cpu')), 0)                               # a GPU alone is asked
+    test_eq(room_on(torch.device('cpu')), 0)                               # only GPUs count
     check_same_in_all(maker)                                               # there is one process
 
     # %% nbs/spread/activations.ipynb #e2a00011

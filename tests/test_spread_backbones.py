@@ -50,7 +50,7 @@ def test_the_body():
     test_fail(lambda: n_features(timm_args('crossvit_tiny_240', 3, (32,32)), (32,32)),
               contains="cannot take images of 3 x 32 x 32")
 
-def test_the_statistics():
+def test_normalization():
     # %% nbs/spread/backbones.ipynb #62445568
     test_eq(channel_stats((0.2, 0.4, 0.6), 4), [0.2, 0.4, 0.6, 0.2])
     test_close(channel_stats((0.2, 0.4, 0.6), 1), [0.4])
@@ -78,7 +78,7 @@ def test_the_learner():
 
     # %% nbs/spread/backbones.ipynb #ff350b10
     def untouched(learn):
-        "Number of parameters without a gradient after one step"
+        "The number of parameters without a gradient after one step."
         learn.remove_cbs(ProgressCallback)
         with learn.no_logging(): learn.fit(1, 1e-3, cbs=ShortEpochCallback(pct=0.01))
         return len([p for p in learn.model.parameters() if p.grad is None])
@@ -110,10 +110,10 @@ def test_pretrained_weights():
     # %% nbs/spread/backbones.ipynb #2f420559
     with learn.no_bar(), learn.no_logging(): learn.fit_one_cycle(2, 1e-2)
     print(f'accuracy {learn.recorder.final_record[-1]:.0%}')
-    # train_bn=False: not a number moved
+    # train_bn=False: no number in the body has changed
     assert all(t.equal(source.model[0].state_dict()[name]) for name,t in learn.model[0].state_dict().items())
 
-def test_what_it_will_not_do():
+def test_what_it_refuses():
     # %% nbs/spread/backbones.ipynb #a2e59cf8
     set_seed(0)
     dls = digits_dls(range(5, 10), augment=False)
@@ -123,7 +123,7 @@ def test_what_it_will_not_do():
 
     # %% nbs/spread/backbones.ipynb #e79a88bc
     def refused(**kwargs):
-        "What `timm_learner` says"
+        "Print the error that `timm_learner` raises."
         try: timm_learner(dls, **(dict(arch='resnet10t', pretrained=False) | kwargs))
         except (ValueError,TypeError) as e: print(f'{type(e).__name__}: {e}')
 

@@ -39,7 +39,7 @@ def test_which_groups_train_when():
     test_eq([n_open(e, 6, 4, start=2, every=2) for e in range(6)], [1, 1, 3, 3, 4, 4])
     test_eq([n_open(e, 4, 4, start=2, at_once=True) for e in range(4)], [1, 1, 4, 4])
 
-def test_opening_them():
+def test_gradual_unfreezing():
     # %% nbs/spread/fine_tune.ipynb #1c80b7fe
     def small_learner(**kwargs):
         set_seed(0)
@@ -63,7 +63,7 @@ def test_opening_them():
 
     # %% nbs/spread/fine_tune.ipynb #56c13c6a
     class Diary(Callback):
-        "What trains in each epoch"
+        "Record what trains in each epoch."
         def before_fit(self): self.rows = []
         def before_train(self):
             self.rows.append([self.epoch, self.fine_tune_stage, *self.learn.layer_groups.to_frame().trainable])
@@ -131,7 +131,7 @@ def test_which_groups():
 
     # %% nbs/spread/fine_tune.ipynb #e7747ddb
     def stock_learner():
-        "resnet10t from vision_learner"
+        "resnet10t from `vision_learner`"
         set_seed(0)
         learn = vision_learner(digits_dls(range(5, 10), valid_pct=0.8, augment=False), 'resnet10t', n_in=1,
                                pretrained=False, metrics=accuracy)
@@ -143,14 +143,14 @@ def test_which_groups():
     test_eq(default_groups(stock_learner(), 1e-2, by_layer=False), 4)
     test_eq(default_groups(stock_learner(), 1e-2, by_layer=True), 6)
     test_eq(default_groups(small_learner(), 1e-2, by_layer=True), 11)
-    test_eq(default_groups(stock_learner(), [1e-3, 1e-2], by_layer=False), 2)       # whoever names two rates wants two groups
+    test_eq(default_groups(stock_learner(), [1e-3, 1e-2], by_layer=False), 2)       # two rates mean two groups
     test_eq(default_groups(small_learner(n_groups=3), 1e-2, by_layer=True), 3)
 
     # %% nbs/spread/fine_tune.ipynb #94083f76
     test_eq(groups_to_train(stock_learner(), 1e-2, None, by_layer=True, reset_opt=False), (6, True))
     test_eq(groups_to_train(stock_learner(), 1e-2, 2, by_layer=True, reset_opt=False), (2, False))
 
-def test_the_whole():
+def test_the_method():
     # %% nbs/spread/fine_tune.ipynb #1c80b7fe
     def small_learner(**kwargs):
         set_seed(0)
@@ -162,14 +162,14 @@ def test_the_whole():
 
     # %% nbs/spread/fine_tune.ipynb #56c13c6a
     class Diary(Callback):
-        "What trains in each epoch"
+        "Record what trains in each epoch."
         def before_fit(self): self.rows = []
         def before_train(self):
             self.rows.append([self.epoch, self.fine_tune_stage, *self.learn.layer_groups.to_frame().trainable])
 
     # %% nbs/spread/fine_tune.ipynb #e7747ddb
     def stock_learner():
-        "resnet10t from vision_learner"
+        "resnet10t from `vision_learner`"
         set_seed(0)
         learn = vision_learner(digits_dls(range(5, 10), valid_pct=0.8, augment=False), 'resnet10t', n_in=1,
                                pretrained=False, metrics=accuracy)
@@ -192,7 +192,7 @@ def test_the_whole():
     # %% nbs/spread/fine_tune.ipynb #10e57f86
     learn = stock_learner()
     learn.fine_tune_discriminative(2, None)
-    [f'{max(rates):.0e}' for rates in zip(*learn.recorder.group_hps['lr'])]    # the highest of each group
+    [f'{max(rates):.0e}' for rates in zip(*learn.recorder.group_hps['lr'])]    # peak rate of each group
 
     # %% nbs/spread/fine_tune.ipynb #636990c6
     test_fail(lambda: learn.fine_tune_discriminative(3, unfreeze='slowly'),

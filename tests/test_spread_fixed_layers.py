@@ -17,7 +17,7 @@ def test_where_to_cut():
     assert is_fixed(norm, x, frozen=set(norm.parameters())) and not is_fixed(norm, x, frozen=set())
     class Centred(nn.Module):
         def forward(self, x): return x - x.mean(0)
-    assert not is_fixed(Centred(), x, set())                      # what it makes of an image depends on the others
+    assert not is_fixed(Centred(), x, set())                      # its output for an image depends on the others
 
     # %% nbs/spread/fixed_layers.ipynb #e4a00008
     test_eq(apply_layers([nn.ReLU(), nn.Flatten()], torch.tensor([[[-1., 2.]]])), torch.tensor([[0., 2.]]))
@@ -56,17 +56,17 @@ def test_batches_of_activations():
     layer.forward = Bypass(layer, n=1)
     assert 'forward' in vars(layer)
     layer.forward.leave()
-    assert 'forward' not in vars(layer)                  # its own is the one of its class again
+    assert 'forward' not in vars(layer)                  # its class's forward again
 
     # %% nbs/spread/fixed_layers.ipynb #b3433ea5
     fixed = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU())
     for m in fixed: m.forward = Bypass(m, n=2)
     acts,image = torch.tensor([[-1.,2.]]),torch.randn(1, 3, 8, 8)
     out = fixed(mark(acts))
-    test_eq(out, acts)                                   # let through as they are, not even rectified
-    test_eq(type(out), Tensor)                           # and what trains on them sees plain tensors
+    test_eq(out, acts)                                   # passed through unchanged, not even rectified
+    test_eq(type(out), Tensor)                           # and the head gets plain tensors
     test_eq(fixed(image).shape, (1,4,6,6))
     average = deepcopy(fixed)
-    test_eq(average(mark(acts)), acts)                   # a copy lets them through as well
+    test_eq(average(mark(acts)), acts)                   # a copy passes them through as well
     nn.init.zeros_(average[0].weight)
     test_fail(lambda: average(mark(acts)), contains='a copy of the model has other weights', exc=ValueError)

@@ -15,7 +15,7 @@ from fastai_lrx.spread.freezing import NormFreeze, as_group_number, close_groups
 def test_frozen_by_hand():
     # %% nbs/spread/freezing.ipynb #8439b9ff
     def small_learner():
-        "resnet10t for 12-pixel noise"
+        "A resnet10t learner on 12-pixel noise"
         set_seed(0)
         items = [(torch.randn(3,12,12), i%3) for i in range(24)]
         dls = DataLoaders.from_dsets(items[:16], items[16:], bs=8, num_workers=0)
@@ -34,19 +34,19 @@ def test_frozen_by_hand():
     by_hand = frozen_by_hand(learn)
     learn.create_opt()
     learn.opt.freeze_to(1)
-    note_closed(learn, by_hand)                                     # all of the body but the stem can be opened again
+    note_closed(learn, by_hand)                                     # all of the body except the stem can be unfrozen again
     in_body = {id(p) for p in learn.opt.param_lists[0]}
     test_eq({id(p) for p in learn.closed_params}, in_body - {id(p) for p in by_hand})
 
     # %% nbs/spread/freezing.ipynb #e95d84cb
     stem.requires_grad_(False)
-    close_groups(learn, 0)                                          # opens all but the stem, and leaves Adam's averages
+    close_groups(learn, 0)                                          # unfreezes all but the stem, and keeps Adam's averages
     test_eq([id(p) for p in learn.model.parameters() if not p.requires_grad], [id(p) for p in stem.parameters()])
 
-def test_nothing_frozen_and_nobody_says_so():
+def test_a_freeze_to_that_freezes_nothing():
     # %% nbs/spread/freezing.ipynb #8439b9ff
     def small_learner():
-        "resnet10t for 12-pixel noise"
+        "A resnet10t learner on 12-pixel noise"
         set_seed(0)
         items = [(torch.randn(3,12,12), i%3) for i in range(24)]
         dls = DataLoaders.from_dsets(items[:16], items[16:], bs=8, num_workers=0)
@@ -68,10 +68,10 @@ def test_nothing_frozen_and_nobody_says_so():
     said = str(caught[-1].message)
     assert 'freeze_to(-2): the model has 2 layer groups, so nothing is frozen; learn.regroup(3) makes more' in said
 
-def test_frozen_norm_layers_too():
+def test_freeze_norm_layers_too():
     # %% nbs/spread/freezing.ipynb #8439b9ff
     def small_learner():
-        "resnet10t for 12-pixel noise"
+        "A resnet10t learner on 12-pixel noise"
         set_seed(0)
         items = [(torch.randn(3,12,12), i%3) for i in range(24)]
         dls = DataLoaders.from_dsets(items[:16], items[16:], bs=8, num_workers=0)
@@ -95,7 +95,7 @@ def test_frozen_norm_layers_too():
 
     # %% nbs/spread/freezing.ipynb #97c99d48
     def moved(cbs):
-        "Which parts of a frozen body change in a fit, and whether autograd went through it"
+        "Count what changes in a frozen body during a fit, and tell whether autograd ran through it."
         learn = small_learner()
         learn.regroup(3)
         learn.freeze()

@@ -18,7 +18,7 @@ from fastai_lrx.spread.layer_groups import carry_over, groups_frame, groups_of, 
 def test_the_groups_a_learner_has():
     # %% nbs/spread/layer_groups.ipynb #1b7d2f60
     def small_learner():
-        "resnet10t for 12-pixel noise"
+        "A resnet10t learner on 12-pixel noise"
         set_seed(0)
         items = [(torch.randn(3,12,12), i%3) for i in range(24)]
         dls = DataLoaders.from_dsets(items[:16], items[16:], bs=8, num_workers=0)
@@ -30,7 +30,7 @@ def test_the_groups_a_learner_has():
 
     # %% nbs/spread/layer_groups.ipynb #3d9f4182
     def with_splitter(splitter):
-        "A learner with layer groups of somebody's own"
+        "A learner with a custom splitter"
         model = timm.create_model('resnet10t', num_classes=3)
         return Learner(small_learner().dls, model, loss_func=CrossEntropyLossFlat(), splitter=splitter)
 
@@ -51,10 +51,10 @@ def test_the_groups_a_learner_has():
     def by_kind(m): return [[p for p in m.parameters() if (p.ndim > 1)==weights] for weights in (True, False)]
     test_eq([torn_module(with_splitter(splitter)) for splitter in (timm_split, by_kind)], ['', 'fc'])
 
-def test_cut_anew():
+def test_regroup():
     # %% nbs/spread/layer_groups.ipynb #1b7d2f60
     def small_learner():
-        "resnet10t for 12-pixel noise"
+        "A resnet10t learner on 12-pixel noise"
         set_seed(0)
         items = [(torch.randn(3,12,12), i%3) for i in range(24)]
         dls = DataLoaders.from_dsets(items[:16], items[16:], bs=8, num_workers=0)
@@ -90,17 +90,17 @@ def test_cut_anew():
     test_close([h['lr'] for h in learn.opt.hypers][3]/[h['lr'] for h in learn.opt.hypers][0], 100, eps=1)
 
     # %% nbs/spread/layer_groups.ipynb #d12781f4
-    adapter = small_learner()                             # what is frozen before the learner is made stays so
+    adapter = small_learner()                             # what is frozen before the learner exists stays frozen
     adapter.model[0].model.conv1.requires_grad_(False)
     adapter = Learner(adapter.dls, adapter.model, loss_func=CrossEntropyLossFlat()).regroup(3)
     adapter.freeze()
     adapter.unfreeze()
     assert not any(p.requires_grad for p in adapter.model[0].model.conv1.parameters())
 
-def test_shown():
+def test_show_the_groups():
     # %% nbs/spread/layer_groups.ipynb #1b7d2f60
     def small_learner():
-        "resnet10t for 12-pixel noise"
+        "A resnet10t learner on 12-pixel noise"
         set_seed(0)
         items = [(torch.randn(3,12,12), i%3) for i in range(24)]
         dls = DataLoaders.from_dsets(items[:16], items[16:], bs=8, num_workers=0)
@@ -112,7 +112,7 @@ def test_shown():
 
     # %% nbs/spread/layer_groups.ipynb #3d9f4182
     def with_splitter(splitter):
-        "A learner with layer groups of somebody's own"
+        "A learner with a custom splitter"
         model = timm.create_model('resnet10t', num_classes=3)
         return Learner(small_learner().dls, model, loss_func=CrossEntropyLossFlat(), splitter=splitter)
 
@@ -170,7 +170,7 @@ def test_shown():
 def test_saved_with_other_groups():
     # %% nbs/spread/layer_groups.ipynb #1b7d2f60
     def small_learner():
-        "resnet10t for 12-pixel noise"
+        "A resnet10t learner on 12-pixel noise"
         set_seed(0)
         items = [(torch.randn(3,12,12), i%3) for i in range(24)]
         dls = DataLoaders.from_dsets(items[:16], items[16:], bs=8, num_workers=0)
@@ -214,7 +214,7 @@ def test_saved_with_other_groups():
         warnings.simplefilter('always')
         new.load_state_dict(old.state_dict())
     assert "learn.regroup" in str(caught[-1].message)
-    test_eq([h['lr'] for h in new.hypers], [1e-3, 1e-3, 1e-2])         # as it was
+    test_eq([h['lr'] for h in new.hypers], [1e-3, 1e-3, 1e-2])         # unchanged
 
     # %% nbs/spread/layer_groups.ipynb #2ed579d3
     with tempfile.TemporaryDirectory() as d, warnings.catch_warnings(record=True) as caught:
@@ -224,7 +224,7 @@ def test_saved_with_other_groups():
         learn.save('four')
         weight = first(fresh.model.parameters())
         fresh.load('four')
-        assert 'step' not in fresh.opt.state[weight]      # nothing was mixed up ...
+        assert 'step' not in fresh.opt.state[weight]      # nothing is mixed up ...
         fresh.regroup(4).load('four')
-        assert fresh.opt.state[weight]['step'] > 0        # ... and cut alike, all of it is there
+        assert fresh.opt.state[weight]['step'] > 0        # ... and with the same groups, all of it is loaded
     [str(w.message) for w in caught if 'optimizer' in str(w.message)]

@@ -29,7 +29,7 @@ def test_layers_of_timm_s_models():
     # %% nbs/spread/layers.ipynb #1e5b8843
     two_linears = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2), nn.LayerNorm(2))
     names = [name for name,_ in two_linears.named_parameters()]
-    test_eq(matched_layers(two_linears, names, {'layers': r'^([01])\.'}), [names[:2], names[2:]])   # a norm unknown
+    test_eq(matched_layers(two_linears, names, {'layers': r'^([01])\.'}), [names[:2], names[2:]])   # the norm is unmatched
     test_fail(lambda: matched_layers(two_linears, names, {'layers': '^blocks'}), contains='matches no parameter',
               exc=ValueError)
     test_fail(lambda: matched_layers(two_linears, names, 3), contains='matcher=3: must be a dict', exc=TypeError)
@@ -37,7 +37,7 @@ def test_layers_of_timm_s_models():
     # %% nbs/spread/layers.ipynb #8eb19d43
     layers,head = timm_layers(resnet)
     test_eq(head, ['fc.weight','fc.bias'])
-    test_eq((len(layers), len(timm_layers(resnet, coarse=True)[0])), (9, 5))      # a stem with eight blocks, or four stages
+    test_eq((len(layers), len(timm_layers(resnet, coarse=True)[0])), (9, 5))      # a stem and eight blocks, or a stem and four stages
 
 def test_layers_of_other_models():
     # %% nbs/spread/layers.ipynb #a1f2be55
@@ -53,7 +53,7 @@ def test_layers_of_other_models():
     test_eq(layers, [['0.0.weight', '0.0.bias'], ['0.1.weight', '0.1.bias']])
     test_eq(head, ['1.weight', '1.bias'])
     class Scaled(nn.Module):
-        "Two parts, and a parameter of its own"
+        "Two modules and a parameter"
         def __init__(self):
             super().__init__()
             self.body,self.head = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2)),nn.Linear(2, 1)
@@ -83,7 +83,7 @@ def test_groups():
     test_eq(cut_points([1, 1, 1, 97], 3), [0, 2, 3, 4])
 
     # %% nbs/spread/layers.ipynb #418ebb76
-    test_fail(lambda: check_head('fc'), contains="head='fc': pass a list", exc=TypeError)      # a text is no list of names
+    test_fail(lambda: check_head('fc'), contains="head='fc': pass a list", exc=TypeError)      # a string is not a list of names
 
     # %% nbs/spread/layers.ipynb #814309f9
     for n in (2, 4, 6):

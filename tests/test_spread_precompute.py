@@ -113,10 +113,10 @@ def test_entering_and_leaving():
     # %% nbs/spread/precompute.ipynb #e3a0000b
     n_cbs = len(learn.cbs)
     with learn.no_bar(): block = precompute_block(learn, 0, None, 1., None)
-    assert learn.dls is dls and len(learn.cbs) == n_cbs                       # as it was
+    assert learn.dls is dls and len(learn.cbs) == n_cbs                       # unchanged
     block.enter()
     test_eq(learn.dls.train.one_batch()[0].shape, [4, 1, 8, 8])               # images, for plots
-    test_eq(first(learn.dls.train)[0].shape, [4, 72])                         # and what the head is sent
+    test_eq(first(learn.dls.train)[0].shape, [4, 72])                         # activations, for the head
     block.leave()
     assert learn.dls is dls and len(learn.cbs) == n_cbs and not any('forward' in vars(m) for m in model.modules())
 

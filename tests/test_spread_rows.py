@@ -18,13 +18,13 @@ def test_rows():
     acts,targets = torch.arange(6.)[:,None],tensor([7, 8, 9]*2)
     rows = Rows(3, 2, (None, [TensorCategory]), [acts, targets], torch.device('cpu'))
     test_eq(rows.numbers([0, 2], view=0).tolist(), [0, 2])
-    test_eq(rows.numbers([0, -1], view=1).tolist(), [3, 5])                # -1 is the last item, as everywhere
+    test_eq(rows.numbers([0, -1], view=1).tolist(), [3, 5])                # -1 is the last item
     test_fail(lambda: rows.numbers([3], view=0), contains='[3], which are not numbers of 3 items', exc=ValueError)
 
     # %% nbs/spread/rows.ipynb #e1a00008
     x,y = rows.batch(tensor([4, 3]))
     test_eq(x.tolist(), [[4.], [3.]])
-    test_eq((type(x).__name__, type(y).__name__), ('Activations', 'TensorCategory'))       # targets have their type again
+    test_eq((type(x).__name__, type(y).__name__), ('Activations', 'TensorCategory'))       # targets keep their type
     test_eq([len(y) for x,y in rows.batches(range(3), bs=2, drop_last=False, view=0)], [2, 1])
     test_eq([len(y) for x,y in rows.batches(range(3), bs=2, drop_last=True, view=0)], [2])
 
@@ -34,7 +34,7 @@ def test_rows():
     state = LearnerState(learn)
     rows.tensors[0].add_(1)
     state.restore()
-    test_eq(rows.tensors[0], before+1)                                     # not among what is put back
+    test_eq(rows.tensors[0], before+1)                                     # not restored
 
 def test_loaders():
     # %% nbs/spread/rows.ipynb #e1a00009
@@ -48,7 +48,7 @@ def test_loaders():
     test_eq(drawn(cached), drawn(source))
     test_eq([tuple(x.shape) for x,y in cached], [(4, 1), (2, 1)])
     test_eq([tuple(x.shape) for x,y in cached.new(bs=3)], [(3, 1)]*2)
-    test_eq(cached.one_batch()[0].shape, [4, 3, 8, 8])                     # an image, for plots and predictions
+    test_eq(cached.one_batch()[0].shape, [4, 3, 8, 8])                     # images, for plots and predictions
     drawn(cached)
 
     # %% nbs/spread/rows.ipynb #e1a0000b
@@ -74,7 +74,7 @@ def test_loaders_that_cannot_be_served():
     test_eq(drawn(cached), drawn(source))
     test_eq([tuple(x.shape) for x,y in cached], [(4, 1), (2, 1)])
     test_eq([tuple(x.shape) for x,y in cached.new(bs=3)], [(3, 1)]*2)
-    test_eq(cached.one_batch()[0].shape, [4, 3, 8, 8])                     # an image, for plots and predictions
+    test_eq(cached.one_batch()[0].shape, [4, 3, 8, 8])                     # images, for plots and predictions
     drawn(cached)
 
     # %% nbs/spread/rows.ipynb #e1a0000b
@@ -105,13 +105,13 @@ def test_all_items_in_order():
     test_eq(drawn(cached), drawn(source))
     test_eq([tuple(x.shape) for x,y in cached], [(4, 1), (2, 1)])
     test_eq([tuple(x.shape) for x,y in cached.new(bs=3)], [(3, 1)]*2)
-    test_eq(cached.one_batch()[0].shape, [4, 3, 8, 8])                     # an image, for plots and predictions
+    test_eq(cached.one_batch()[0].shape, [4, 3, 8, 8])                     # images, for plots and predictions
     drawn(cached)
 
     # %% nbs/spread/rows.ipynb #e1a00013
     train = DataLoader([(x, y%2) for x,y in items], bs=4, shuffle=True, drop_last=True)
     def targets_in(dl): return [y.tolist() for x,y in dl]
-    test_eq(targets_in(in_order(train)), [[0, 1, 0, 1], [0, 1]])                    # not shuffled, and the last ones too
+    test_eq(targets_in(in_order(train)), [[0, 1, 0, 1], [0, 1]])                    # not shuffled, and the last batch included
     test_eq(targets_in(in_order(train, rank=1, n_ranks=2)), [[0, 1]])
 
     augmented = Datasets(range(4), [[noop]], splits=[[0, 1], [2, 3]]).train

@@ -8,11 +8,11 @@ from fastai_lrx.core.plots import group_colors, new_axes
 from functools import cache
 import timm
 
-def test_something_to_transfer():
+def test_a_small_model_to_transfer():
     # %% nbs/tutorials/fine_tuning_timm.ipynb #44eda3be
     @cache
     def body_knowing_0_to_4(arch):
-        "The weights of a body that was trained on the digits 0 to 4."
+        "The weights of a body trained on the digits 0 to 4."
         set_seed(0)
         source = timm_learner(digits_dls(range(5), bs=32, augment=False), arch, pretrained=False)
         with source.no_bar(), source.no_logging(): source.fit_one_cycle(4, 3e-3)
@@ -37,7 +37,7 @@ def test_built_for_your_images():
     # %% nbs/tutorials/fine_tuning_timm.ipynb #44eda3be
     @cache
     def body_knowing_0_to_4(arch):
-        "The weights of a body that was trained on the digits 0 to 4."
+        "The weights of a body trained on the digits 0 to 4."
         set_seed(0)
         source = timm_learner(digits_dls(range(5), bs=32, augment=False), arch, pretrained=False)
         with source.no_bar(), source.no_logging(): source.fit_one_cycle(4, 3e-3)
@@ -65,11 +65,11 @@ def test_built_for_your_images():
     test_eq(vit.patch_embed.proj.weight.shape[1], 1)                # one channel
     vit.patch_embed.proj,vit.pos_embed.shape
 
-def test_groups_of_layers():
+def test_layer_groups():
     # %% nbs/tutorials/fine_tuning_timm.ipynb #44eda3be
     @cache
     def body_knowing_0_to_4(arch):
-        "The weights of a body that was trained on the digits 0 to 4."
+        "The weights of a body trained on the digits 0 to 4."
         set_seed(0)
         source = timm_learner(digits_dls(range(5), bs=32, augment=False), arch, pretrained=False)
         with source.no_bar(), source.no_logging(): source.fit_one_cycle(4, 3e-3)
@@ -111,7 +111,7 @@ def test_the_plan():
     # %% nbs/tutorials/fine_tuning_timm.ipynb #44eda3be
     @cache
     def body_knowing_0_to_4(arch):
-        "The weights of a body that was trained on the digits 0 to 4."
+        "The weights of a body trained on the digits 0 to 4."
         set_seed(0)
         source = timm_learner(digits_dls(range(5), bs=32, augment=False), arch, pretrained=False)
         with source.no_bar(), source.no_logging(): source.fit_one_cycle(4, 3e-3)
@@ -152,7 +152,7 @@ def test_the_transformer_learns():
     # %% nbs/tutorials/fine_tuning_timm.ipynb #44eda3be
     @cache
     def body_knowing_0_to_4(arch):
-        "The weights of a body that was trained on the digits 0 to 4."
+        "The weights of a body trained on the digits 0 to 4."
         set_seed(0)
         source = timm_learner(digits_dls(range(5), bs=32, augment=False), arch, pretrained=False)
         with source.no_bar(), source.no_logging(): source.fit_one_cycle(4, 3e-3)
@@ -200,7 +200,7 @@ def test_the_transformer_learns():
 
     # %% nbs/tutorials/fine_tuning_timm.ipynb #6e53619f
     def moved_in_body(cbs):
-        "How many tensors of a frozen body change in one epoch, and of how many."
+        "How many tensors of a frozen body change in one epoch, and how many there are."
         learn = knowing_0_to_4('test_convnext', dls)
         before = {k: v.clone() for k,v in learn.model[0].state_dict().items()}
         with learn.no_bar(), learn.no_logging(): learn.fit(1, 1e-2, cbs=cbs)
@@ -216,7 +216,7 @@ def test_the_convnext_learns():
     # %% nbs/tutorials/fine_tuning_timm.ipynb #44eda3be
     @cache
     def body_knowing_0_to_4(arch):
-        "The weights of a body that was trained on the digits 0 to 4."
+        "The weights of a body trained on the digits 0 to 4."
         set_seed(0)
         source = timm_learner(digits_dls(range(5), bs=32, augment=False), arch, pretrained=False)
         with source.no_bar(), source.no_logging(): source.fit_one_cycle(4, 3e-3)
