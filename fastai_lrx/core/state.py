@@ -98,7 +98,7 @@ def as_device(
 
 # %% ../../nbs/core/state.ipynb #696491e1
 class LearnerState:
-    """The current state of everything that influences further training of `learn`. Call `restore()` any number of times.
+    """The current state of everything that influences further training of `learn`; `restore()` works any number of times.
 
     Takes at most one copy of the weights, buffers, gradients (unless they are zero) and optimizer state, on their own
     devices or on `device`. Does not cover state in closures, Python generators, objects of installed libraries other

@@ -10,7 +10,7 @@ import torch
 
 # %% ../../nbs/core/weights.ipynb #e094438e
 def buffers_of(model:torch.nn.Module, persistent:bool=True)->dict:
-    "Buffers of a model by name, None for those still empty: those in its `state_dict` if `persistent`, else the others."
+    "Buffers of a model by name, None if still empty: those in its `state_dict` if `persistent`, else the others."
     return {f'{path}.{name}'.lstrip('.'): t for path,m in model.named_modules() for name,t in m._buffers.items()
             if (name in m._non_persistent_buffers_set) != persistent}
 
