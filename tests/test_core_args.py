@@ -19,7 +19,7 @@ def test_rates_one_or_one_per_layer_group():
     test_fail(lambda: as_rates(slice(1e-4, 1e-2)), contains='give the slice to a fit method')
     test_fail(lambda: as_rates(float('nan')), contains='lr_max=nan: rates must be finite')
 
-def test_one_number_or_one_of_a_few_words():
+def test_integers_choices_and_flags():
     # %% nbs/core/args.ipynb #1f04bc80
     test_eq(as_int(np.int64(3), 'n_epoch'), 3)
     test_fail(lambda: as_int(2.5, 'n_epoch'), contains='n_epoch=2.5: pass a whole number')

@@ -32,7 +32,7 @@ def test_callbacks_of_fits():
 def test_in_a_sweep():
     # %% nbs/core/callbacks.ipynb #849fa4dc
     class MyPager(Callback):
-        "Tells somebody about every epoch"
+        "Sends a message after every epoch"
         run_in_sweep = False
 
     cbs = [CSVLogger(), SaveModelCallback(), EarlyStoppingCallback(), MyPager(), GradientAccumulation(),
@@ -42,7 +42,7 @@ def test_in_a_sweep():
 def test_in_a_comparison():
     # %% nbs/core/callbacks.ipynb #849fa4dc
     class MyPager(Callback):
-        "Tells somebody about every epoch"
+        "Sends a message after every epoch"
         run_in_sweep = False
 
     cbs = [CSVLogger(), SaveModelCallback(), EarlyStoppingCallback(), MyPager(), GradientAccumulation(),
@@ -56,7 +56,7 @@ def test_in_a_comparison():
 def test_in_a_dry_run():
     # %% nbs/core/callbacks.ipynb #849fa4dc
     class MyPager(Callback):
-        "Tells somebody about every epoch"
+        "Sends a message after every epoch"
         run_in_sweep = False
 
     # %% nbs/core/callbacks.ipynb #0d33a6bf

@@ -13,7 +13,7 @@ from torch import nn
 from fastai_lrx.core.fingerprint import *
 from fastai_lrx.core.fingerprint import fingerprint, in_canonical_form
 
-def test_of_anything():
+def test_fingerprints_of_any_object():
     # %% nbs/core/fingerprint.ipynb #c08ed2cf
     test_eq(in_canonical_form([1, 2.5, 'a']), ['builtins.list', [1, 2.5, ['builtins.str', 'a']]])
     a = []; a.append(a)

@@ -66,7 +66,7 @@ def test_rates_for_the_groups_of_a_learner():
     three = synth_learner(splitter=lambda m: [[m.a], [m.b], []])
     test_close(group_rates(three, slice(1e-4, 1e-2)), [1e-4, 1e-3, 1e-2])
     test_close(group_rates(three, slice(1e-2)), [1e-3, 1e-3, 1e-2])
-    assert three.opt is None    # looking made no optimizer
+    assert three.opt is None    # the query created no optimizer
 
     # %% nbs/core/learner.ipynb #fc895ce6
     class Found(tuple):

@@ -9,7 +9,7 @@ from fastai.vision.all import *
 from fastai_lrx.core.objects import *
 from fastai_lrx.core.objects import data_sets, generators, loss_parts, optimizers, walk
 
-def test_loaders_and_what_they_serve():
+def test_loaders_and_their_sources():
     # %% nbs/core/objects.ipynb #85186868
     dls = DataBlock((ImageBlock, CategoryBlock), get_x=lambda i: PILImage.create(np.zeros((8, 8, 3), np.uint8)),
                     get_y=lambda i: i%2,

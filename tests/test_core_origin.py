@@ -10,10 +10,10 @@ from types import SimpleNamespace
 from fastai_lrx.core.origin import *
 from fastai_lrx.core.origin import is_user_code
 
-def test_yours_or_not():
+def test_user_code_or_library():
     # %% nbs/core/origin.ipynb #fd4ba530
     def class_in(file):
-        "A class of a module that lies in `file`."
+        "A class of a module whose file is `file`."
         sys.modules['elsewhere'] = SimpleNamespace(__file__=str(file))
         return type('Found', (), dict(__module__='elsewhere'))
     home = Path('/home/me')

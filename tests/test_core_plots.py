@@ -14,7 +14,7 @@ def test_figures_and_axes():
     # %% nbs/core/plots.ipynb #c5a24dbe
     fig,ax = new_axes()
     test_eq(plt.get_fignums(), [])   # nothing left open
-    test_eq(PNGFormatter()(fig)[:4], b'\x89PNG')   # as a notebook asks that has not seen pyplot yet
+    test_eq(PNGFormatter()(fig)[:4], b'\x89PNG')   # as in a notebook that has not used pyplot yet
 
     # %% nbs/core/plots.ipynb #6855de27
     fig,(top,bottom) = stacked_axes([2, 1])

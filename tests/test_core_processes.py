@@ -6,7 +6,7 @@ from fastai.test_utils import synth_learner
 from fastai_lrx.core.processes import *
 from fastai_lrx.core.processes import all_gather, rank_and_size
 
-def test_who_and_what():
+def test_rank_size_and_values():
     # %% nbs/core/processes.ipynb #534163d2
-    test_eq(rank_and_size(synth_learner()), (0, 1))     # number 0 of one
+    test_eq(rank_and_size(synth_learner()), (0, 1))     # rank 0 of 1
     test_eq(all_gather('a value'), ['a value'])

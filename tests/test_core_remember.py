@@ -11,7 +11,7 @@ from fastcore.test import *
 from fastai_lrx.core.remember import *
 from fastai_lrx.core.remember import Keeper
 
-def test_putting_things_back_into_the_same_objects():
+def test_restoring_the_same_objects():
     # %% nbs/core/remember.ipynb #d6b04403
     d = dict(a=[1,2], b=(3,{}))
     a,b = d['a'],d['b']
@@ -34,7 +34,7 @@ def test_putting_things_back_into_the_same_objects():
 
     # %% nbs/core/remember.ipynb #9f068b33
     w.sum().backward()
-    w.grad.zero_()                      # as after a step
+    w.grad.zero_()                      # as `zero_grad` leaves it
     keeper = Keeper()
     keeper.keep(w)
     test_eq(len(keeper.undos), 1)       # one for the weights, none for a copy of zeros
@@ -82,7 +82,7 @@ def test_putting_things_back_into_the_same_objects():
     keeper = Keeper()
     keeper.keep(dl)
     first = dl.one_batch()
-    assert not first.equal(dl.one_batch())   # another order, and more noise
+    assert not first.equal(dl.one_batch())   # a different order, and more noise
     keeper.restore()
     assert first.equal(dl.one_batch())
 

@@ -14,7 +14,7 @@ from fastai_lrx.core.state import LearnerState, as_device, autocast_kept, data_a
 
 def test_the_state_of_a_learner():
     # %% nbs/core/state.ipynb #1bb507e5
-    # where Ctrl-C means what it usually does
+    # only if Ctrl-C has its default handler
     usual = signal.getsignal(signal.SIGINT) is signal.default_int_handler
     if usual and threading.current_thread() is threading.main_thread():
         done = []
@@ -35,7 +35,7 @@ def test_the_state_of_a_learner():
     # %% nbs/core/state.ipynb #11bc4cf4
     keeper = Keeper()
     keep_autocast(keeper)
-    torch.autocast('cpu', dtype=torch.bfloat16).__enter__()   # entered, never left
+    torch.autocast('cpu', dtype=torch.bfloat16).__enter__()   # entered, never exited
     assert torch.is_autocast_enabled('cpu')
     keeper.restore()
     assert not torch.is_autocast_enabled('cpu')
@@ -78,7 +78,7 @@ def test_the_state_of_a_learner():
     state.reseed(1); state.restore()
     assert first_batch().equal(unseeded)
 
-def test_preserved():
+def test_the_context_manager_preserved():
     # %% nbs/core/state.ipynb #23498824
     def weights_after(mistreat):
         "Weights of a learner trained for an epoch, mistreated, then trained for another."
@@ -115,7 +115,7 @@ def test_preserved():
     with learn.preserved(), learn.no_bar(), learn.no_logging(): learn.fit(1)
     assert learn.opt is None and not hasattr(learn, 'smooth_loss')
 
-def test_modes_too():
+def test_data_and_training_modes():
     # %% nbs/core/state.ipynb #46782319
     learn = synth_learner()
     first_batch = lambda: learn.dls.train.one_batch()[0]

@@ -16,7 +16,7 @@ import subprocess, sys, tempfile
 from fastai_lrx.core.storage import *
 from fastai_lrx.core.storage import atomic_write, file_content, flatten, folder_of, load_state, mapped_state, pack, save_state, state_info, storable, try_lock, unflatten, write_state
 
-def test_all_or_nothing():
+def test_atomic_writes():
     # %% nbs/core/storage.ipynb #81686384
     folder = Path(tempfile.mkdtemp())
     with atomic_write(folder/'a.txt') as tmp: tmp.write_text('first')
@@ -95,9 +95,9 @@ def test_state_without_pickle():
 
     # %% nbs/core/storage.ipynb #e974f24c
     meta,tensors = file_content(state, dict(epoch=4), device=None)
-    tied.zero_()                                             # training goes on ...
+    tied.zero_()                                             # training continues ...
     write_state(path, meta, tensors)
-    assert load_state(path)[0]['model']['a'].equal(torch.arange(3.))      # ... and this is as it was
+    assert load_state(path)[0]['model']['a'].equal(torch.arange(3.))      # ... and the file has the earlier values
 
     # %% nbs/core/storage.ipynb #db0e3850
     data = bytearray(path.read_bytes()); data[-1] ^= 1

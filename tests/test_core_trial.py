@@ -10,7 +10,7 @@ from fastai_lrx.core.callbacks import runs_in_sweep
 from fastai_lrx.core.trial import *
 from fastai_lrx.core.trial import trial
 
-def test_one_context_for_all_of_them():
+def test_one_context_manager_for_all_of_them():
     # %% nbs/core/trial.ipynb #59616c62
     learn = synth_learner(cbs=[CSVLogger(), GradientClip()])
     with learn.no_bar():

@@ -12,7 +12,7 @@ def test_buffers():
     m = nn.Sequential(nn.Linear(2,2), nn.BatchNorm1d(2))
     m.register_buffer('table', torch.zeros(3), persistent=False)
     test_eq(list(buffers_of(m)), ['1.running_mean', '1.running_var', '1.num_batches_tracked'])
-    put_buffers(m, dict(table=torch.arange(5.)))                     # it has been longer
+    put_buffers(m, dict(table=torch.arange(5.)))                     # a different length is fine
     buffers_of(m, persistent=False)
 
 def test_weights():
@@ -33,6 +33,6 @@ def test_weights():
     test_ne(fingerprint(m.state_dict()), before)
     put_weights(m, weights)
     test_eq(fingerprint(m.state_dict()), before)
-    test_eq(m.table, torch.ones(3))                 # not among the weights
+    test_eq(m.table, torch.ones(3))                 # not part of the weights
     test_fail(lambda: put_weights(nn.Sequential(nn.Linear(2,3)), weights),
               contains='0.weight is [2, 2], in the model [3, 2]')

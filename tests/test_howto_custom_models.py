@@ -11,7 +11,7 @@ from fastcore.test import *
 def test_a_model_a_loss_loaders():
     # %% nbs/howto/custom_models.ipynb #b7f26912
     class Digits(nn.Module):
-        "Two parallel branches, and a head"
+        "A stem, two parallel branches and a head"
         def __init__(self):
             super().__init__()
             self.stem = nn.Sequential(nn.Linear(64, 48), nn.ReLU())
@@ -44,7 +44,7 @@ def test_a_model_a_loss_loaders():
 def test_groups_three_ways():
     # %% nbs/howto/custom_models.ipynb #b7f26912
     class Digits(nn.Module):
-        "Two parallel branches, and a head"
+        "A stem, two parallel branches and a head"
         def __init__(self):
             super().__init__()
             self.stem = nn.Sequential(nn.Linear(64, 48), nn.ReLU())
@@ -90,7 +90,7 @@ def test_groups_three_ways():
 def test_fine_tuning():
     # %% nbs/howto/custom_models.ipynb #b7f26912
     class Digits(nn.Module):
-        "Two parallel branches, and a head"
+        "A stem, two parallel branches and a head"
         def __init__(self):
             super().__init__()
             self.stem = nn.Sequential(nn.Linear(64, 48), nn.ReLU())
@@ -119,10 +119,10 @@ def test_fine_tuning():
     learn.fine_tune_discriminative(4)
     test_eq(len(learn.layer_groups), 4)
 
-def test_what_precomputing_asks_for():
+def test_requirements_of_precomputing():
     # %% nbs/howto/custom_models.ipynb #b7f26912
     class Digits(nn.Module):
-        "Two parallel branches, and a head"
+        "A stem, two parallel branches and a head"
         def __init__(self):
             super().__init__()
             self.stem = nn.Sequential(nn.Linear(64, 48), nn.ReLU())
@@ -168,10 +168,10 @@ def test_what_precomputing_asks_for():
     with learn.no_bar(), learn.no_logging(), learn.precomputed(): learn.fit_sgdr(2, 1, 1e-2)
     assert all(torch.equal(a, b) for a,b in zip(frozen, body.parameters()))
 
-def test_what_snapshots_ask_for():
+def test_requirements_of_snapshot_ensembles():
     # %% nbs/howto/custom_models.ipynb #b7f26912
     class Digits(nn.Module):
-        "Two parallel branches, and a head"
+        "A stem, two parallel branches and a head"
         def __init__(self):
             super().__init__()
             self.stem = nn.Sequential(nn.Linear(64, 48), nn.ReLU())

@@ -41,7 +41,7 @@ def test_a_rule_for_lr_find():
     made_up = SweepCurve(np.geomspace(1e-6, 1, 100), np.r_[np.full(50, 2.), np.linspace(2, 1, 50)])
     assert 1e-3 < half_way_down(made_up) < 0.1
 
-def test_a_schedule_of_your_own():
+def test_a_custom_schedule():
     # %% nbs/howto/custom_rules.ipynb #bda3a7e9
     def digits_learner():
         set_seed(0)
@@ -73,9 +73,9 @@ def test_a_schedule_of_your_own():
     learn.fit(2, cbs=Scheduled(lr=schedule, mom=schedule.mirrored(0.95, 0.85)))
     n = 2*len(learn.dls.train)
     test_close(learn.recorder.lrs, schedule.at(np.arange(n), n))
-    test_eq(Plateau(1e-2), schedule)                    # equal when equal
+    test_eq(Plateau(1e-2), schedule)                    # compared by value
 
-def test_cycles_of_your_own():
+def test_custom_cycles():
     # %% nbs/howto/custom_rules.ipynb #bda3a7e9
     def digits_learner():
         set_seed(0)

@@ -8,7 +8,7 @@ from sklearn.datasets import load_digits
 import tempfile
 from fastcore.test import *
 
-def test_is_a_look_at_the_rate_really_without_a_trace():
+def test_does_lr_find_leave_the_learner_unchanged():
     # %% nbs/howto/faq.ipynb #8f657aff
     digits = load_digits()
     x,y = tensor(digits.data/16).float(),tensor(digits.target)
@@ -59,10 +59,10 @@ def test_why_is_lr_higher_than_valley():
     print(f'lr {found.lr:.2g}, valley {found.valley:.2g}')
 
     # %% nbs/howto/faq.ipynb #7b101ae6
-    # fastai's answer is there, if you prefer it
+    # fastai's own suggestion is also in the result
     test_eq(digits_learner().lr_find(show_plot=False).valley, found.valley)
 
-def test_it_says_that_i_should_not_trust_the_rates_what_now():
+def test_what_if_lr_find_warns_about_its_suggestion():
     # %% nbs/howto/faq.ipynb #8f657aff
     digits = load_digits()
     x,y = tensor(digits.data/16).float(),tensor(digits.target)
@@ -88,7 +88,7 @@ def test_it_says_that_i_should_not_trust_the_rates_what_now():
     test_ne(after.trust, 'ok')
     after.trust
 
-def test_i_have_few_images_and_few_batches():
+def test_what_if_i_have_few_images_and_few_batches():
     # %% nbs/howto/faq.ipynb #8f657aff
     digits = load_digits()
     x,y = tensor(digits.data/16).float(),tensor(digits.target)
@@ -229,7 +229,7 @@ def test_how_do_these_schedules_differ_from_torch_s():
         torchs.step()
     test_close(CosineRestarts(3, 0.1).at(np.arange(140), 140), rates, eps=1e-9)
 
-def test_which_schedule_should_i_take():
+def test_which_schedule_should_i_use():
     # %% nbs/howto/faq.ipynb #8f657aff
     digits = load_digits()
     x,y = tensor(digits.data/16).float(),tensor(digits.target)

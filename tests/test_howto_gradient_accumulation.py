@@ -10,7 +10,7 @@ from fastai_lrx.core.plots import new_axes
 def test_a_step_in_four_batches():
     # %% nbs/howto/gradient_accumulation.ipynb #725b0aaa
     class Steps(Callback):
-        "Rates at which the optimizer has stepped"
+        "Records the learning rate of each optimizer step"
         def __init__(self): self.lrs = []
         def after_step(self): self.lrs.append(self.opt.hypers[-1]['lr'])
 
@@ -38,7 +38,7 @@ def test_a_step_in_four_batches():
     ax.legend(frameon=False)
     fig
 
-def test_it_is_the_large_batch():
+def test_equal_to_the_large_batch():
     # %% nbs/howto/gradient_accumulation.ipynb #725b0aaa
     def digits_learner(bs=16, **kwargs):
         set_seed(0)
@@ -59,10 +59,10 @@ def test_it_is_the_large_batch():
     test_close(large, four, eps=1e-5)
     assert (small-large).abs().max() > 1e-2
 
-def test_looking_for_a_rate():
+def test_finding_a_rate():
     # %% nbs/howto/gradient_accumulation.ipynb #725b0aaa
     class Steps(Callback):
-        "Rates at which the optimizer has stepped"
+        "Records the learning rate of each optimizer step"
         def __init__(self): self.lrs = []
         def after_step(self): self.lrs.append(self.opt.hypers[-1]['lr'])
 
@@ -82,7 +82,7 @@ def test_looking_for_a_rate():
     assert len(steps.lrs) <= 100
     found
 
-def test_previews_cycles_snapshots():
+def test_dry_runs_cycles_snapshots():
     # %% nbs/howto/gradient_accumulation.ipynb #725b0aaa
     def digits_learner(bs=16, **kwargs):
         set_seed(0)

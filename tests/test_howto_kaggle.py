@@ -22,7 +22,7 @@ def test_lr_find_writes_nothing():
 
     root = Path(tempfile.mkdtemp())
     (root/'input').mkdir()
-    data = root/'input'/'digits'              # nothing can be written to what is not there
+    data = root/'input'/'digits'              # the folder does not exist, so writing to it would fail
     learn = digits_learner(path=data)
     found = learn.lr_find()
     assert not data.exists()
@@ -42,7 +42,7 @@ def test_what_writes_and_where():
 
     root = Path(tempfile.mkdtemp())
     (root/'input').mkdir()
-    data = root/'input'/'digits'              # nothing can be written to what is not there
+    data = root/'input'/'digits'              # the folder does not exist, so writing to it would fail
     learn = digits_learner(path=data)
     found = learn.lr_find()
     assert not data.exists()
@@ -75,7 +75,7 @@ def test_sessions_that_end():
 
     root = Path(tempfile.mkdtemp())
     (root/'input').mkdir()
-    data = root/'input'/'digits'              # nothing can be written to what is not there
+    data = root/'input'/'digits'              # the folder does not exist, so writing to it would fail
     learn = digits_learner(path=data)
     found = learn.lr_find()
     assert not data.exists()
@@ -101,7 +101,7 @@ def test_sessions_that_end():
     assert 'was finished' in said.getvalue()
     assert all(torch.equal(a, b) for a,b in zip(learn.model.parameters(), again.model.parameters()))
 
-def test_installing_without_the_internet():
+def test_installing_without_internet_access():
     # %% nbs/howto/kaggle.ipynb #7c6d2811
     def digits_learner(**kwargs):
         set_seed(0)
@@ -115,7 +115,7 @@ def test_installing_without_the_internet():
 
     root = Path(tempfile.mkdtemp())
     (root/'input').mkdir()
-    data = root/'input'/'digits'              # nothing can be written to what is not there
+    data = root/'input'/'digits'              # the folder does not exist, so writing to it would fail
     learn = digits_learner(path=data)
     found = learn.lr_find()
     assert not data.exists()

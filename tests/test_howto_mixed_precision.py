@@ -17,7 +17,7 @@ def test_in_short():
         "bf16 on the CPU"
         def before_fit(self):
             with warnings.catch_warnings():
-                warnings.simplefilter('ignore')          # torch says that there is no CUDA
+                warnings.simplefilter('ignore')          # torch warns that CUDA is not available
                 super().before_fit()
             self.autocast = torch.autocast('cpu', dtype=torch.bfloat16)
 
@@ -37,13 +37,13 @@ def test_in_short():
     assert 1/3 < found.lr/full.lr < 3
     print(f'bf16 {found.lr:.2g}, full precision {full.lr:.2g}')
 
-def test_what_is_16_bits_wide_and_what_is_not():
+def test_what_is_stored_in_16_bits():
     # %% nbs/howto/mixed_precision.ipynb #85c61ab9
     class CPUAutocast(MixedPrecision):
         "bf16 on the CPU"
         def before_fit(self):
             with warnings.catch_warnings():
-                warnings.simplefilter('ignore')          # torch says that there is no CUDA
+                warnings.simplefilter('ignore')          # torch warns that CUDA is not available
                 super().before_fit()
             self.autocast = torch.autocast('cpu', dtype=torch.bfloat16)
 
@@ -66,13 +66,13 @@ def test_what_is_16_bits_wide_and_what_is_not():
     test_eq(seen, {torch.bfloat16})
     test_eq({p.dtype for p in learn.model.parameters()}, {torch.float32})
 
-def test_nothing_is_left_behind():
+def test_autocast_is_off_after_a_sweep():
     # %% nbs/howto/mixed_precision.ipynb #85c61ab9
     class CPUAutocast(MixedPrecision):
         "bf16 on the CPU"
         def before_fit(self):
             with warnings.catch_warnings():
-                warnings.simplefilter('ignore')          # torch says that there is no CUDA
+                warnings.simplefilter('ignore')          # torch warns that CUDA is not available
                 super().before_fit()
             self.autocast = torch.autocast('cpu', dtype=torch.bfloat16)
 

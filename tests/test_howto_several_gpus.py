@@ -15,7 +15,7 @@ from fastai.basics import *
 from fastai.distributed import *
 from fastai_lrx.all import *
 
-def broadcast(self, t, rank):                # fastai's own moves it to a GPU
+def broadcast(self, t, rank):                # fastai's version moves it to a GPU
     t = LongTensor(t)
     dist.broadcast(t, rank)
     return t.tolist()
@@ -43,7 +43,7 @@ os._exit(0)
 
     # %% nbs/howto/several_gpus.ipynb #52f79639
     def run(script, n=2):
-        "What each of `n` processes has written down"
+        "Run `script` in `n` processes and return what each of them wrote"
         with socket.socket() as s:
             s.bind(('127.0.0.1', 0))
             port = s.getsockname()[1]
