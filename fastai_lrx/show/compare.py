@@ -60,7 +60,7 @@ class Watch(FitCallback):
 
     def after_train(self):
         if not all(read_scalars([p.detach().isfinite().all() for p in self.model.parameters()])):
-            raise Diverged('weights are no numbers any more')
+            raise Diverged('weights are NaN or infinite')
 
     def after_epoch(self):
         if not self.has_trained: return
@@ -111,7 +111,7 @@ def run_once(learn:Learner, state:LearnerState, name:str, fit, seed:int, metrics
         run.remark = remarks(run, [k for k,same in is_same.items() if not same])
         learn.metrics = metrics
         run.final = validated(learn)
-        if not math.isfinite(run.final['valid_loss']): raise Diverged('weights are no numbers any more')
+        if not math.isfinite(run.final['valid_loss']): raise Diverged('weights are NaN or infinite')
         value = run.final.get(monitor, math.nan)
         if not math.isfinite(value): run.failed = f'{monitor} is {value}'
     except Diverged: run.failed = 'diverged'
