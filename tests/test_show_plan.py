@@ -48,14 +48,14 @@ def test_what_looks_unintended():
     test_eq(callback_doubts(two_epochs(lrs, overridden={'ReduceLROnPlateau': ('lr',)})),
             ['ReduceLROnPlateau cannot change lr, which a schedule sets at every batch; leave it out, or train with fit'])
     test_eq(rate_doubts(two_epochs(lrs*[0, 1])),
-            ['the rate of layer group 0 never rises above 1e-8, so nothing is learnt there'])
+            ['the rate of layer group 0 never rises above 1e-8, so nothing is learned there'])
     assert rise_together([0, 1, 2], [0, 1, 3]) and not rise_together([0, 1, 2], [3, 1, 0])
 
     # %% nbs/show/plan.ipynb #4626bb35
     test_eq(doubts(fit), [])
     test_eq(doubts(two_epochs(lrs[:0])), ['fit 0 has no iterations'])
     test_eq(doubts(two_epochs(lrs, frozen=np.ones(lrs.shape, bool))),
-            ['fit 0: every layer group is frozen for 40 batches, so nothing is learnt'])
+            ['fit 0: every layer group is frozen for 40 batches, so nothing is learned'])
 
 def test_all_fits():
     # %% nbs/show/plan.ipynb #e1c51782

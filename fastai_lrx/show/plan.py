@@ -68,14 +68,14 @@ def rate_doubts(fit:PlannedFit)->list:
     "Warn about groups that learn nothing, and about rates or a momentum that look wrong."
     res,lr,mom,trains = [],fit.hypers.get('lr'),fit.hypers.get('mom'),~fit.frozen
     if fit.frozen.all(1).any():
-        res.append(f'every layer group is frozen for {fit.frozen.all(1).sum()} batches, so nothing is learnt')
+        res.append(f'every layer group is frozen for {fit.frozen.all(1).sum()} batches, so nothing is learned')
     if lr is None: return res
     if not np.isfinite(lr).all():
         return [*res, f'the rate is NaN or infinite for {(~np.isfinite(lr)).any(1).sum()} batches']
     still = [g for g in range(lr.shape[1]) if trains[:,g].any() and lr[trains[:,g],g].max() < 1e-8]
     if still:
         res.append(f"the rate of layer group{'s' if len(still) > 1 else ''} {', '.join(map(str, still))} never rises "
-                   f"above 1e-8, so nothing is learnt there")
+                   f"above 1e-8, so nothing is learned there")
     if mom is not None and rise_together(lr[:,-1], mom[:,-1]):
         res.append('momentum rises with the rate; it is meant to fall as the rate rises')
     return res
@@ -92,8 +92,8 @@ def doubts(
     "A list of what looks unintended in a planned fit, one sentence each."
     if not len(fit): return [f'fit {fit.number} has no iterations']
     in_vain = before is not None and len(before) and fit.epochs[0] > 0 == before.epochs[0]
-    resumes = [f'fit {fit.number} resumes at epoch {fit.epochs[0]}, but fit {before.number} before it starts anew; '
-               f'leave it out, or its schedule runs twice'] if in_vain else []
+    resumes = [f'fit {fit.number} resumes at epoch {fit.epochs[0]}, but fit {before.number} starts at epoch 0; '
+               f'leave fit {before.number} out, or its schedule runs twice'] if in_vain else []
     def of_fit(sentences): return [f'fit {fit.number}: {sentence}' for sentence in sentences]
     return of_fit(cycle_doubts(fit)) + resumes + of_fit(callback_doubts(fit) + rate_doubts(fit))
 
