@@ -4,4 +4,4 @@ Modules:
 
 - `fastai_lrx.all`: Everything a user needs: `from fastai_lrx.all import *` after fastai's own star import."""
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"

@@ -16,7 +16,7 @@ from fastai_lrx.show.comparison import Comparison, Run, is_clear, is_lower_bette
 def test_one_run():
     # %% nbs/show/comparison.ipynb #fb79df66
     def made_run(name, seed, losses):
-        "A run with these validation losses after its epochs"
+        "A run with the validation losses `losses`, one per epoch"
         curve = [dict(epoch=i+1., valid_loss=loss) for i,loss in enumerate(losses)]
         return Run(name, seed, 1., curve, final=dict(valid_loss=losses[-1]),
                    epochs=[o['epoch'] for o in curve], lrs=[0.1]*len(losses))
@@ -26,7 +26,7 @@ def test_one_run():
 def test_the_result():
     # %% nbs/show/comparison.ipynb #fb79df66
     def made_run(name, seed, losses):
-        "A run with these validation losses after its epochs"
+        "A run with the validation losses `losses`, one per epoch"
         curve = [dict(epoch=i+1., valid_loss=loss) for i,loss in enumerate(losses)]
         return Run(name, seed, 1., curve, final=dict(valid_loss=losses[-1]),
                    epochs=[o['epoch'] for o in curve], lrs=[0.1]*len(losses))
@@ -81,7 +81,7 @@ def test_the_result():
 def test_the_picture():
     # %% nbs/show/comparison.ipynb #fb79df66
     def made_run(name, seed, losses):
-        "A run with these validation losses after its epochs"
+        "A run with the validation losses `losses`, one per epoch"
         curve = [dict(epoch=i+1., valid_loss=loss) for i,loss in enumerate(losses)]
         return Run(name, seed, 1., curve, final=dict(valid_loss=losses[-1]),
                    epochs=[o['epoch'] for o in curve], lrs=[0.1]*len(losses))

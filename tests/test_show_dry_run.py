@@ -109,7 +109,7 @@ def test_what_looks_unintended():
         learn.unfreeze()
         learn.fit_one_cycle(5, start_epoch=3)
     with warnings.catch_warnings(record=True) as caught, learn.dry_run() as plan: resumed()
-    test_eq(plan.doubts, ['fit 1 resumes at epoch 3, but fit 0 before it starts anew; leave it out, or its schedule '
+    test_eq(plan.doubts, ['fit 1 resumes at epoch 3, but fit 0 starts at epoch 0; leave fit 0 out, or its schedule '
                           'runs twice'])
 
     # %% nbs/show/dry_run.ipynb #983a10b6

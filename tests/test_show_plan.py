@@ -13,7 +13,7 @@ from fastai_lrx.show.plan import Plan, PlannedFit, callback_doubts, cycle_doubts
 def test_one_fit():
     # %% nbs/show/plan.ipynb #e1c51782
     def two_epochs(lrs, **kwargs):
-        "A fit of two epochs with these rates, shape (iterations, groups), which is one cycle"
+        "A fit of two epochs in one cycle, with rates `lrs` of shape (iterations, groups)"
         n = len(lrs)
         return PlannedFit(**dict(
             number=0, n_epoch=2, per_epoch=n//2, epochs=np.arange(n)//(n//2), batches=np.arange(n)%(n//2),
@@ -22,14 +22,14 @@ def test_one_fit():
 
     steps = np.arange(40)
     lrs = np.outer(1 + np.cos(np.pi*steps/40), [0.01, 0.1])
-    fit = two_epochs(lrs, frozen=np.stack([steps < 20, steps < 0], 1))   # the input waits for the second epoch
+    fit = two_epochs(lrs, frozen=np.stack([steps < 20, steps < 0], 1))   # the first group trains from the second epoch on
     test_eq(len(fit), 40)
     test_eq(fit.stages, [0]*20 + [1]*20)
 
 def test_what_looks_unintended():
     # %% nbs/show/plan.ipynb #e1c51782
     def two_epochs(lrs, **kwargs):
-        "A fit of two epochs with these rates, shape (iterations, groups), which is one cycle"
+        "A fit of two epochs in one cycle, with rates `lrs` of shape (iterations, groups)"
         n = len(lrs)
         return PlannedFit(**dict(
             number=0, n_epoch=2, per_epoch=n//2, epochs=np.arange(n)//(n//2), batches=np.arange(n)%(n//2),
@@ -38,7 +38,7 @@ def test_what_looks_unintended():
 
     steps = np.arange(40)
     lrs = np.outer(1 + np.cos(np.pi*steps/40), [0.01, 0.1])
-    fit = two_epochs(lrs, frozen=np.stack([steps < 20, steps < 0], 1))   # the input waits for the second epoch
+    fit = two_epochs(lrs, frozen=np.stack([steps < 20, steps < 0], 1))   # the first group trains from the second epoch on
     test_eq(len(fit), 40)
     test_eq(fit.stages, [0]*20 + [1]*20)
 
@@ -48,19 +48,19 @@ def test_what_looks_unintended():
     test_eq(callback_doubts(two_epochs(lrs, overridden={'ReduceLROnPlateau': ('lr',)})),
             ['ReduceLROnPlateau cannot change lr, which a schedule sets at every batch; leave it out, or train with fit'])
     test_eq(rate_doubts(two_epochs(lrs*[0, 1])),
-            ['the rate of layer group 0 never rises above 1e-8, so nothing is learnt there'])
+            ['the rate of layer group 0 never rises above 1e-8, so nothing is learned there'])
     assert rise_together([0, 1, 2], [0, 1, 3]) and not rise_together([0, 1, 2], [3, 1, 0])
 
     # %% nbs/show/plan.ipynb #4626bb35
     test_eq(doubts(fit), [])
     test_eq(doubts(two_epochs(lrs[:0])), ['fit 0 has no iterations'])
     test_eq(doubts(two_epochs(lrs, frozen=np.ones(lrs.shape, bool))),
-            ['fit 0: every layer group is frozen for 40 batches, so nothing is learnt'])
+            ['fit 0: every layer group is frozen for 40 batches, so nothing is learned'])
 
 def test_all_fits():
     # %% nbs/show/plan.ipynb #e1c51782
     def two_epochs(lrs, **kwargs):
-        "A fit of two epochs with these rates, shape (iterations, groups), which is one cycle"
+        "A fit of two epochs in one cycle, with rates `lrs` of shape (iterations, groups)"
         n = len(lrs)
         return PlannedFit(**dict(
             number=0, n_epoch=2, per_epoch=n//2, epochs=np.arange(n)//(n//2), batches=np.arange(n)%(n//2),
@@ -69,7 +69,7 @@ def test_all_fits():
 
     steps = np.arange(40)
     lrs = np.outer(1 + np.cos(np.pi*steps/40), [0.01, 0.1])
-    fit = two_epochs(lrs, frozen=np.stack([steps < 20, steps < 0], 1))   # the input waits for the second epoch
+    fit = two_epochs(lrs, frozen=np.stack([steps < 20, steps < 0], 1))   # the first group trains from the second epoch on
     test_eq(len(fit), 40)
     test_eq(fit.stages, [0]*20 + [1]*20)
 
@@ -90,7 +90,7 @@ def test_all_fits():
 def test_the_picture():
     # %% nbs/show/plan.ipynb #e1c51782
     def two_epochs(lrs, **kwargs):
-        "A fit of two epochs with these rates, shape (iterations, groups), which is one cycle"
+        "A fit of two epochs in one cycle, with rates `lrs` of shape (iterations, groups)"
         n = len(lrs)
         return PlannedFit(**dict(
             number=0, n_epoch=2, per_epoch=n//2, epochs=np.arange(n)//(n//2), batches=np.arange(n)%(n//2),
@@ -99,7 +99,7 @@ def test_the_picture():
 
     steps = np.arange(40)
     lrs = np.outer(1 + np.cos(np.pi*steps/40), [0.01, 0.1])
-    fit = two_epochs(lrs, frozen=np.stack([steps < 20, steps < 0], 1))   # the input waits for the second epoch
+    fit = two_epochs(lrs, frozen=np.stack([steps < 20, steps < 0], 1))   # the first group trains from the second epoch on
     test_eq(len(fit), 40)
     test_eq(fit.stages, [0]*20 + [1]*20)
 

@@ -9,7 +9,7 @@ import fastai.callback.schedule as stock
 import tempfile
 from fastcore.test import *
 
-def test_a_learner_to_run_it_on():
+def test_a_learner_for_the_examples():
     # %% nbs/tutorials/moving.ipynb #22487420
     def digits_learner():
         set_seed(0)

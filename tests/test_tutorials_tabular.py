@@ -50,7 +50,7 @@ def test_cycles():
     # %% nbs/tutorials/tabular.ipynb #c7f59fb6
     pd.DataFrame([s.measured for s in snaps.snapshots], index=[f'cycle {s.cycle}' for s in snaps.snapshots]).round(4)
 
-def test_three_models_for_the_price_of_one():
+def test_a_snapshot_ensemble():
     # %% nbs/tutorials/tabular.ipynb #ef6879f3
     def cancer_learner():
         set_seed(0)

@@ -8,7 +8,7 @@ from scipy import linalg, ndimage, optimize, signal, special, stats
 from fastcore.test import *
 from fastai_lrx.core.plots import new_axes
 
-def test_text_that_is_already_here():
+def test_the_texts():
     # %% nbs/tutorials/text.ipynb #aa5edc1c
     def words(o): return re.findall(r'[a-z]+|[0-9]|[^\sa-z0-9]', (inspect.getdoc(o) or '').lower())
 
