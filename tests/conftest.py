@@ -57,6 +57,7 @@ def autocast_depth():
 def put_depth(depth):
     while autocast_depth() > depth: torch.autocast_decrement_nesting()
 
+own_names = 'PYTEST_CURRENT_TEST', 'TORCHINDUCTOR_CACHE_DIR'      # pytest's, and torch's, which sets it once
 switches = {
     'autocast': Switch(lambda: torch.is_autocast_enabled('cpu'), lambda on: torch.set_autocast_enabled('cpu', on)),
     'type of autocast': Switch(lambda: torch.get_autocast_dtype('cpu'),
@@ -67,7 +68,7 @@ switches = {
     'default device': Switch(torch.get_default_device, torch.set_default_device),
     'threads of torch': Switch(torch.get_num_threads, torch.set_num_threads),
     'deterministic': Switch(torch.are_deterministic_algorithms_enabled, torch.use_deterministic_algorithms),
-    'environment': Switch(lambda: {k: v for k,v in os.environ.items() if k != 'PYTEST_CURRENT_TEST'}, put_environ),
+    'environment': Switch(lambda: {k: v for k,v in os.environ.items() if k not in own_names}, put_environ),
     'current folder': Switch(os.getcwd, os.chdir),
     'sys.path': Switch(lambda: list(sys.path), put_path),
     'matplotlib': Switch(lambda: dict(matplotlib.rcParams), matplotlib.rcParams.update),

@@ -69,7 +69,7 @@ def test_the_picture():
     triangular2.plot()
 
     # %% nbs/show/dry_run.ipynb #94afe324
-    plans = {'one-cycle': one_cycle, 'SGDR': sgdr, 'triangular2': triangular2, 'fine-tuning, opened gradually': gradual}
+    plans = {'one-cycle': one_cycle, 'SGDR': sgdr, 'triangular2': triangular2, 'fine-tuning, gradual unfreezing': gradual}
     fig,axes = new_axes(2, 2, size=(5, 2.5))
     for ax,(name,plan) in zip(axes.flat, plans.items()): plan.plot(ax=ax).set_title(name)
     fig
@@ -116,8 +116,7 @@ def test_what_looks_unintended():
     learn.freeze()
     with warnings.catch_warnings(record=True) as caught, learn.dry_run() as plan:
         learn.fit_one_cycle(2, cbs=[Snapshots(), UntilOverfit()])
-    test_eq(plan.doubts, ['fit 0: Snapshots, UntilOverfit will raise, as it waits for the ends of cycles and there '
-                          'are none'])
+    test_eq(plan.doubts, ['fit 0: Snapshots, UntilOverfit will raise an error: no cycle ends in this fit'])
     learn.unfreeze()
 
     # %% nbs/show/dry_run.ipynb #cc640539

@@ -55,7 +55,7 @@ def callback_doubts(fit:PlannedFit)->list:
     "Warn about callbacks that raise, do nothing, or are missing from the plan."
     res = []
     if fit.without_cycles:
-        res.append(f"{', '.join(fit.without_cycles)} will raise, as it waits for the ends of cycles and there are none")
+        res.append(f"{', '.join(fit.without_cycles)} will raise an error: no cycle ends in this fit")
     for name,names in fit.overridden.items():
         res.append(f"{name} cannot change {', '.join(names)}, which a schedule sets at every batch; leave it out, "
                    f"or train with fit")
