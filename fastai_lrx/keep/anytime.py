@@ -106,7 +106,8 @@ def plot(self:AnytimeRun,
     "Plot a loss or metric of the trunk and of each cooldown. Returns `ax`, or the new figure."
     values = {(o['branch'], o['epoch']): o[name] for o in self.curve if name in o}
     if not values:
-        raise ValueError(f"name={name!r}: was not recorded; choose from {', '.join(list(self.curve[0])[2:])}")
+        recorded = [k for k in first(self.curve) or {} if k not in ('epoch', 'branch')]
+        raise ValueError(f"name={name!r}: was not recorded; choose from {', '.join(recorded) or 'nothing'}")
     fig,axes = (None,ax) if ax is not None else new_axes()
     def of(branch): return [(epoch, v) for (b,epoch),v in values.items() if b == branch]
     axes.plot(*zip(*of(None)), 'o-', color='0.5', ms=4, label='trunk, constant rate')

@@ -25,8 +25,8 @@ def mean_weights(weights:list)->dict:
 # %% ../../nbs/keep/soup.ipynb #loss
 def moved_norms(model:nn.Module, weights:list)->list:
     "The BatchNorm layers of a model whose running statistics differ between `weights`."
-    def moved(name): return any(not w[f'{name}.running_mean'.lstrip('.')].equal(
-        weights[0][f'{name}.running_mean'.lstrip('.')]) for w in weights)
+    def mean(w, name): return w[f'{name}.running_mean'.lstrip('.')]
+    def moved(name): return any(not mean(w, name).equal(mean(weights[0], name)) for w in weights)
     return [m for name,m in running_norms(model).items() if moved(name)]
 
 def loss_of_mean(learn:Learner, weights:list, dl)->float:
