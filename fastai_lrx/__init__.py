@@ -1,4 +1,4 @@
-"""The learning-rate toolkit for fastai: find a rate, vary it, spread it over the layers, and see it before you pay for it
+"""The learning-rate toolkit for fastai: find a rate, vary it, spread it over the layers, keep the best of a run, and see it all before you train
 
 Modules:
 

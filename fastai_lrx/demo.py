@@ -111,6 +111,8 @@ def run(
 )->Recipe:
     "Run the recipe: transfer a model of the digits 0 to 4 to the digits 5 to 9, with few images."
     start = time.time()
+    print(f'Downloading the weights of {arch}' if pretrained else
+          f'Pretraining {arch} on the digits 0 to 4, which takes about 20 seconds on two cores', flush=True)
     set_seed(seed)
     learn = pretrained_learner(digits_dls(range(5, 10), valid_pct=0.8, seed=seed), arch, pretrained, seed=seed)
     r = Recipe(learn, out)
@@ -129,8 +131,9 @@ def run(
     r.find('5. unfreeze; 6. earlier layers 9x lower; 7. lr_search', '7_lr_search_all', partial(learn.lr_search, all_layers))
     r.fit('8. train all layers with cycle_mult=2 until they overfit', '8_all', partial(all_layers, learn), lr=r.lr,
           cbs=UntilOverfit())
-    print(f'\nPlots are in {r.out}/; {time.time()-start:.0f} seconds in all.')
-    print('The recipe is of 2018. One line that needs no tuning: learn.fine_tune_discriminative(5)')
+    print(f'\nThe plots are in {r.out}/. The whole recipe took {time.time()-start:.0f} seconds.')
+    print('It dates from 2018. To try next, on a learner of yours: learn.fine_tune_discriminative(5), which needs no tuning,')
+    print('and before it `with learn.dry_run() as plan:` and plan.plot(), to see what it will do.')
     return r
 
 # %% ../nbs/demo.ipynb #d33248e3

@@ -289,7 +289,7 @@ def outcome(self:Average)->str:
     "The line that says which weights the model has at the end of a fit, and why."
     losses = ', '.join(f'{k}: {v:.4g}' for k,v in self.losses.items())
     why = f' (validation losses: {losses})' if losses else ''
-    if self.chosen: return f'the model has the mean over {self.chosen:.4g} of the run{why}'
+    if self.chosen: return f'the model has the averaged weights, window {self.chosen:.4g} of the run{why}'
     if len(self.losses) > 1: return f'the model has its last weights, the best{why}'
     return 'the fit ended before its window began, so the model has its last weights'
 

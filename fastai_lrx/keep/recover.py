@@ -114,7 +114,7 @@ class Recover(FitCallback):
         max_times:int=3, # maximum number of recoveries in a fit
         *,
         spike:float=10., # deviations above the usual loss that count as a blow-up; None: only NaN and inf count
-        every:int=None, # batches between copies, at least 10; default: those of an epoch, limited to 10 to 25
+        every:int=None, # batches between copies, at least 10; default: an epoch's, at least 10 and at most 25
         steps:int=None, # number of batches with the lower rate; default: the rest of the fit
         device=None # where to keep the copies, e.g. 'cpu' to save GPU memory; default: with the originals
     ):

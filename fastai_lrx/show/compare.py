@@ -31,7 +31,7 @@ class NoResume(Callback):
     order,run_in_sweep = -1000,False
     def before_fit(self):
         if any(isinstance(cb, Resume) for cb in self.learn.cbs):
-            raise ValueError("Resume: would take one run of a comparison for the other; leave it out")
+            raise ValueError("Resume: would mistake one run of a comparison for another; leave it out")
 
 class Watch(FitCallback):
     "Records the rates, losses and metrics of a run, and seeds every epoch."
