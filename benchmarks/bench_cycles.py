@@ -245,7 +245,8 @@ def report(res):
         'Median (range) over the seeds; then validation accuracy after the last epoch, and the best rate.', '',
         *speed_table(rows), '', '![Validation accuracy over epochs](cycles.png)', '',
         '## Ensembles, averages, single models', '', 'Test error; in brackets the difference to the mean of the last three, paired by '
-                                     'seed, with its standard error.', '', *ensemble_table(rows), '',
+                                     'seed, with its standard error. At inference the mean of the last 3 costs three forward passes, that of all 5 five, '
+                                     'every other row one.', '', *ensemble_table(rows), '',
         'Reproduce: `python benchmarks/bench_cycles.py`, or `make bench`.', ''])
 
 def main():

@@ -5,7 +5,6 @@ from killed import *
 from ranks import on_ranks
 from fastcore.test import *
 from fastai.callback.all import *
-import pickle
 from fastai_lrx.all import *
 from fastai_lrx.keep.average import AveragedMetric
 from fastai_lrx.core.weights import weights_of
@@ -310,10 +309,12 @@ def test_activations_export_ranks():
     test_close(learn.recorder.values[-1][3], learn.validate()[0], 1e-4)
 
     learn = learner('vision', path=new_folder())
-    with contextlib.redirect_stdout(io.StringIO()): learn.fit(2, 1e-2, cbs=Average())
-    learn.dls = learn.dls.new_empty()
-    again = pickle.loads(pickle.dumps(learn.model))
-    assert fingerprint(weights_of(again)) == fingerprint(weights_of(learn.model))
+    learn.add_cb(Average(validate=True))
+    with contextlib.redirect_stdout(io.StringIO()): learn.fit(2, 1e-2)
+    learn.export()
+    again = load_learner(learn.path/'export.pkl')
+    assert fingerprint(weights_of(again.model)) == fingerprint(weights_of(learn.model))
+    assert not any(isinstance(m, AveragedMetric) for m in again.metrics)
 
     # %% nbs/checks/average.ipynb #42f21bed
     def averages_on_ranks(rank):
