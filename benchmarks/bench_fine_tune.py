@@ -154,16 +154,13 @@ def verdict(found:list)->str:
             f"{sum(r['asked_within_1'] for r in asked)} of {len(asked)}.")
 
 def others(cells, names)->list:
-    "The best error and the tolerance of every way on the tasks where all were trained."
-    res = []
-    for name in names:
-        errors = {way: e for way in ways if (e := Errors(cells, name, way))}
-        if len(errors) > 2: res.append((name, errors))
-    if not res: return []
-    shown = [w for w in ways if all(w in e for _,e in res)]
-    return ['## Other ways', '', 'Error at the best rate, and in brackets the tolerance.', '', '| | ' + ' | '.join(shown) + ' |',
-            '|---'*(len(shown)+1) + '|', *(f'| {name} | ' + ' | '.join(f'{percent(e[w].best)} ({percent(e[w].tolerance)})' for w in shown) + ' |'
-                                          for name,e in res), '']
+    "The best error and the tolerance of every way on the tasks where more were trained than ours and stock's."
+    found = {name: errors for name in names if len(errors := {way: e for way in ways if (e := Errors(cells, name, way))}) > 2}
+    if not found: return []
+    shown = [w for w in ways if any(w in e for e in found.values())]
+    def entry(errors, way): return f'{percent(errors[way].best)} ({percent(errors[way].tolerance)})' if way in errors else ''
+    return ['## Other ways', '', 'Error at the best of six rates, and in brackets the tolerance. Empty: not run.', '', '| | ' + ' | '.join(shown) + ' |',
+            '|---'*(len(shown)+1) + '|', *(f'| {name} | ' + ' | '.join(entry(e, w) for w in shown) + ' |' for name,e in found.items()), '']
 
 def average_lines(cells, names)->list:
     "What `Average()` adds at the default rate, on the tasks where it was run."
