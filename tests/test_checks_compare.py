@@ -259,7 +259,7 @@ def test_beside_stock_callbacks_and_engines():
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter('always')
             res = learn.compare({'resumed': lambda l: l.fit(1, 1e-2, cbs=Resume('r'))}, seeds=1)
-        assert 'ValueError: Resume: would take one run' in str(caught[-1].message)
+        assert 'ValueError: Resume: would mistake one run' in str(caught[-1].message)
         test_eq(list(Path(d).iterdir()), [])
     def other_model(l):
         l.model = nn.Sequential(nn.Flatten(), nn.Linear(432, 3))
