@@ -125,8 +125,30 @@ def front_matter(path):
     raw = next((''.join(c['source']) for c in json.loads(Path(path).read_text())['cells'] if c['cell_type']=='raw'), '')
     return yaml.safe_load(raw.strip().strip('-')) or {}
 
+questions = [                                      # what a user wants, the call, the page
+    ('find a learning rate', 'learn.lr_find()', 'finder'),
+    ('find the rate for one particular fit', 'learn.lr_search(fit)', 'lr_search'),
+    ('find bounds for cyclical training', 'learn.lr_range_test()', 'range_tests'),
+    ('train in cycles', 'learn.fit_sgdr(3, 1)', 'cycles'),
+    ('use a schedule in any fit', 'learn.fit(5, cbs=Scheduled(lr=Linear(1e-2)))', 'decays'),
+    ('train without knowing for how long', 'learn.fit_anytime(5)', 'anytime'),
+    ('fine-tune a pretrained model', 'learn.fine_tune_discriminative(5, cbs=Average())', 'fine_tune'),
+    ('use a timm model with real layer groups', "timm_learner(dls, 'convnext_tiny')", 'backbones'),
+    ('give an existing learner more layer groups', 'learn.regroup(4)', 'layer_groups'),
+    ('compute a frozen body only once', 'with learn.precomputed():', 'precompute'),
+    ('end a fit with averaged weights', 'cbs=Average()', 'average'),
+    ('keep a model from every cycle', 'cbs=Snapshots()', 'snapshots'),
+    ('predict with several models', 'SnapshotEnsemble(learn, snaps)', 'ensembles'),
+    ('make one model of several', 'SnapshotEnsemble(learn, snaps).to_model()', 'soup'),
+    ('stop when the model overfits', 'cbs=UntilOverfit()', 'cycles'),
+    ('survive a crash', "cbs=Resume('run')", 'resume'),
+    ('survive a NaN', 'cbs=Recover()', 'recover'),
+    ('see what a fit will do', 'with learn.dry_run() as plan:', 'dry_run'),
+    ('compare several ways to train', 'learn.compare({...})', 'compare'),
+    ('try something and undo it', 'with learn.preserved():', 'state')]
+
 def reference():
-    "A page that lists every public name."
+    "A page that lists every public name, after a table by question."
     def row(name, shown, o):
         at = next((syms[name][0].rpartition('/')[2] for syms in symbols.values() if name in syms), None)
         said = (inspect.getdoc(o) or '').split('\n')[0].replace('|', '\\|')
@@ -139,8 +161,9 @@ def reference():
     names = [(f'{o.__module__}.{o.__qualname__}', o.__qualname__, o)
              for o in (getattr(fastai_lrx.all, n) for n in fastai_lrx.all.__all__)]
     table = lambda rows: '| | |\n|---|---|\n' + '\n'.join(row(*r) for r in rows)
-    return ('# reference\n\n> What a learner can do, every name that the star import brings, and where it is '
-            'explained\n\n## A learner can\n\n' + table(patched(Learner) + patched(Recorder))
+    wanted = '\n'.join(f'| {want} | `{call}` | [{page}]({page}.html) |' for want,call,page in questions)
+    return ('# reference\n\n> Which call does what, everything a learner can do, and every name that the star import '
+            'brings\n\n## I want to ...\n\n| | write | page |\n|---|---|---|\n' + wanted + '\n\n## A learner can\n\n' + table(patched(Learner) + patched(Recorder))
             + '\n\n## `from fastai_lrx.all import *` brings\n\n' + table(names) + '\n')
 
 def benchmarks(folder, build):
