@@ -199,10 +199,13 @@ def edges(search)->str:
     best = [(best_rate(search, t, s), rates_of(t)) for t in tasks for s in schedules]
     return f'{sum(lr in (grid[0], grid[-1]) for lr,grid in best)} of {len(best)} best rates lie at an edge of their grid.'
 
+def better_and_worse(gains)->tuple:
+    "How many of these means, each with its standard error, are above zero by more than two of them, and how many below"
+    return tuple(sum(sign*mean > 2*se for mean,se in gains) for sign in (1, -1))
+
 def gain(rows, plain:str, averaged:str)->str:
     "On how many tasks an averaged run is better than a plain one, and on how many worse"
-    gains = [versus(of(rows, t, plain, 'error'), of(rows, t, averaged, 'error')) for t in tasks]
-    better,worse = (sum(sign*mean > 2*se for mean,se in gains) for sign in (1, -1))
+    better,worse = better_and_worse([versus(of(rows, t, plain, 'error'), of(rows, t, averaged, 'error')) for t in tasks])
     return f'better by more than two standard errors on {better} of {len(tasks)} tasks, and worse on {worse}'
 
 def averages(rows)->list:
@@ -216,7 +219,7 @@ def verdicts(rows):
                                     for s in cyclical) <= epochs/2]
     gains = [versus(of(rows, t, '5 equal cycles', 'members')[:,0], of(rows, t, '5 equal cycles', 'members')[:,2])
              for t in tasks]
-    better,worse = (sum(sign*mean > 2*se for mean,se in gains) for sign in (1, -1))
+    better,worse = better_and_worse(gains)
     return [f'A cyclical schedule is as good as the fixed rate ends up in at most half of its epochs on {len(fast)} of '
             f'{len(tasks)} tasks.',
             f'The mean of the last three snapshots is better than the last snapshot by more than two standard errors '

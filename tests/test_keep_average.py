@@ -17,7 +17,7 @@ from sklearn.datasets import load_digits
 from torch.optim import swa_utils
 import fastai_lrx.vary.cycles
 from fastai_lrx.keep.average import *
-from fastai_lrx.keep.average import Average, add_to_mean, as_windows, averaged_tensors, exponential_share, recalibrate, running_norms, tail_share
+from fastai_lrx.keep.average import Average, add_to_mean, as_windows, averaged_tensors, exponential_share, recalibrate, running_norms
 
 def test_two_kinds_of_mean():
     # %% nbs/keep/average.ipynb #13227814
@@ -26,7 +26,7 @@ def test_two_kinds_of_mean():
         mean = 0.
         for v,share in zip(values, shares): mean += (v-mean)*share
         return mean
-    test_close(mean_by(tail_share(n) for n in range(1, 5)), values.mean())
+    test_close(mean_by(1/n for n in range(1, 5)), values.mean())
     decays = np.exp(-np.arange(4)[::-1]/2)                                      # weights of a window of two values
     test_close(mean_by(exponential_share(1, n, 2) for n in range(1, 5)), np.average(values, weights=decays))
 

@@ -19,10 +19,6 @@ from ..vary.cycles import UntilOverfit
 from ..vary.scheduled import check_cycles, check_validation
 
 # %% ../../nbs/keep/average.ipynb #shares
-def tail_share(n:int)->float:
-    "The share of the `n`th value, counting from 1, in a running mean."
-    return 1/n
-
 def exponential_share(step:float, total:float, window:float)->float:
     """The share of the newest value in a normalized exponential mean over `window`.
 
@@ -199,11 +195,11 @@ def add(self:Average):
     done = (self.epoch + (self.iter+1)/self.n_iter)/self.n_epoch
     step,self.done = done-self.done,done
     self.total += step
-    tensors = averaged_tensors(state_of(get_model(self.model)))
-    for i,window in enumerate(self.windows):
-        if self.kind=='tail' and done <= 1-window+1e-9: continue
+    begun = [i for i,window in enumerate(self.windows) if self.kind!='tail' or done > 1-window+1e-9]
+    tensors = averaged_tensors(state_of(get_model(self.model))) if begun else {}
+    for i in begun:
         self.counts[i] += 1
-        share = tail_share(self.counts[i]) if self.kind=='tail' else exponential_share(step, self.total, window)
+        share = 1/self.counts[i] if self.kind=='tail' else exponential_share(step, self.total, self.windows[i])
         self.means[i] = add_to_mean(self.means[i], tensors, share, self.device)
 
 # %% ../../nbs/keep/average.ipynb #decide
