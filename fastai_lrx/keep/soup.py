@@ -11,7 +11,7 @@ from ..core.callbacks import runs_in_sweep
 from ..core.learner import n_valid
 from ..core.state import data_and_modes_kept
 from ..core.trial import trial
-from ..core.weights import put_weights
+from ..core.weights import put_weights, weights_of
 from .average import add_to_mean, averaged_tensors, recalibrate, running_norms
 from .ensembles import SnapshotEnsemble
 
@@ -55,12 +55,12 @@ def to_model(self:SnapshotEnsemble,
         weights = {s: s.load() for s in self.snapshots}
         losses = {s: loss_of_mean(self.learn, [w], dl) for s,w in weights.items()}
         first,*others = sorted(losses, key=losses.get)
-        self.chosen,lowest = [first],losses[first]
+        model = get_model(self.learn.model)
+        self.chosen,lowest,best = [first],losses[first],weights[first]
         for s in others:
             loss = loss_of_mean(self.learn, [weights[o] for o in [*self.chosen, s]], dl)
-            if loss < lowest: self.chosen,lowest = [*self.chosen, s],loss
-        loss_of_mean(self.learn, [weights[s] for s in self.chosen], dl)
-        model = get_model(self.learn.model)
+            if loss < lowest: self.chosen,lowest,best = [*self.chosen, s],loss,weights_of(model)
+        put_weights(model, best, 'snaps')
         with torch.no_grad():
             if hasattr(model, 'reset'): model.reset()      # the weights that a text model caches have no gradient now
         return deepcopy(model)
