@@ -93,6 +93,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
             'fastai_lrx.core.plots': { 'fastai_lrx.core.plots.Picture': ('core/plots.html#picture', 'fastai_lrx/core/plots.py'),
                                        'fastai_lrx.core.plots.Picture._repr_png_': ( 'core/plots.html#picture._repr_png_',
                                                                                      'fastai_lrx/core/plots.py'),
+                                       'fastai_lrx.core.plots.add_legend': ('core/plots.html#add_legend', 'fastai_lrx/core/plots.py'),
                                        'fastai_lrx.core.plots.group_colors': ('core/plots.html#group_colors', 'fastai_lrx/core/plots.py'),
                                        'fastai_lrx.core.plots.group_names': ('core/plots.html#group_names', 'fastai_lrx/core/plots.py'),
                                        'fastai_lrx.core.plots.mark_cycle_ends': ( 'core/plots.html#mark_cycle_ends',

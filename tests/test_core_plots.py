@@ -8,13 +8,19 @@ from matplotlib.figure import Figure
 from fastcore.test import *
 from IPython.core.formatters import PNGFormatter
 from fastai_lrx.core.plots import *
-from fastai_lrx.core.plots import group_colors, group_names, new_axes, plot_groups, plot_sweep, stacked_axes
+from fastai_lrx.core.plots import add_legend, group_colors, group_names, new_axes, plot_groups, plot_sweep, stacked_axes
 
 def test_figures_and_axes():
     # %% nbs/core/plots.ipynb #c5a24dbe
     fig,ax = new_axes()
     test_eq(plt.get_fignums(), [])   # nothing left open
     test_eq(PNGFormatter()(fig)[:4], b'\x89PNG')   # as in a notebook that has not used pyplot yet
+
+    # %% nbs/core/plots.ipynb #lg-show
+    fig,ax = new_axes(size=(4, 2))
+    ax.plot([1, 2, 2], label='behind the legend')
+    add_legend(ax, loc='center')
+    fig
 
     # %% nbs/core/plots.ipynb #6855de27
     fig,(top,bottom) = stacked_axes([2, 1])
@@ -28,7 +34,7 @@ def test_layer_groups_and_cycles():
     test_eq(group_names(3), ['group 0 (input)', 'group 1', 'group 2 (head)'])
 
     # %% nbs/core/plots.ipynb #c-many
-    fig,ax = new_axes(size=(5, 2))
+    fig,ax = new_axes(size=(5, 3))
     plot_groups(ax, np.outer(np.linspace(1, 0, 20), 0.9**np.arange(49, -1, -1)))
     test_eq(len(ax.get_legend().get_texts()), 6)
     fig
@@ -48,6 +54,6 @@ def test_sweeps():
     noisy = loss + np.random.default_rng(0).normal(0, .05, 100)
     fig,ax = new_axes()
     plot_sweep(ax, lrs, noisy, (lrs[:86], loss[:86]), dict(lr=(1e-2, np.interp(1e-2, lrs, loss))))
-    ax.set_title('The loss falls until 1e-2')
+    ax.set_title('Suggested learning rate: 0.01')
     test_eq((ax.get_xscale(), ax.get_legend().get_texts()[0].get_text()), ('log', 'lr 0.01'))
     fig

@@ -2,12 +2,12 @@
 import pytest
 import warnings, fastprogress.fastprogress as fp
 from collections import namedtuple
-import inspect, keyword
+import inspect, keyword, textwrap
 from fastai.basics import *
 from fastai.callback.schedule import slide, minimum, steep
 from fastai_lrx.core.args import as_bool, as_int, short_repr
 from fastai_lrx.core.messages import warn
-from fastai_lrx.core.plots import new_axes, plot_sweep
+from fastai_lrx.core.plots import add_legend, new_axes, plot_sweep
 from fastai_lrx.core.state import as_device
 from fastai_lrx.find.curves import SweepCurve, diagnose, reasons, suggested, valley, watched_part
 from fastai_lrx.find.sweep import other_seeds, sweep_rates

@@ -7,7 +7,7 @@ from fastai.basics import *
 from fastai_lrx.core.args import as_bool, as_int
 from fastai_lrx.core.learner import as_metric, n_valid
 from fastai_lrx.core.messages import warn
-from fastai_lrx.core.plots import group_colors, group_names, new_axes, plot_sweep
+from fastai_lrx.core.plots import add_legend, group_colors, group_names, new_axes, plot_sweep
 from fastai_lrx.core.state import as_device
 from fastai_lrx.find.curves import SweepCurve, by_drop, diagnose, falls_clearly, halfway, lowest, reasons, suggested
 from fastai_lrx.find.sweep import run_sweep, sweep_rates

@@ -4,7 +4,7 @@ import warnings, fastprogress.fastprogress as fp
 from fastai.basics import *
 from fastai_lrx.core.args import as_float, as_int
 from fastai_lrx.core.learner import group_rates, n_groups
-from fastai_lrx.core.plots import new_axes
+from fastai_lrx.core.plots import add_legend, new_axes
 from fastai_lrx.core.state import LearnerState
 from fastai_lrx.core.storage import damaged, folder_of, load_state, save_state
 from fastai_lrx.core.weights import check_weights

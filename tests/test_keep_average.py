@@ -14,6 +14,7 @@ from fastai_lrx.vary.cycles import UntilOverfit
 from fastai_lrx.vary.scheduled import check_cycles, check_validation
 from fastcore.test import *
 from sklearn.datasets import load_digits
+from fastai_lrx.core.plots import new_axes
 from torch.optim import swa_utils
 import fastai_lrx.vary.cycles
 from fastai_lrx.keep.average import *
@@ -99,9 +100,12 @@ def test_in_use():
 
     # %% nbs/keep/average.ipynb #pic
     table = pd.DataFrame(learn.recorder.values, columns=learn.recorder.metric_names[1:-1]).astype(float)
-    ax = table[['valid_loss','average_loss']].plot(marker='o', figsize=(6, 3.2), ylim=(0, 0.6),
-                                                   xlabel='epoch', ylabel='validation loss', title='The mean of the weights stays low')
-    ax.legend(['weights', 'their mean over the last half'], frameon=False);
+    fig,ax = new_axes()
+    ax.plot(table.valid_loss, 'o-', label='weights')
+    ax.plot(table.average_loss, 'o-', label='their mean over the last half')
+    ax.set(xlabel='epoch', ylabel='validation loss', ylim=(0, 0.6), title='The mean of the weights stays low')
+    ax.legend(frameon=False)
+    fig
 
     # %% nbs/keep/average.ipynb #valid
     learn.validate()

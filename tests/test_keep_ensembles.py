@@ -6,7 +6,7 @@ import operator
 from fastai.basics import *
 from fastai_lrx.core.args import as_int, short_repr
 from fastai_lrx.core.callbacks import as_callbacks, runs_in_sweep
-from fastai_lrx.core.plots import new_axes
+from fastai_lrx.core.plots import add_legend, new_axes
 from fastai_lrx.core.state import LearnerState
 from fastai_lrx.core.storage import damaged, folder_of, state_info
 from fastai_lrx.core.weights import check_weights, put_weights

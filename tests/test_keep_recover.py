@@ -18,6 +18,7 @@ from fastai_lrx.keep.run_state import opt_state, put_opt_state
 from fastai_lrx.vary.recorder import mark_step
 from fastcore.test import *
 from sklearn.datasets import load_digits
+from fastai_lrx.core.plots import new_axes
 import fastai_lrx.vary.cycles
 from fastai_lrx.keep.recover import *
 from fastai_lrx.keep.recover import Recover, copied, not_finite, put_training_state, risen, training_state, trouble
@@ -128,13 +129,14 @@ def test_a_batch_of_nans():
     pd.DataFrame(saved.recorder.recoveries)
 
     # %% nbs/keep/recover.ipynb #64783b8b
-    _,ax = plt.subplots(figsize=(6, 3.4))
+    fig,ax = new_axes()
     ax.plot([float(l) for l in lost.recorder.losses], color='C3', lw=5, alpha=0.4, label='without')
     ax.plot([float(l) for l in saved.recorder.losses], color='C0', label='with Recover')
     for o in saved.recorder.recoveries:
         ax.axvspan(o['back_to'], o['step'], color='0.5', alpha=0.2, lw=0, label='lost batches')
     ax.set(xlabel='batch', ylabel='loss, smoothed', title='A batch of NaNs ends a fit, or costs it some batches')
-    ax.legend(frameon=False);
+    ax.legend(frameon=False)
+    fig
 
     # %% nbs/keep/recover.ipynb #8d321773
     assert all(p.isnan().any() for p in lost.model.parameters())

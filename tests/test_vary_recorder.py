@@ -2,7 +2,7 @@
 import pytest
 from fastai.basics import *
 from fastai_lrx.core.args import as_rates, short_repr
-from fastai_lrx.core.plots import mark_cycle_ends, new_axes, plot_groups
+from fastai_lrx.core.plots import add_legend, mark_cycle_ends, new_axes, plot_groups
 from fastcore.test import *
 from fastai.test_utils import synth_learner
 from fastai.callback.all import *

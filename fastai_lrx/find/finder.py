@@ -7,13 +7,13 @@ __all__ = ['LRFindResult']
 
 # %% ../../nbs/find/finder.ipynb #0068bd35
 from collections import namedtuple
-import inspect, keyword
+import inspect, keyword, textwrap
 
 from fastai.basics import *
 from fastai.callback.schedule import slide, minimum, steep
 from ..core.args import as_bool, as_int, short_repr
 from ..core.messages import warn
-from ..core.plots import new_axes, plot_sweep
+from ..core.plots import add_legend, new_axes, plot_sweep
 from ..core.state import as_device
 from .curves import SweepCurve, diagnose, reasons, suggested, valley, watched_part
 from .sweep import other_seeds, sweep_rates
@@ -172,16 +172,17 @@ def loss_band(smoothed:list)->tuple: # rates, lowest and highest loss at each
 def plot_title(res:LRFindResult)->str:
     "The plot's title: the suggested rate, or why not to trust it."
     title = f'Suggested learning rate: {float(res[0]):.2g}' if len(res) else 'Loss against learning rate'
-    if res.trust!='ok': title = f'{res.trust}: {reasons[res.trust]}'
+    if res.trust!='ok': title = textwrap.fill(f'{res.trust}: {reasons[res.trust]}', 70)
     return title + (f'\n(second sweep, {res.curve.num_it} batches)' if len(res.sweeps[0]) > 1 else '')
 
 def draw_watched(ax, curve:SweepCurve):
     "Draw the losses of the watched items, if any, within the limits of the axes."
     lrs,losses = watched_part(curve)
     if not len(lrs): return
-    ax.plot(lrs, losses, 's-', color='C1', ms=3, lw=1, alpha=0.8)
+    ax.plot(lrs, losses, 'o-', color='C1', mfc='white', ms=4, lw=1, label='validation items')
     (lo,hi),pad = ax.get_ylim(),0.1*np.ptp(losses)
     ax.set_ylim(min(lo, losses.min()-pad), max(hi, losses.max()+pad))
+    add_legend(ax)
 
 # %% ../../nbs/find/finder.ipynb #a8e39e7a
 @patch

@@ -14,7 +14,7 @@ from fastai.basics import *
 from ..core.args import as_float, short_repr
 from ..core.learner import check_optimizer, default_rate, n_batches
 from ..core.messages import show_progress, warn
-from ..core.plots import new_axes
+from ..core.plots import add_legend, new_axes
 from ..core.state import as_device
 from .short_fit import loss_before, short_fit
 from ..vary.scheduled import check_validation
@@ -124,7 +124,7 @@ def plot(self:LRSearchResult,
     axes.set_xscale('log')
     axes.set(xlabel='learning rate', ylabel='validation loss')
     axes.set_title(f'Rate for the whole fit: {self.lr:.2g}' + ('' if self.trust=='ok' else f' ({self.trust})'))
-    axes.legend(frameon=False, fontsize='small')
+    add_legend(axes)
     return fig or ax
 
 # %% ../../nbs/find/lr_search.ipynb #0bc09992

@@ -14,7 +14,7 @@ from fastai.basics import *
 from ..core.args import as_bool, as_int
 from ..core.learner import as_metric, n_valid
 from ..core.messages import warn
-from ..core.plots import group_colors, group_names, new_axes, plot_sweep
+from ..core.plots import add_legend, group_colors, group_names, new_axes, plot_sweep
 from ..core.state import as_device
 from .curves import SweepCurve, by_drop, diagnose, falls_clearly, halfway, lowest, reasons, suggested
 from .sweep import run_sweep, sweep_rates
@@ -165,7 +165,7 @@ class GroupRates(list):
         axes.set_xscale('log')
         axes.set(xlabel='learning rate of one group, the others held still', ylabel='loss',
                  title='A rate for each layer group')
-        axes.legend(frameon=False, fontsize='small')
+        add_legend(axes)
         return fig or ax
 
 # %% ../../nbs/find/range_tests.ipynb #082137cf

@@ -9,7 +9,7 @@ __all__ = []
 from fastai.basics import *
 from ..core.args import as_float, as_int
 from ..core.learner import group_rates, n_groups
-from ..core.plots import new_axes
+from ..core.plots import add_legend, new_axes
 from ..core.state import LearnerState
 from ..core.storage import damaged, folder_of, load_state, save_state
 from ..core.weights import check_weights
@@ -118,7 +118,7 @@ def plot(self:AnytimeRun,
     axes.set(xlabel='epochs trained', ylabel=name.replace('_', ' '),
              title='Finished models of one trunk' if len(values) > len(of(None)) else 'The trunk')
     axes.xaxis.get_major_locator().set_params(integer=True)
-    axes.legend(frameon=False, fontsize='small')
+    add_legend(axes)
     return fig or ax
 
 # %% ../../nbs/keep/anytime.ipynb #save

@@ -12,7 +12,7 @@ import operator
 from fastai.basics import *
 from ..core.args import as_int, short_repr
 from ..core.callbacks import as_callbacks, runs_in_sweep
-from ..core.plots import new_axes
+from ..core.plots import add_legend, new_axes
 from ..core.state import LearnerState
 from ..core.storage import damaged, folder_of, state_info
 from ..core.weights import check_weights, put_weights
@@ -244,7 +244,7 @@ def plot(self:SnapshotEnsemble,
         axes.plot(together.index, as_error(np.array(alone)), 'x', color='0.5', label='each snapshot alone')
     axes.set(xlabel='members', ylabel=label, xticks=together.index,
              title=f'{label}: {together.iloc[0]:.3g} for the last alone, {together.iloc[-1]:.3g} for all together')
-    axes.legend(frameon=False, fontsize='small')
+    add_legend(axes)
     return fig or ax
 
 # %% ../../nbs/keep/ensembles.ipynb #9c73277c

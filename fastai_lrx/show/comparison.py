@@ -13,7 +13,7 @@ from fastai.basics import *
 from matplotlib.ticker import LogLocator
 from scipy import stats
 from ..core.args import short_repr
-from ..core.plots import stacked_axes
+from ..core.plots import add_legend, stacked_axes
 
 # %% ../../nbs/show/comparison.ipynb #7974aa04
 @dataclass
@@ -223,7 +223,7 @@ def plot(self:Comparison,
     for i,candidate in enumerate(self.names):
         draw_candidate(self, candidate, name, top, below, color=f'C{i%10}', ls=('-','--',':')[i//10%3])
     top.set(ylabel=name, title=textwrap.fill(plot_text(self.conclusion(), 140), 70))
-    top.legend(frameon=False, fontsize='small')
+    add_legend(top)
     fit_losses(self, name, top)
     for axes in below: axes.set(ylabel='learning rate', ylim=(0, None))
     (below or [top])[-1].set_xlabel('epoch')

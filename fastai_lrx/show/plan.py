@@ -11,7 +11,7 @@ import textwrap
 
 from fastai.basics import *
 from ..core.args import as_float
-from ..core.plots import group_colors, plot_groups, stacked_axes
+from ..core.plots import add_legend, group_colors, plot_groups, stacked_axes
 
 # %% ../../nbs/show/plan.ipynb #cb706eb5
 @dataclass
@@ -176,7 +176,7 @@ def mark_callbacks(ax, fits:list, starts, rates):
     for name,marker in zip(dict.fromkeys(name for fit in fits for name in fit.marks), 'v*s'):
         at = [int(start+end)-1 for start,fit in zip(starts, fits) for end in fit.marks.get(name, [])]
         ax.plot(at, rates[at,-1], marker, color='C2', ms=8, mec='white', ls='none', label=name, zorder=5)
-        ax.legend(frameon=False, fontsize='small')
+        add_legend(ax)
 
 def draw_strips(ax, fits:list, starts, n_groups:int):
     "Draw a strip for each layer group, hatched where it is frozen, under the names of the stages."

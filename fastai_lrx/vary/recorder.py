@@ -8,7 +8,7 @@ __all__ = ['recorded_names', 'epoch_metrics', 'valid_losses', 'mark_step']
 # %% ../../nbs/vary/recorder.ipynb #600cc104
 from fastai.basics import *
 from ..core.args import as_rates, short_repr
-from ..core.plots import mark_cycle_ends, new_axes, plot_groups
+from ..core.plots import add_legend, mark_cycle_ends, new_axes, plot_groups
 
 # %% ../../nbs/vary/recorder.ipynb #276e18ff
 def recorded_names(r:Recorder)->list:
@@ -107,6 +107,6 @@ def plot_cycles(self:Recorder,
     axes.set(xlabel='batch', ylabel='loss')
     if lowest := min((v for v in valid if np.isfinite(v[1])), key=lambda v: v[1], default=None):
         axes.set_title(f'Lowest validation loss {lowest[1]:.3g}, after {lowest[0]} batches')
-    axes.legend(frameon=False, fontsize='small')
+    add_legend(axes)
     shade_rates(axes, cycles['rates'])
     return fig or ax
