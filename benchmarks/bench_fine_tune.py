@@ -25,7 +25,7 @@ from concurrent.futures import ProcessPoolExecutor, as_completed
 os.environ.setdefault('OMP_NUM_THREADS', '1')   # small models, one process per core
 warnings.simplefilter('ignore')
 import numpy as np, torch
-from fine_tune_tasks import design, error, kept_aside, make, tasks
+from fine_tune_tasks import design, error, held_out, make, tasks
 from fastai.basics import *
 from fastai_lrx.all import Average, discriminative_lrs
 from fastai_lrx.core.plots import new_axes
@@ -191,7 +191,7 @@ def draw(cells, path):
             if errors: ax.semilogx(rates, [100*errors.mean(lr) for lr in rates], marker='o', ms=3, color=colors[way], label=way)
             at = default if way == 'ours' else 2e-3
             if errors: ax.plot(at, 100*errors.mean(at), marker='*', ms=12, color=colors[way])
-        ax.set(title=name + (' (kept aside)' if name in kept_aside else ''), xlabel='rate', ylabel='error, %')
+        ax.set(title=name + (' (kept aside)' if name in held_out else ''), xlabel='rate', ylabel='error, %')
         ax.title.set_fontsize('small')
     axes.flat[0].legend(title='star: default')
     fig.tight_layout()
@@ -209,7 +209,7 @@ def report(cells, res)->str:
         "`base_lr` as given, stock is `fine_tune(4)`. Tolerance is the mean error over five rates from 4e-4 to 1.2e-2, width the factor of "
         'neighbouring rates within 2 points of the best; `base_lr=None` is compared, where it was run, with runs of the same seeds.', '',
         '![Error against rate on fifteen tasks](fine_tune.png)', '',
-        '## Kept aside', '', *judged(cells, kept_aside), '## Those that judged', '', *judged(cells, design), *others(cells, tasks),
+        '## Kept aside', '', *judged(cells, held_out), '## Those that judged', '', *judged(cells, design), *others(cells, tasks),
         *average_lines(cells, tasks),
         '## Time', '', f"An epoch of ours takes {res['time']:.2f} times as long as one of stock's (median over all runs).", '',
         'Reproduce: `python benchmarks/bench_fine_tune.py`. Tasks and protocol: `fine_tune_tasks.py`, `bench_fine_tune.py`.', ''])
@@ -219,7 +219,7 @@ def main():
     parser.add_argument('--part', choices=('design', 'aside'))
     parser.add_argument('--no-training', action='store_true', help='report the cells that are there')
     args = parser.parse_args()
-    names = dict(design=design, aside=kept_aside).get(args.part, tasks)
+    names = dict(design=design, aside=held_out).get(args.part, tasks)
     if not args.no_training: train(wanted(names))
     kept = kept_cells()
     cells = [kept[o] for o in wanted(tasks) if o in kept]

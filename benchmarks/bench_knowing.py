@@ -21,7 +21,7 @@ from functools import partial
 os.environ.setdefault('OMP_NUM_THREADS', '1')   # small models, one process per core
 warnings.simplefilter('ignore')
 import numpy as np, torch
-from knowing_tasks import design, kept_aside, knowing, make, missing_data, tasks
+from knowing_tasks import design, held_out, knowing, make, missing_data, tasks
 from measure import results
 from fastai.basics import *
 from fastai_lrx.all import *
@@ -156,7 +156,7 @@ The rule of `lr` was changed once after the first judgement: watched losses coun
 
 def report(truths, judged, answers):
     "The results as a page."
-    def part(names, aside): return [n for n in names if (n in kept_aside)==aside]
+    def part(names, aside): return [n for n in names if (n in held_out)==aside]
     scratch = [n for n in tasks if n not in knowing]
     parts = {'tasks kept aside whose model knows something': part(knowing, True),
              'tasks for design whose model knows something': part(knowing, False), 'transformers from scratch': scratch}
@@ -176,7 +176,7 @@ def report(truths, judged, answers):
              f"| task | best rate | {' | '.join([*ours, 'lr, watch=False', 'valley', 'a constant'])} | trust of `lr` |", '|---'*9+'|']
     for name,rules in judged.items():
         def cell(k): return f"{np.mean(rules[k]['regret']):.3f} ({', '.join(f'{lr:.0e}' for lr in rules[k]['lrs'])})"
-        page += [f"| {name}{' (kept aside)' if name in kept_aside else ''} | {truths[name].best_lr:.0e} | "
+        page += [f"| {name}{' (kept aside)' if name in held_out else ''} | {truths[name].best_lr:.0e} | "
                  f"{' | '.join(map(cell, [*ours, 'lr, watch=False', 'valley', 'a constant']))} | "
                  f"{', '.join(row['trust'] for row in answers[name])} |"]
     rows = [(row, r) for name in judged for row,r in zip(answers[name], judged[name]['lr']['regret'])]
@@ -205,7 +205,7 @@ def draw(truths, judged):
             ax.plot(lrs, [t.loss(lr) for lr in lrs], marker, color=color, ms=6, mec='white', label=rule)
         ax.axhline(t.untrained, color='0.6', lw=0.8, ls=':')
         ax.set_xscale('log')
-        ax.set_title(name + (' (kept aside)' if name in kept_aside else ''), fontsize='small')
+        ax.set_title(name + (' (kept aside)' if name in held_out else ''), fontsize='small')
     axes.flat[0].legend(frameon=False, fontsize='small')
     fig.suptitle('Final validation loss against the rate; marks: what the rules suggest, 3 seeds; dotted: before the fit')
     return fig

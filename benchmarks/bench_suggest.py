@@ -25,7 +25,7 @@ os.environ.setdefault('OMP_NUM_THREADS', '1')   # tiny models, one process per c
 warnings.simplefilter('ignore')
 import numpy as np, torch
 from measure import results
-from suggest_tasks import design, every, kept_aside, make, pretrained, tasks
+from suggest_tasks import design, every, held_out, make, pretrained, tasks
 from fastai.basics import *
 from fastai_lrx.all import *
 from fastai_lrx.find.finder import stock_end
@@ -173,7 +173,7 @@ def summary(judged, names):
 def report(judged, answers, groups=None):
     "The results as a page."
     parts = {'tasks in all': list(judged), 'tasks the rule was designed on': [n for n in judged if n in design],
-             'tasks kept aside': [n for n in judged if n in kept_aside]}
+             'tasks kept aside': [n for n in judged if n in held_out]}
     page = ['# How good is a suggested rate?', '',
             'Regret: 0 is the best rate of the grid, 1 no better than no training. How it is measured: '
             '`bench_suggest.py`.', '']
@@ -190,7 +190,7 @@ def report(judged, answers, groups=None):
     for name,row in judged.items():
         rows = answers[name]
         lrs = [r['lr'] for r in rows]
-        page += [f"| {name}{' (kept aside)' if name in kept_aside else ''} | "
+        page += [f"| {name}{' (kept aside)' if name in held_out else ''} | "
                  f"{' | '.join('%.3f' % np.mean(v['regret']) for v in row.values())} | {min(lrs):.1e} to "
                  f"{max(lrs):.1e} | {sum(r['looks']-1 for r in rows)} of {len(rows)} |"]
     cases = [(r['trust'], regret) for name,row in judged.items()
@@ -226,7 +226,7 @@ def draw(truths, judged, answers):
             ax.plot(lrs, [t.loss(lr) for lr in lrs], 'o', color=color, ms=5, mec='white', label=rule)
         ax.axhline(t.untrained, color='0.6', lw=0.8, ls=':')
         ax.set_xscale('log')
-        ax.set_title(name + (' (kept aside)' if name in kept_aside else ''), fontsize='small')
+        ax.set_title(name + (' (kept aside)' if name in held_out else ''), fontsize='small')
     axes.flat[0].legend(frameon=False, fontsize='small')
     fig.suptitle('Final validation loss against the rate; dots: suggestions from 8 seeds; dotted: no training')
     return fig

@@ -173,7 +173,7 @@ tasks = {
     'clothes, Lite1, 300 of 5 kinds': Task('clothes', 'lite1', 300, (0,2,4,6,8), 48, 16),
     'clothes, Lite0, 400 of 10 kinds': Task('clothes', 'lite0', 400, every, 48, 16)}
 design = list(tasks)[:7]
-kept_aside = list(tasks)[7:]
+held_out = list(tasks)[7:]
 
 def examples(task, seed):
     "Labelled examples of a task, and others to test on, the same ones whatever the seed."
