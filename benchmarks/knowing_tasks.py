@@ -3,7 +3,8 @@
 Half of them start from weights trained on ImageNet (EfficientNet-Lite0 and Lite1, see `real_data.py`), the others from models that are
 trained here, once, and kept in `cache`. Pictures are Fashion-MNIST, texts the docstrings of installed libraries, tables made up.
 A task is a learner made from a seed, the fit that is planned, `fit(learn, lr)`, and the ratio of the rates of its layer groups.
-The seed draws the training examples, new heads and the order of batches. Those in `held_out` were named before any rule was tried."""
+The seed draws the training examples, new heads and the order of batches. Those in `held_out` were named before any rule
+was tried."""
 from dataclasses import dataclass
 from functools import cache
 

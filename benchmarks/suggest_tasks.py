@@ -1,7 +1,7 @@
 """The tasks on which suggestions are judged: small, seeded, on data that comes with installed packages or is made up here.
 
 A task builds a Learner from a seed: the seed draws weights and the order of batches, while the data and its split stay the same.
-The last third (`held_out`) was set aside before any rule was tried, kind by kind, so that both parts hold every kind of model."""
+The last third is `held_out`, named before any rule was tried, so that both parts have every kind of model."""
 from functools import cache, partial
 
 import numpy as np, torch
