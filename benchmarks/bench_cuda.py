@@ -29,8 +29,9 @@ import torch
 from fastai.vision.all import *
 from fastai.callback.schedule import LRFinder
 from fastai_lrx.all import *
+from fastai_lrx.core.plots import new_axes
 from card import quietly, waits_per_batch
-from measure import machine, paired, publish, quiet, ratio, results
+from measure import draw_ratios, machine, page, paired, picture, publish, quiet, ratio, results, span, stored, table
 
 card = torch.cuda.is_available()
 device = torch.device('cuda' if card else 'cpu')
@@ -85,7 +86,7 @@ def sweeping(arch, precision, rounds):
     sweep = dict(start_lr=1e-9, end_lr=1e-8, num_it=steps, stop_div=False)
     def stock():
         with learn.no_logging(): learn.fit(1, cbs=LRFinder(**sweep))
-    def ours(watch): learn.lr_find(show_plot=False, suggest_funcs='valley', watch=watch, **sweep)
+    def ours(watch): learn.lr_find(show_plot=False, watch=watch, **sweep)
     times = paired(dict(bare=lambda: bare_steps(learn, steps, precision), stock=stock, unwatched=partial(ours, False),
                         ours=partial(ours, True)), rounds)
     return dict(ms={k: 1000*statistics.median(v)/steps for k,v in times.items()},
@@ -194,51 +195,91 @@ def show(r):
     "A median with its range."
     return f"{r['median']:.2f} ({r['low']:.2f} to {r['high']:.2f})"
 
-def table(results:dict, rows:list)->list:
-    "Lines of a table with a column for each run that has a result."
-    runs = [run for run,o in results.items() if o]
-    if not runs: return ['Not measured in this run.']
-    return ['| | ' + ' | '.join(runs) + ' |', '|---'*(len(runs)+1) + '|',
-            *(f'| {label} | ' + ' | '.join(f(results[run]) for run in runs) + ' |' for label,f in rows)]
+def by_run(found:dict, rows:list)->str:
+    "A table with a column for each run that has a result."
+    if not (runs := {run: o for run,o in found.items() if o}): return 'Not measured in this run.'
+    return table(['', *runs], [[label, *(f(o) for o in runs.values())] for label,f in rows])
 
 def ms(label, k): return label,lambda o: f"{o['ms'][k]:.2f}"
 
-def report(res)->str:
-    "The results as a page."
-    c = res['checkpoints']
-    return '\n'.join(['# On a GPU', '', f"Measured on {res['machine']}. Pictures of noise on the card, 224 px, batches "
-                                        f"of 64. Ratios: median of {res['rounds']} paired rounds (lowest to highest).",
-                                        '',
-        '## Sweeping', '', 'Ms of a step.', '',
-        *table(res['sweeping'], [ms('bare', 'bare'), ms("stock's sweep", 'stock'), ms('`lr_find`, `watch=False`', 'unwatched'),
-            ms('`lr_find`', 'ours'), ("`lr_find`, `watch=False` / stock's", lambda o: show(o['ours_over_stock'])),
-            ('`lr_find` / bare steps', lambda o: show(o['ours_over_bare']))]), '',
-        '`lr_search` for a fit of two epochs, in units of that fit.', '',
-        *table(res['searching'], [('budget=1', lambda o: show(o['whole'])), ('budget=0.5', lambda o: show(o['half']))]),
-        '',
-        '## What makes python wait', '', '| | waits for the card, each batch (of training, and of validation where '
-                                         'there is one) |', '|---|---|',
-                                         *(f'| {k} | {v:g} |' for k,v in res['waiting'].items()), '',
-        '## A frozen body', '', 'Ms of a batch (20 of training, 5 of validation).', '',
-        *table(res['frozen'], [*(ms(k, k) for k in ('stock', 'NormFreeze', 'inside', 'bare head', 'idle loop')),
-            ('stock / inside', lambda o: show(o['speedup'])),
-            ('stock / NormFreeze', lambda o: show(o['norm_freeze']))]), '',
-        'Inside, a batch is no longer bound by the card: "bare head" is what the head costs without fastai, "idle '
-        'loop" what fastai\'s loop costs without model and optimizer.', '',
-        '## Filling', '', *table(res['filling'],
-                                 [('filling, without what entering costs, / a bare forward pass',
-                                   lambda o: show(o['over_forward'])),
-                                   ('seconds: filling, forward pass',
-                                    lambda o: f"{o['seconds']['fill']:.2f}, {o['seconds']['forward']:.2f}"),
-            ('seconds of entering with 64 pictures', lambda o: f"{o['seconds']['few']:.2f}")]), '',
-        '## A checkpoint', '', f"resnet50 with Adam, {c['mb']:.0f} MB: `Resume` keeps training waiting for "
-                               f"{', '.join(f'{w:.1f}' for w in c['waits_ms'])} ms; a copy to the host takes "
-                               f"{c['copy_ms']:.1f} ms. Four epochs of {c['epoch_ms']:.0f} ms with six checkpoints, "
-                               f"the first and the last of which are waited for, take {c['longer_ms']:.0f} ms longer, "
-                               f"{show(c['slower'])} times as long." if c else 'Not measured in this run.', '',
-        'Reproduce: `python benchmarks/bench_cuda.py` on a machine with a GPU.', ''])
+def medians(found:dict, key): return [o[key]['median'] for o in found.values() if o]
 
-def main():
+def goal(met): return 'The goal is met.' if met else 'The goal is **not met**.'
+
+def report(res)->str:
+    "The results as a page; `notes` say what else is to be known of a run, by section."
+    c,notes,waits = res['checkpoints'],res.get('notes', {}),res['waiting']
+    sweep,watched = medians(res['sweeping'], 'ours_over_stock'),medians(res['sweeping'], 'ours_over_bare')
+    inside,still = medians(res['frozen'], 'speedup'),medians(res['frozen'], 'norm_freeze')
+    whole,half,filled = medians(res['searching'], 'whole'),medians(res['searching'], 'half'),medians(res['filling'], 'over_forward')
+    def section(title, key, *parts): return [f'## {title}', *parts, *([notes[key]] if key in notes else [])]
+    return page('cuda', 'What do the features cost on a GPU?',
+        f"timm's resnet50, convnext_tiny and vit_small_patch16_224 in stock's `vision_learner`, on pictures of noise that lie on "
+        f"the card, 224 px, batches of 64, in fp32 and bf16. Measured on {res['machine']}. Ratios are medians of "
+        f"{res['rounds']} paired rounds (lowest to highest).",
+        f"Without watching, `lr_find` takes {span(sweep, '.2f')} of the time of stock's sweep; a frozen epoch inside "
+        f"`precomputed()` is {span(inside)} times faster than stock's, with `NormFreeze` {span(still)} times; our fits "
+        f"wait for the card {'no more' if waits_met(waits) else 'more'} often than stock's.",
+        picture('cuda', "Time of lr_find relative to stock's sweep and to bare training steps, and of frozen epochs of stock "
+                        'relative to those with NormFreeze and inside precomputed(), for three networks in fp32 and bf16'),
+        *section('Sweeping', 'sweeping',
+            f"Without watching, a sweep takes {span(sweep, '.2f')} of the time of stock's (the goal: no longer). "
+            f"{goal(max(sweep) <= 1)} `lr_find` at its default takes {span(watched, '.2f')} times as long as its training "
+            'steps alone (the goal: at most 1.35). In ms per step:',
+
+            by_run(res['sweeping'], [ms('steps alone', 'bare'), ms("stock's sweep", 'stock'),
+                ms('`lr_find`, `watch=False`', 'unwatched'), ms('`lr_find`', 'ours'),
+                ("`lr_find`, `watch=False` / stock's", lambda o: show(o['ours_over_stock'])),
+                ('`lr_find` / steps alone', lambda o: show(o['ours_over_bare']))])),
+        *section('`lr_search`', 'searching',
+            f"For a fit of two epochs, `lr_search` with `budget=1` takes {span(whole, '.2f')} times as long as the fit, with "
+            f"`budget=0.5` {span(half, '.2f')} times. In units of that fit:",
+            by_run(res['searching'], [('budget=1', lambda o: show(o['whole'])), ('budget=0.5', lambda o: show(o['half']))])),
+        *section('What makes Python wait for the card', 'waiting',
+            f"Counted are the waits of one batch more; our fits and sweeps are to have no more than stock's. "
+            f"{goal(waits_met(waits))}",
+            table(['', 'waits for the card, each batch (of training, and of validation where there is one)'],
+                  [[k, f'{v:g}'] for k,v in waits.items()])),
+        *section('A frozen body', 'frozen',
+            f"Inside `precomputed()` an epoch is {span(inside)} times faster than stock's (the goal: 50), and with "
+            f"`NormFreeze` {span(still)} times. {goal(min(inside) >= 50)} Inside, a batch is no longer bound by the card: the "
+            'head alone, without fastai ("bare head"), and fastai\'s loop without model and optimizer ("idle loop") take much '
+            'of the time. In ms per batch (20 of training, 5 of validation):',
+            by_run(res['frozen'], [*(ms(k, k) for k in ('stock', 'NormFreeze', 'inside', 'bare head', 'idle loop')),
+                ('stock / inside', lambda o: show(o['speedup'])), ('stock / NormFreeze', lambda o: show(o['norm_freeze']))])),
+        *section('Filling the activations', 'filling',
+            f"Apart from what entering costs whatever the data, the pass that fills takes {span(filled, '.2f')} times as long "
+            f"as a forward pass alone (the goal: at most 1.05). {goal(max(filled) <= 1.05)}",
+            by_run(res['filling'], [
+                ('filling, without what entering costs, / a forward pass alone', lambda o: show(o['over_forward'])),
+                ('seconds: filling, forward pass', lambda o: f"{o['seconds']['fill']:.2f}, {o['seconds']['forward']:.2f}"),
+                ('seconds of entering with 64 pictures', lambda o: f"{o['seconds']['few']:.2f}")])),
+        *section('A checkpoint', 'checkpoints',
+            f"`Resume` is to keep training waiting for less time than a copy to the host takes. "
+            f"{goal(max(c['waits_ms']) < c['copy_ms'])} For resnet50 with Adam, {c['mb']:.0f} MB, training waits {', '.join(f'{w:.1f}' for w in c['waits_ms'])} ms; a copy "
+            f"to the host takes {c['copy_ms']:.1f} ms. Four epochs of {c['epoch_ms']:.0f} ms with six checkpoints, the first and "
+            f"the last of which are waited for, take {c['longer_ms']:.0f} ms longer, {show(c['slower'])} times as long."
+            if c else 'Not measured in this run.'),
+        *(o for title,text in res.get('more', {}).items() for o in (f'## {title}', text)))
+
+def waits_met(waits):
+    "Do our fits wait no more often than stock's, and our sweep no more often than stock's?"
+    return waits['lr_find'] <= waits["stock's sweep"] and max(list(waits.values())[1:3]) <= waits["stock's fit"]
+
+def draw(res):
+    fig,(left,right) = new_axes(1, 2, size=(4, 2.9))
+    sides = ((left, res['sweeping'], {"ours_over_stock": "lr_find(watch=False) / stock's sweep", 'ours_over_bare': 'lr_find / steps alone'}),
+             (right, res['frozen'], {'speedup': "stock's epoch / inside precomputed()", 'norm_freeze': "stock's epoch / with NormFreeze"}))
+    for ax,found,ratios in sides:
+        for i,(key,label) in enumerate(ratios.items()):
+            draw_ratios(ax, {run: o[key] for run,o in found.items() if o}, color=f'C{i}', shift=0.3*i-0.15, label=label)
+        ax.axvline(1, color='0.5', lw=0.8, ls=':')
+        ax.set_xlabel('ratio of times')
+        ax.legend(frameon=False, fontsize='small', loc='lower left', bbox_to_anchor=(0, 1))
+        ax.label_outer()
+    return fig
+
+def measure():
     "All parts, or those named; of the others the results stay. After BENCH_SECONDS, if that is set, no more is measured."
     rounds,*named = [int(sys.argv[1]) if len(sys.argv) > 1 else 3 if card else 1, *sys.argv[2:]]
     end = time.monotonic() + float(os.environ.get('BENCH_SECONDS', 'inf'))
@@ -255,9 +296,16 @@ def main():
     def each(f): return lambda: {name: measured(f, *run) for name,run in runs.items()}
     parts = dict(waiting=waiting, checkpoints=partial(measured, checkpoints), sweeping=each(sweeping),
                  searching=each(searching), filling=each(filling), frozen=each(frozen_epochs))
-    for part in named or parts: res[part] = parts[part]()
-    res.update(machine=f"{torch.cuda.get_device_name() if card else 'no GPU'}, {machine().replace(', CPU', '')}", rounds=rounds)
-    if card: publish('cuda', res, report(res))
+    for part in named or parts:
+        res[part] = parts[part]()
+        res.get('notes', {}).pop(part, None)                # they were about the earlier run
+    return res | dict(machine=f"{torch.cuda.get_device_name() if card else 'no GPU'}, {machine().replace(', CPU', '')}",
+                      rounds=rounds)
+
+def main():
+    kept = stored('cuda')
+    res = kept or measure()
+    if kept or card: publish('cuda', res, report(res), dict(cuda=draw(res)))
     else: print(report(res) + '\nNo GPU here: these numbers mean nothing, and are not kept.')
 
 if __name__=='__main__': main()

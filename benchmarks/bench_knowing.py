@@ -163,7 +163,8 @@ def parts_of()->dict:
 
 def better_than_search(found)->str:
     "The rules with a lower mean regret than `lr_search` with a budget of one fit, in order."
-    return ', '.join(f"{k.split(' (')[0]} {s['mean']:.3f}" for k,s in found.items()
+    most = max(s['n'] for s in found.values())
+    return ', '.join(f"{k} {s['mean']:.3f}" + f" (on {s['n']} of {most} tasks)"*(s['n'] < most) for k,s in found.items()
                      if s['mean'] < found['lr_search, 1 fits']['mean'])
 
 def part_lines(title, names, found)->list:

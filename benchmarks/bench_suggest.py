@@ -256,20 +256,21 @@ def draw_regrets(ax, parts:dict):
         ax.plot(mean, ys, 'o', ms=4, color=f'C{i}', label=label)
     ax.set(yticks=range(len(order)), yticklabels=[k.split(' (')[0] for k in order], ylim=(len(order)-0.5, -0.7),
            xlabel='regret: mean, and a line to the 90th percentile')
-    ax.legend(frameon=False, fontsize='small')
+    ax.legend(frameon=False, fontsize='small', ncols=len(parts), loc='lower left', bbox_to_anchor=(0, 1))
 
 def draw(res):
     "The regrets of all rules, and what the ways to set rates per layer group lead to."
     fig,(left,right) = new_axes(1, 2, size=(4, 4))
     parts = parts_of(res['judged'])
-    draw_regrets(left, {label: summary(res['judged'], parts[label]) for label in ('held-out tasks',
-                                                                                  'tasks used to design the rule')})
+    draw_regrets(left, {label: summary(res['judged'], names) for label,names in
+                        (('held-out tasks', parts['held-out tasks']), ('design tasks', parts['tasks used to design the rule']))})
     means = group_means(res['groups'])
     for i,way in enumerate(next(iter(means.values()))):
         right.plot([m[way]/min(m.values()) for m in means.values()], np.arange(len(means))+0.15*i-0.2, 'o', ms=5, label=way)
     right.set(yticks=range(len(means)), yticklabels=[name.replace(' whole pretrained', ',\n') for name in means],
-              ylim=(len(means)-0.5, -1.5), xscale='log', xlabel='final loss / lowest of the four')
-    right.legend(frameon=False, fontsize='small', ncols=2, loc='upper center')
+              ylim=(len(means)-0.5, -0.7), xlabel='final loss / lowest of the four')
+    right.legend(frameon=False, fontsize='small', ncols=2, loc='lower left', bbox_to_anchor=(-0.1, 1), columnspacing=0.8,
+                 handletextpad=0.2)
     return fig
 
 def draw_tasks(truths, lrs_of, looks, held_out):
@@ -284,7 +285,7 @@ def draw_tasks(truths, lrs_of, looks, held_out):
             ax.plot(lrs, [t.loss(lr) for lr in lrs], ls='none', ms=4, mec='white', mew=0.5, label=rule, **look)
         ax.axhline(t.untrained, color='0.6', lw=0.8, ls=':')
         ax.set_xscale('log')
-        ax.set_title('\n'.join(textwrap.wrap(name + ' (held out)'*(name in held_out), 26)), fontsize='x-small')
+        ax.set_title('\n'.join(textwrap.wrap(name, 28)) + '\n(held out)'*(name in held_out), fontsize='x-small')
         ax.tick_params(labelsize='x-small')
     axes.flat[0].legend(frameon=False, fontsize='xx-small')
     fig.supxlabel('learning rate', fontsize='small')
