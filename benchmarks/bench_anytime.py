@@ -54,16 +54,20 @@ def report(res):
         mean,se = found[t, n]
         return f'{a:.1%} / {b:.1%} ({points(mean)} ± {100*se:.1f})'
     return page('anytime', 'Can one run replace separate runs for several budgets?',
-        f"`fit_anytime` trains at a constant rate, and `cooldown` ends it with a falling rate at 5, 10, 15 and 30 epochs. Each of the four models is "
-        f"compared with a one-cycle run of as many epochs, on four small tasks with {len(seeds)} seeds. Measured on {res['machine']}.",
-        f"One run with four cooldowns takes {spent} epochs, four one-cycle runs {sum(budgets)}, but the models are not equally good. The anytime "
-        f"model is at most 0.3 points worse than one-cycle in {sum(mean <= 0.003 for mean,_ in found.values())} of {len(found)} cases; by more than two "
-        f"standard errors it is worse in {worse} and better in {better}.",
-        f"Which of them is better depends on the task and the budget: the difference ranges from {points(found[low][0])} points ({low[0]}, {low[1]} "
-        f"epochs) to {points(found[high][0])} ({high[0]}, {high[1]} epochs).",
+        "`fit_anytime` trains at a constant rate, and `cooldown` ends it with a falling rate at 5, 10, 15 and 30 "
+        "epochs. Each of the four models is compared with a one-cycle run of as many epochs, on four small tasks "
+        f"with {len(seeds)} seeds. Measured on {res['machine']}.",
+        f"One run with four cooldowns takes {spent} epochs, four one-cycle runs {sum(budgets)}, but the models are "
+        "not equally good. The anytime model is at most 0.3 points worse than one-cycle in "
+        f"{sum(mean <= 0.003 for mean,_ in found.values())} of {len(found)} cases; by more than two standard errors "
+        f"it is worse in {worse} and better in {better}.",
+        "Which of them is better depends on the task and the budget: the difference ranges from "
+        f"{points(found[low][0])} points ({low[0]}, {low[1]} epochs) to {points(found[high][0])} ({high[0]}, "
+        f"{high[1]} epochs).",
         picture('anytime', 'Test error against the number of epochs on four tasks, for models from one run with cooldowns and for separate one-cycle '
                            'runs'),
-        'Test error of the anytime model / of one-cycle; in brackets the difference in points, paired by seed, ± its standard error.',
+        'Test error of the anytime model / of one-cycle; in brackets the difference in points, paired by seed, ± its '
+        'standard error.',
         table(['', *(f'{n} epochs' for n in budgets)], [[t, *(cell(t, n) for n in budgets)] for t in tasks]))
 
 def draw(rows):

@@ -51,7 +51,8 @@ def seconds(f)->float:
 paired = partial(paired, timed=seconds)
 
 def pictures(n:int, train:bool):
-    "A loader of `n` pictures of noise on the card, from a few different ones, gathered there batch by batch, so that it costs little."
+    "A loader of `n` pictures of noise on the card, from a few different ones, gathered there batch by batch, so that "
+    "it costs little."
     x = torch.randn(min(n, 256), 3, size, size, device=device)
     y = torch.arange(len(x), device=device) % 10
     def gathered(batch): return x[batch[0] % len(x)],y[batch[0] % len(x)]
@@ -214,17 +215,19 @@ def report(res)->str:
     whole,half,filled = medians(res['searching'], 'whole'),medians(res['searching'], 'half'),medians(res['filling'], 'over_forward')
     def section(title, key, *parts): return [f'## {title}', *parts, *([notes[key]] if key in notes else [])]
     return page('cuda', 'What do the features cost on a GPU?',
-        f"timm's resnet50, convnext_tiny and vit_small_patch16_224 in stock's `vision_learner`, on pictures of noise that lie on "
-        f"the card, 224 px, batches of 64, in fp32 and bf16. Measured on {res['machine']}. Ratios are medians of "
-        f"{res['rounds']} paired rounds (lowest to highest).",
+        "timm's resnet50, convnext_tiny and vit_small_patch16_224 in stock's `vision_learner`, on pictures of noise "
+        f"that lie on the card, 224 px, batches of 64, in fp32 and bf16. Measured on {res['machine']}. Ratios are "
+        f"medians of {res['rounds']} paired rounds (lowest to highest).",
         f"Without watching, `lr_find` takes {span(sweep, '.2f')} of the time of stock's sweep; a frozen epoch inside "
         f"`precomputed()` is {span(inside)} times faster than stock's, with `NormFreeze` {span(still)} times; our fits "
         f"wait for the card {'no more' if waits_met(waits) else 'more'} often than stock's.",
         picture('cuda', "Time of lr_find relative to stock's sweep and to bare training steps, and of frozen epochs of stock "
-                        'relative to those with NormFreeze and inside precomputed(), for three networks in fp32 and bf16'),
+                        'relative to those with NormFreeze and inside precomputed(), for three networks in fp32 and '
+                        'bf16'),
         *section('Sweeping', 'sweeping',
             f"Without watching, a sweep takes {span(sweep, '.2f')} of the time of stock's (the goal: no longer). "
-            f"{goal(max(sweep) <= 1)} `lr_find` at its default takes {span(watched, '.2f')} times as long as its training "
+            f"{goal(max(sweep) <= 1)} `lr_find` at its default takes {span(watched, '.2f')} times as long as its "
+            "training "
             'steps alone (the goal: at most 1.35). In ms per step:',
 
             by_run(res['sweeping'], [ms('steps alone', 'bare'), ms("stock's sweep", 'stock'),
@@ -232,8 +235,8 @@ def report(res)->str:
                 ("`lr_find`, `watch=False` / stock's", lambda o: show(o['ours_over_stock'])),
                 ('`lr_find` / steps alone', lambda o: show(o['ours_over_bare']))])),
         *section('`lr_search`', 'searching',
-            f"For a fit of two epochs, `lr_search` with `budget=1` takes {span(whole, '.2f')} times as long as the fit, with "
-            f"`budget=0.5` {span(half, '.2f')} times. In units of that fit:",
+            f"For a fit of two epochs, `lr_search` with `budget=1` takes {span(whole, '.2f')} times as long as the "
+            f"fit, with `budget=0.5` {span(half, '.2f')} times. In units of that fit:",
             by_run(res['searching'], [('budget=1', lambda o: show(o['whole'])), ('budget=0.5', lambda o: show(o['half']))])),
         *section('What makes Python wait for the card', 'waiting',
             f"Counted are the waits of one batch more; our fits and sweeps are to have no more than stock's. "
@@ -242,23 +245,25 @@ def report(res)->str:
                   [[k, f'{v:g}'] for k,v in waits.items()])),
         *section('A frozen body', 'frozen',
             f"Inside `precomputed()` an epoch is {span(inside)} times faster than stock's (the goal: 50), and with "
-            f"`NormFreeze` {span(still)} times. {goal(min(inside) >= 50)} Inside, a batch is no longer bound by the card: the "
-            'head alone, without fastai ("bare head"), and fastai\'s loop without model and optimizer ("idle loop") take much '
-            'of the time. In ms per batch (20 of training, 5 of validation):',
+            f"`NormFreeze` {span(still)} times. {goal(min(inside) >= 50)} Inside, a batch is no longer bound by the "
+            "card: the "
+            'head alone, without fastai ("bare head"), and fastai\'s loop without model and optimizer ("idle loop") '
+            'take much of the time. In ms per batch (20 of training, 5 of validation):',
             by_run(res['frozen'], [*(ms(k, k) for k in ('stock', 'NormFreeze', 'inside', 'bare head', 'idle loop')),
                 ('stock / inside', lambda o: show(o['speedup'])), ('stock / NormFreeze', lambda o: show(o['norm_freeze']))])),
         *section('Filling the activations', 'filling',
-            f"Apart from what entering costs whatever the data, the pass that fills takes {span(filled, '.2f')} times as long "
-            f"as a forward pass alone (the goal: at most 1.05). {goal(max(filled) <= 1.05)}",
+            f"Apart from what entering costs whatever the data, the pass that fills takes {span(filled, '.2f')} times "
+            f"as long as a forward pass alone (the goal: at most 1.05). {goal(max(filled) <= 1.05)}",
             by_run(res['filling'], [
                 ('filling, without what entering costs, / a forward pass alone', lambda o: show(o['over_forward'])),
                 ('seconds: filling, forward pass', lambda o: f"{o['seconds']['fill']:.2f}, {o['seconds']['forward']:.2f}"),
                 ('seconds of entering with 64 pictures', lambda o: f"{o['seconds']['few']:.2f}")])),
         *section('A checkpoint', 'checkpoints',
-            f"`Resume` is to keep training waiting for less time than a copy to the host takes. "
-            f"{goal(max(c['waits_ms']) < c['copy_ms'])} For resnet50 with Adam, {c['mb']:.0f} MB, training waits {', '.join(f'{w:.1f}' for w in c['waits_ms'])} ms; a copy "
-            f"to the host takes {c['copy_ms']:.1f} ms. Four epochs of {c['epoch_ms']:.0f} ms with six checkpoints, the first and "
-            f"the last of which are waited for, take {c['longer_ms']:.0f} ms longer, {show(c['slower'])} times as long."
+            "`Resume` is to keep training waiting for less time than a copy to the host takes. "
+            f"{goal(max(c['waits_ms']) < c['copy_ms'])} For resnet50 with Adam, {c['mb']:.0f} MB, training waits "
+            f"{', '.join(f'{w:.1f}' for w in c['waits_ms'])} ms; a copy to the host takes {c['copy_ms']:.1f} ms. Four "
+            f"epochs of {c['epoch_ms']:.0f} ms with six checkpoints, the first and the last of which are waited for, "
+            f"take {c['longer_ms']:.0f} ms longer, {show(c['slower'])} times as long."
             if c else 'Not measured in this run.'),
         *(o for title,text in res.get('more', {}).items() for o in (f'## {title}', text)))
 
@@ -280,7 +285,8 @@ def draw(res):
     return fig
 
 def measure():
-    "All parts, or those named; of the others the results stay. After BENCH_SECONDS, if that is set, no more is measured."
+    "All parts, or those named; of the others the results stay. After BENCH_SECONDS, if that is set, no more is "
+    "measured."
     rounds,*named = [int(sys.argv[1]) if len(sys.argv) > 1 else 3 if card else 1, *sys.argv[2:]]
     end = time.monotonic() + float(os.environ.get('BENCH_SECONDS', 'inf'))
     path = results/'cuda.json'

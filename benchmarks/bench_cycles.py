@@ -172,7 +172,8 @@ def versus(a, b):
     return d.mean(),d.std(ddof=1)/len(d)**0.5
 
 def ensemble_errors(rows, t)->dict:
-    "Test errors of each seed on a task: of the mean of the last three snapshots first, then of all that it is compared with"
+    "Test errors of each seed on a task: of the mean of the last three snapshots first, then of all that it is "
+    "compared with"
     equal = partial(of, rows, t, '5 equal cycles')
     return ({'mean of the last 3 snapshots': equal('members')[:,2], 'mean of all 5': equal('members')[:,4],
              'last snapshot': equal('members')[:,0], 'best snapshot by validation loss': equal('best_single'),
@@ -242,29 +243,31 @@ def report(res):
     at_end = [{s: of(rows, t, s, 'accuracy')[:,-1].mean() for s in schedules if 'averaged' not in s} for t in tasks]
     single = [{k: v.mean() for k,v in ensemble_errors(rows, t).items() if not k.startswith('mean of')} for t in tasks]
     return page('cycles', 'Do cycles, snapshot ensembles and averages pay?',
-        f"Nine schedules of {epochs} epochs, each at its own best rate of five or seven, are compared on four small tasks: "
-        f"digits with wrong labels and shapes in noise, two models each. {len(seeds)} seeds; {edges(res['search'])} Measured "
-        f"on {res['machine']}.",
-        f"On {fast} of {n} tasks a cyclical schedule needs at most half of the {epochs} epochs to reach the accuracy that a "
-        f"fixed rate ends with. The mean of the last three snapshots is better than the last snapshot on {better} tasks and "
-        f"worse on {worse}. An average makes a fixed rate better on {fixed[0]} tasks (worse on {fixed[1]}), and one-cycle on "
-        f"{one_cycle[0]} (worse on {one_cycle[1]}). Better and worse mean by more than two standard errors.",
+        f"Nine schedules of {epochs} epochs, each at its own best rate of five or seven, are compared on four small "
+        f"tasks: digits with wrong labels and shapes in noise, two models each. {len(seeds)} seeds; "
+        f"{edges(res['search'])} Measured on {res['machine']}.",
+        f"On {fast} of {n} tasks a cyclical schedule needs at most half of the {epochs} epochs to reach the accuracy "
+        "that a fixed rate ends with. The mean of the last three snapshots is better than the last snapshot on "
+        f"{better} tasks and worse on {worse}. An average makes a fixed rate better on {fixed[0]} tasks (worse on "
+        f"{fixed[1]}), and one-cycle on {one_cycle[0]} (worse on {one_cycle[1]}). Better and worse mean by more than "
+        "two standard errors.",
         '## Epochs until a schedule is as good as a fixed rate in the end',
         f"On {sum(min(o, key=o.get) == 'fixed' for o in at_end)} of {n} tasks every other schedule ends with a higher "
         f"accuracy than the fixed rate. The highest has: {counted(max(o, key=o.get) for o in at_end)}.",
         picture('cycles', 'Validation accuracy after each epoch for a fixed rate, steps, triangular2, SGDR and one-cycle, '
-                          'one panel for each of four tasks; a dotted line is the accuracy that the fixed rate ends with'),
-        'Median (range) over the seeds, "-" where it is never reached; then validation accuracy after the last epoch, and '
-        'the best rate.',
+                          'one panel for each of four tasks; a dotted line is the accuracy that the fixed rate ends '
+                          'with'),
+        'Median (range) over the seeds, "-" where it is never reached; then validation accuracy after the last '
+        'epoch, and the best rate.',
         speed_table(rows),
         '## Ensembles, averages, single models',
-        f"An ensemble costs more at inference and is not always better than one model. Of the models that cost one forward "
-        f"pass, the lowest test error has: {counted(min(o, key=o.get) for o in single)}.",
+        "An ensemble costs more at inference and is not always better than one model. Of the models that cost one "
+        f"forward pass, the lowest test error has: {counted(min(o, key=o.get) for o in single)}.",
         picture('cycles_errors', 'Test error of the mean of three and of five snapshots and of all single models, one panel '
                                  'for each of four tasks'),
-        'Test error; in brackets the difference to the mean of the last three, paired by seed, ± its standard error. At '
-        'inference the mean of the last 3 costs three forward passes, that of all 5 five, every other row one. "fixed, '
-        'averaged" is `Average(\'tail\', 0.5)`, "one-cycle, averaged" is `Average()`.',
+        'Test error; in brackets the difference to the mean of the last three, paired by seed, ± its standard error. '
+        'At inference the mean of the last 3 costs three forward passes, that of all 5 five, every other row one. '
+        '"fixed, averaged" is `Average(\'tail\', 0.5)`, "one-cycle, averaged" is `Average()`.',
         ensemble_table(rows))
 
 def main():

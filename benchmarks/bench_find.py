@@ -108,20 +108,22 @@ def report(res):
     imports = '; '.join(f"after `{k}` {i['median']:.3f} s (worst of {i['rounds']}: {i['worst']:.3f} s)"
                         for k,i in res['imports'].items())
     return page('find', 'What does `lr_find` cost?',
-        f"A sweep of 100 steps without watched items (`watch=False`) is compared with the same 100 training steps alone "
-        f"and with stock's `lr_find`, on timm's resnet50 and on a tiny perceptron. Measured on {res['machine']}.",
+        "A sweep of 100 steps without watched items (`watch=False`) is compared with the same 100 training steps "
+        f"alone and with stock's `lr_find`, on timm's resnet50 and on a tiny perceptron. Measured on {res['machine']}.",
         f"On resnet50 a sweep takes {median(b, 'ours_over_bare')} times as long as its training steps (stock's: "
         f"{median(b, 'stock_over_bare')}) and writes {size(b['bytes_trained']['ours'])} where stock's writes up to "
         f"{size(b['bytes_trained']['stock'])}. On the tiny model, where everything around a step counts, it takes "
         f"{median(t, 'ours_over_bare')} times as long (stock's: {median(t, 'stock_over_bare')}).",
         picture('find', "Time of a sweep, ours and stock's, as a multiple of its training steps, and megabytes written, "
                         'for resnet50 and a tiny perceptron'),
-        f"A sweep of ours takes {median(b, 'ours_over_stock')} times as long as stock's on resnet50, within the noise, and "
-        f"{median(t, 'ours_over_stock')} times on the tiny model. Ratios are medians (90 % interval, or the whole range "
+        f"A sweep of ours takes {median(b, 'ours_over_stock')} times as long as stock's on resnet50, within the noise, "
+        f"and {median(t, 'ours_over_stock')} times on the tiny model. Ratios are medians (90 % interval, or the whole "
+        "range "
         'where rounds are few; number of rounds).',
         table(['', 'resnet50 (timm), 25.6M parameters, 32 px, batch 4', 'tiny MLP, batch 64'], rows),
         f"`valley` on {v['points']} points takes {v['ours_seconds']:.4f} s, stock's {v['stock_seconds']:.1f} s, with "
-        f"{'the same' if v['same_answer'] else 'another'} suggestion. `import fastai_lrx.all` adds little to fastai's own "
+        f"{'the same' if v['same_answer'] else 'another'} suggestion. `import fastai_lrx.all` adds little to fastai's "
+        "own "
         f'import: {imports}.')
 
 def draw(res):

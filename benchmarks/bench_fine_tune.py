@@ -146,10 +146,10 @@ def verdict(found:list)->str:
     count = lambda k: sum(r[k] for r in found)
     asked = [r for r in found if r[searched_column]]
     return (f"On {count('below')} of these {n} tasks ours at its default has a lower error than stock at its best rate, and "
-            f"on {count('above')} a higher one by more than two standard errors. From 4e-4 to 1.2e-2 it stays within 3 points "
-            f"of its own best on {count('within_3')}; its tolerance is better than stock's on {count('tolerant')}; with "
-            f"`base_lr=None` it is within 1 point of its best rate on {sum(r['asked_within_1'] for r in asked)} of "
-            f"{len(asked)}.")
+            f"on {count('above')} a higher one by more than two standard errors. From 4e-4 to 1.2e-2 it stays within "
+            f"3 points of its own best on {count('within_3')}; its tolerance is better than stock's on "
+            f"{count('tolerant')}; with `base_lr=None` it is within 1 point of its best rate on "
+            f"{sum(r['asked_within_1'] for r in asked)} of {len(asked)}.")
 
 def judged(found:dict)->list:
     "What these tasks show, in a few sentences and a table."
@@ -167,8 +167,9 @@ def others(cells)->list:
     def lowest(key): return counted(min(e, key=lambda way: getattr(e[way], key)) for e in found.values())
     def entry(errors, way): return f'{percent(errors[way].best)} ({percent(errors[way].tolerance)})' if way in errors else ''
     return ['## Other ways',
-            f"At its best rate, the way with the lowest error on these {len(found)} tasks is: {lowest('best')}; the one with the "
-            f"best tolerance: {lowest('tolerance')}. LP-FT trains the head for an epoch, then everything at a tenth of the "
+            f"At its best rate, the way with the lowest error on these {len(found)} tasks is: {lowest('best')}; the "
+            f"one with the best tolerance: {lowest('tolerance')}. LP-FT trains the head for an epoch, then everything "
+            "at a tenth of the "
             'rate; "full" trains everything from the start, with rates that fall by 2.6 per group.',
             'Error at the best of six rates, and in brackets the tolerance.',
             table(['', *shown], [[name, *(entry(e, w) for w in shown)] for name,e in found.items()])]
@@ -184,8 +185,8 @@ def average_lines(cells)->list:
     if not (found := gains(cells)): return []
     better,worse = (sum(sign*d > 2*se for *_,(d,se) in found.values()) for sign in (-1, 1))
     return ['## With an average',
-            f'Adding `Average()` at the default rate is better by more than two standard errors on {better} of {len(found)} '
-            f'tasks, and worse on {worse}.',
+            f'Adding `Average()` at the default rate is better by more than two standard errors on {better} of '
+            f'{len(found)} tasks, and worse on {worse}.',
             table(['', 'alone', 'averaged', 'difference'],
                   [[name, percent(a), percent(b), signed(d)] for name,(a,b,d) in found.items()])]
 
@@ -242,19 +243,20 @@ def report(res)->str:
     found = {name: row(cells, name) for name in tasks}
     count = lambda k: sum(found[name][k] for name in held_out)
     return page('fine_tune', 'Does `fine_tune_discriminative` work without tuning its rate?',
-        f"Five epochs on fifteen transfer tasks: ours is `fine_tune_discriminative(5)`, stock is `fine_tune(4)`, each at its "
-        f"default and at six rates. Errors in percent on 700 to 1000 other pictures or texts, means of 5 seeds (3 with "
-        f"ImageNet weights, whose six rates were run on {res['real_on']}; all else on {res['machine']}).",
-        f"At its default ours has a lower error than stock at the best of six rates on {count('below')} of {len(held_out)} "
-        f"held-out tasks, and on {count('above')} a higher one by more than two standard errors. Tuning still pays: over a "
-        f"factor of 30 in the rate, the error stays within 3 points of its best on only {count('within_3')} of them.",
+        "Five epochs on fifteen transfer tasks: ours is `fine_tune_discriminative(5)`, stock is `fine_tune(4)`, each "
+        "at its default and at six rates. Errors in percent on 700 to 1000 other pictures or texts, means of 5 seeds "
+        f"(3 with ImageNet weights, whose six rates were run on {res['real_on']}; all else on {res['machine']}).",
+        f"At its default ours has a lower error than stock at the best of six rates on {count('below')} of "
+        f"{len(held_out)} held-out tasks, and on {count('above')} a higher one by more than two standard errors. "
+        "Tuning still pays: over a factor of 30 in the rate, the error stays within 3 points of its best on only "
+        f"{count('within_3')} of them.",
         picture('fine_tune_tasks', 'For each of fifteen tasks: error of ours at its default and of the other ways at their best '
                                    'rate, tolerance of all, and the change that Average() brings'),
         'The same at every rate; stars mark the defaults:',
         picture('fine_tune', 'Error against rate on fifteen tasks, ours and stock'),
-        'Tolerance is the mean error over five rates from 4e-4 to 1.2e-2, "worst" the highest error among them, width the '
-        'factor of neighboring rates within 2 points of the best. `base_lr=None` is compared, where it was run, with runs of '
-        'the same seeds. Differences are paired by seed, ± their standard error.',
+        'Tolerance is the mean error over five rates from 4e-4 to 1.2e-2, "worst" the highest error among them, '
+        'width the factor of neighboring rates within 2 points of the best. `base_lr=None` is compared, where it was '
+        'run, with runs of the same seeds. Differences are paired by seed, ± their standard error.',
         '## Held-out tasks', *judged({name: found[name] for name in held_out}),
         '## Tasks on which the defaults were chosen', *judged({name: found[name] for name in design}),
         *others(cells), *average_lines(cells),

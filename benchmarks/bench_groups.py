@@ -107,29 +107,30 @@ def report(res):
     learners = {'stock': 'stock: `vision_learner`, `freeze()`', 'bn_freeze': 'stock with `train_bn=False, cbs=BnFreeze()`',
                 'ours': '`timm_learner(..., train_bn=False)`'}
     return page('groups', "Can every timm architecture be cut into layer groups?",
-        f"`timm_learner` builds all {s['n']} architectures of timm {res['timm']}; each is cut in {len(ways)} ways and checked "
-        f"for six faults, and stock's `vision_learner` builds the same ones. Beside it, what frozen epochs cost with and "
-        f"without BatchNorm in training. Measured on {res['machine']}.",
-        f"{s['n_build']} of {s['n']} architectures build and run, {s['n_build']-len(faulty)} of them without a fault in any "
-        f"cut. With stock's `vision_learner` {stock['fail']} fail in a forward pass, and {stock['unused']} leave weights "
-        f"unused, {stock['tenth_unused']} of them more than a tenth.",
+        f"`timm_learner` builds all {s['n']} architectures of timm {res['timm']}; each is cut in {len(ways)} ways and "
+        "checked for six faults, and stock's `vision_learner` builds the same ones. Beside it, what frozen epochs "
+        f"cost with and without BatchNorm in training. Measured on {res['machine']}.",
+        f"{s['n_build']} of {s['n']} architectures build and run, {s['n_build']-len(faulty)} of them without a fault "
+        f"in any cut. With stock's `vision_learner` {stock['fail']} fail in a forward pass, and {stock['unused']} "
+        f"leave weights unused, {stock['tenth_unused']} of them more than a tenth.",
         picture('groups', "How many of timm's architectures build without a fault in timm_learner and in vision_learner, and "
                           'how much faster a frozen epoch is without BatchNorm in training'),
         f"{s['n_build']-len(faulty)} architectures come in groups without a fault in each of {len(ways)} cuts{others}. "
         f"Cutting a model takes {s['split_ms']:.1f} ms (median; worst {s['worst_split_ms']:.0f} ms).",
         '## A frozen body',
-        f"Without BatchNorm in training, a frozen epoch is {cost['stock_over_ours']['median']:.1f} times faster and keeps "
-        f"{kept['ours']/1e6:.1f} MB instead of {kept['stock']/1e6:.0f} for the backward pass; with fastai's `BnFreeze` it is "
-        f"{cost['stock_over_bn_freeze']['median']:.1f} times faster. timm's resnet18, 96 px, batches of 32, body frozen, head trained; median of "
-        f"the paired ratios with its 90 % interval.",
+        f"Without BatchNorm in training, a frozen epoch is {cost['stock_over_ours']['median']:.1f} times faster and "
+        f"keeps {kept['ours']/1e6:.1f} MB instead of {kept['stock']/1e6:.0f} for the backward pass; with fastai's "
+        f"`BnFreeze` it is {cost['stock_over_bn_freeze']['median']:.1f} times faster. timm's resnet18, 96 px, batches "
+        "of 32, body frozen, head trained; median of the paired ratios with its 90 % interval.",
         table(['', 'seconds an epoch', 'stock / this', 'kept for the backward pass of a batch'],
               [[name, f'{seconds[k]:.2f}', '1' if k == 'stock' else show(cost[f'stock_over_{k}']), f'{kept[k]/1e6:.1f} MB']
                for k,name in learners.items()]),
         '## By family',
-        f"{sum(not f['faults'] for f in s['families'])} of {len(s['families'])} families have no fault. A cut is refused "
-        'where a model has fewer layers than groups are requested. The faults checked for: a different number of groups '
-        'than requested, a parameter missing or in two groups, an empty group, a group that a forward pass does not use, '
-        'the head not last, groups not in the order of first use ("order").',
+        f"{sum(not f['faults'] for f in s['families'])} of {len(s['families'])} families have no fault. A cut is "
+        "refused "
+        'where a model has fewer layers than groups are requested. The faults checked for: a different number of '
+        'groups than requested, a parameter missing or in two groups, an empty group, a group that a forward pass '
+        'does not use, the head not last, groups not in the order of first use ("order").',
         table(['family', 'architectures', 'layers', 'cuts as requested', 'refused: too few layers', 'faults'],
               [[f['family'], f['n'], f"{f['fewest']} to {f['most']}", f"{f['cut']} of {f['n_cuts']}", f['refused'],
                 ', '.join(f['faults']) or 'none'] for f in s['families']]))

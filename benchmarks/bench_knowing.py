@@ -108,7 +108,8 @@ def ask_all(names, workers=2):
         return {name: [jobs[name, seed].result() for seed in seeds] for name in names}
 
 def constants(truths):
-    "The constant with the lowest mean regret on the design tasks, for each optimizer and stage; by optimizer alone where no task has both."
+    "The constant with the lowest mean regret on the design tasks, for each optimizer and stage; by optimizer alone "
+    "where no task has both."
     fine = 10**np.linspace(-5, 1, 121)
     def best(chosen): return fine[np.mean([[truths[n].regret(lr) for lr in fine] for n in chosen], axis=0).argmin()]
     res = {}
@@ -173,8 +174,8 @@ def part_lines(title, names, found)->list:
         return [rule + (f" ({s['n']} tasks)" if s['n'] < len(names) else ''), *(f'{s[k]:.3f}' for k in ('mean', 'p90', 'worst')),
                 f"{s['ratio']:.2f}x", '' if np.isnan(s['cost']) else f"{s['cost']:.2f}"]
     return [f'## {len(names)} {title}',
-            f"`lr_search` with a budget of one fit has a mean regret of {found['lr_search, 1 fits']['mean']:.3f}; lower ones "
-            f"have: {better_than_search(found)}.",
+            f"`lr_search` with a budget of one fit has a mean regret of {found['lr_search, 1 fits']['mean']:.3f}; "
+            f"lower ones have: {better_than_search(found)}.",
             table(['rule', 'mean regret', '90th percentile', 'worst', 'final loss, of the best (median)',
                    'cost, in fits (median)'], [line(*o) for o in found.items()])]
 
@@ -187,17 +188,17 @@ def task_lines(truths, judged, answers)->list:
     held = [low <= truths[name].best_lr <= high for name,(low,high) in intervals]
     return ['## Task by task',
             f"`trust` is a hint, not a guarantee: `lr_find` says 'ok' in {len(ok)} of {len(rows)} cases, and "
-            f"{sum(r < 0.1 for r in ok)} of these have a regret below 0.1. The interval of `lr_search` at 1 fit holds the best "
-            f"rate of the grid in {sum(held)} of {len(rows)} cases.",
+            f"{sum(r < 0.1 for r in ok)} of these have a regret below 0.1. The interval of `lr_search` at 1 fit holds "
+            f"the best rate of the grid in {sum(held)} of {len(rows)} cases.",
             picture('knowing_tasks', 'Final validation loss against the rate, a panel for each task; marks are the rates that '
-                                     'valley, a constant, lr and lr_search suggest from 3 seeds, dotted lines the loss before '
-                                     'the fit'),
+                                     'valley, a constant, lr and lr_search suggest from 3 seeds, dotted lines the '
+                                     'loss before the fit'),
             'Mean regret, and in brackets the rates.',
             table(['task', 'best rate', *compared, 'trust of `lr`'],
                   [[name + ' (held out)'*(name in held_out), f'{truths[name].best_lr:.0e}', *(cell(rules, k) for k in compared),
                     ', '.join(row['trust'] for row in answers[name])] for name,rules in judged.items()]),
-            f"Watching takes {np.median([row['of_stock'] for row,_ in rows]):.2f}x the time of the sweep without it (at most "
-            f"{max(row['of_stock'] for row,_ in rows):.2f}x), and the sweep at most "
+            f"Watching takes {np.median([row['of_stock'] for row,_ in rows]):.2f}x the time of the sweep without it "
+            f"(at most {max(row['of_stock'] for row,_ in rows):.2f}x), and the sweep at most "
             f"{max(row['of_hundred'] for row,_ in rows):.2f}x the time of 100 batches."]
 
 def report(res, truths):
@@ -210,15 +211,16 @@ def report(res, truths):
     search,half,lr = (all_of[k] for k in ('lr_search, 1 fits', 'lr_search, 0.5 fits', 'lr'))
     first = next(iter(found))
     return page('knowing', 'How good is a suggested rate for a model that is pretrained or has trained before?',
-        f"Rules that read a sweep, `lr_search`, which tries the planned fit in small, and rules of thumb suggest a rate; its "
-        f"regret is 0 for the best rate of a grid on which the task was trained, 1 for one that is no better than no fit. "
-        f"{len(knowing)} tasks with such models, and two transformers from scratch; {len(seeds)} seeds. Cost is the time of "
-        f"a suggestion, in units of the planned fit. Measured on {res['machine']}.",
-        f"Over all {len(knowing)} tasks `lr_search` has a mean regret of {search['mean']:.3f} with a budget of one fit and "
-        f"{half['mean']:.3f} with half of one, rank {cheap.index('lr_search, 1 fits')+1} and "
-        f"{cheap.index('lr_search, 0.5 fits')+1} of {len(cheap)} rules that cost less than a grid of whole fits; `lr` has "
-        f"{lr['mean']:.3f}, `valley` {all_of['valley']['mean']:.3f}. On the {len(parts[first])} {first} alone, rules with a "
-        f"lower one than `lr_search` ({found[first]['lr_search, 1 fits']['mean']:.3f}) are: {better_than_search(found[first])}.",
+        "Rules that read a sweep, `lr_search`, which tries the planned fit in small, and rules of thumb suggest a "
+        "rate; its regret is 0 for the best rate of a grid on which the task was trained, 1 for one that is no "
+        f"better than no fit. {len(knowing)} tasks with such models, and two transformers from scratch; {len(seeds)} "
+        f"seeds. Cost is the time of a suggestion, in units of the planned fit. Measured on {res['machine']}.",
+        f"Over all {len(knowing)} tasks `lr_search` has a mean regret of {search['mean']:.3f} with a budget of one "
+        f"fit and {half['mean']:.3f} with half of one, rank {cheap.index('lr_search, 1 fits')+1} and "
+        f"{cheap.index('lr_search, 0.5 fits')+1} of {len(cheap)} rules that cost less than a grid of whole fits; `lr` "
+        f"has {lr['mean']:.3f}, `valley` {all_of['valley']['mean']:.3f}. On the {len(parts[first])} {first} alone, "
+        f"rules with a lower one than `lr_search` ({found[first]['lr_search, 1 fits']['mean']:.3f}) are: "
+        f"{better_than_search(found[first])}.",
         picture('knowing', 'Mean regret and its 90th percentile for each rule, on held-out tasks, tasks used for design and '
                            'transformers from scratch'),
         notes, *(o for title,s in found.items() for o in part_lines(title, parts[title], s)),

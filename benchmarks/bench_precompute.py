@@ -101,19 +101,22 @@ def report(res):
     rows = [[label, *(show(r[key]) for r in times.values())] for label,key in ratios]
     rows += [[label, *(', '.join(f'{s:.2f}' for s in r[key].values()) for r in times.values())] for label,key in seconds]
     return page('precompute', 'How much faster are frozen epochs with `precomputed()`?',
-        f"`precomputed()` computes the activations of the frozen body once; epochs inside train only the head. Compared "
-        f"with frozen epochs of stock's `vision_learner`, on three networks, 1024 pictures of noise to train on and 256 to "
-        f"validate with, 96 px, in memory. Measured on {res['machine']}.",
-        f"An epoch inside is {span(medians('speedup'), '.0f')} times faster than stock's. Three epochs and the pass that "
-        f"fills the activations are together {span(medians('speedup_of_three'))} times faster than three of stock's.",
+        "`precomputed()` computes the activations of the frozen body once; epochs inside train only the head. "
+        "Compared with frozen epochs of stock's `vision_learner`, on three networks, 1024 pictures of noise to train "
+        f"on and 256 to validate with, 96 px, in memory. Measured on {res['machine']}.",
+        f"An epoch inside is {span(medians('speedup'), '.0f')} times faster than stock's. Three epochs and the pass "
+        f"that fills the activations are together {span(medians('speedup_of_three'))} times faster than three of "
+        "stock's.",
         picture('precompute', "How many times faster than stock's one epoch inside precomputed() is, and three epochs with "
-                              'the pass that fills; and what that pass takes compared with a forward pass; three networks'),
-        f"The pass that fills costs {span(medians('filling_over_forward'), '.2f')} forward passes, so `precomputed()` pays "
-        'from the first epoch on, and more with each further one. Ratios are medians (90 % interval, or the whole range '
-        'where rounds are few; number of rounds).',
+                              'the pass that fills; and what that pass takes compared with a forward pass; three '
+                              'networks'),
+        f"The pass that fills costs {span(medians('filling_over_forward'), '.2f')} forward passes, so `precomputed()` "
+        "pays "
+        'from the first epoch on, and more with each further one. Ratios are medians (90 % interval, or the whole '
+        'range where rounds are few; number of rounds).',
         table(['', *times], rows),
-        f"Activations may exceed the memory: while {m['filled_bytes']/2**30:.1f} GiB of them are filled, anonymous memory "
-        f"rises by {m['rise_mb']:.0f} MB.")
+        f"Activations may exceed the memory: while {m['filled_bytes']/2**30:.1f} GiB of them are filled, anonymous "
+        f"memory rises by {m['rise_mb']:.0f} MB.")
 
 def draw(res):
     fig,axes = new_axes(1, 3, size=(2.65, 1.9))

@@ -106,14 +106,16 @@ def report(res):
         own = [r for r in rows if r['kind'] == kind]
         return [kind, len(own), sum(len(r['kills']) for r in own), sum(r['same'] for r in own)]
     return page('resume', 'Does a fit survive `kill -9`?',
-        f"{len(rows)} scripts with two fits each train with `Resume`, are killed with SIGKILL up to three times at random "
-        f"moments, are started again, and are compared with a script that was never killed. Measured on {res['machine']}.",
+        f"{len(rows)} scripts with two fits each train with `Resume`, are killed with SIGKILL up to three times at "
+        "random moments, are started again, and are compared with a script that was never killed. Measured on "
+        f"{res['machine']}.",
         f"{n_same} of {len(rows)} scripts ended with the weights, losses, history, optimizer, random numbers, log and "
-        f"snapshots of the script that was never killed, bit for bit. {n_killed} of them had been killed at least once; "
-        f"the rest ended before they were killed.",
+        f"snapshots of the script that was never killed, bit for bit. {n_killed} of them had been killed at least "
+        "once; the rest ended before they were killed.",
         picture('resume', 'Kills of vision, tabular and text scripts, during training and while a checkpoint was written; '
                           'and seconds of seven checkpoints of resnet50 beside those of a training step'),
-        f"No kind of learner fails: of {len(kills)} kills, {kills.count('writing')} hit a checkpoint while it was being "
+        f"No kind of learner fails: of {len(kills)} kills, {kills.count('writing')} hit a checkpoint while it was "
+        "being "
         'written.' if n_same == len(rows) else f'{len(rows)-n_same} scripts ended with a different result.',
         table(['learner', 'scripts', 'kills', 'identical'], map(line, ('vision', 'tabular', 'text'))),
         f"A checkpoint costs less than a training step of a network as large as resnet50: with 1000 classes "

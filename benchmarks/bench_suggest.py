@@ -133,7 +133,8 @@ def ask_all(names):
 
 # --- rates per layer group ---------------------------------------------------------------------------------------------------
 def group_losses(name, seed):
-    "Final validation losses of a pretrained task with rates chosen in different ways, and the rates found group by group."
+    "Final validation losses of a pretrained task with rates chosen in different ways, and the rates found group by "
+    "group."
     torch.set_num_threads(1)
     learn = make(name, seed)
     lr = learn.lr_find(show_plot=False, suggest_funcs='lr').lr
@@ -203,13 +204,14 @@ def task_lines(judged, answers)->list:
     return ['## Task by task',
             f"The mean regret of `lr` is above 0.1 on {len(far)} of {len(judged)} tasks: {'; '.join(far)}.",
             picture('suggest_tasks', 'Final validation loss against the rate, a panel for each task; dots are the rates that '
-                                     'valley, minimum and lr suggest from 8 seeds, dotted lines the loss without training'),
+                                     'valley, minimum and lr suggest from 8 seeds, dotted lines the loss without '
+                                     'training'),
             'Mean regret; the held-out tasks come last.',
             table(['task', *rules, 'rates suggested by `lr`', 'second sweeps with `extend=True`'],
                   [line(name, row) for name,row in judged.items()]),
-            f"`lr` takes as many batches as stock's sweep, and a quarter more time for what it watches (`knowing.md`); "
-            f"`extend=True` takes up to four times as many. `lr_find` says 'ok' in {len(ok)} of {len(cases)} cases, and "
-            f"{sum(r < 0.1 for r in ok)} of these have a regret below 0.1."]
+            "`lr` takes as many batches as stock's sweep, and a quarter more time for what it watches "
+            f"(`knowing.md`); `extend=True` takes up to four times as many. `lr_find` says 'ok' in {len(ok)} of "
+            f"{len(cases)} cases, and {sum(r < 0.1 for r in ok)} of these have a regret below 0.1."]
 
 def group_means(groups)->dict:
     "Mean final loss of each way on each task."
@@ -224,8 +226,10 @@ def group_lines(groups)->list:
         return [name, *(f'{loss:.4f} ({wins[way]})' for way,loss in means[name].items()),
                 ', '.join(f'{lr:.1e}' for lr in np.median([r['groups'] for r in rows], axis=0))]
     return ['## Rates per layer group',
-            f"The lowest mean loss on {len(groups)} pretrained tasks has: {'; '.join(f'{way} on {n}' for way,n in best)}.",
-            f"Final validation loss, mean of {len(next(iter(groups.values())))} seeds; in brackets how often it was the "
+            f"The lowest mean loss on {len(groups)} pretrained tasks has: "
+            f"{'; '.join(f'{way} on {n}' for way,n in best)}.",
+            f"Final validation loss, mean of {len(next(iter(groups.values())))} seeds; in brackets how often it was "
+            "the "
             'lowest of the four.',
             table(['task', *next(iter(means.values())), 'rates found, median'], [line(*o) for o in groups.items()])]
 
@@ -238,16 +242,19 @@ def report(res):
     found = summary(judged, names)
     peer = min(one_sweep[1:], key=lambda k: found[k]['mean'])
     return page('suggest', 'How good is a suggested rate for a new model?',
-        f"Each rule reads a sweep and suggests a rate for `fit_one_cycle`. Its regret says what that costs: 0 for the best "
-        f"rate of a grid on which the task was trained, 1 for a rate that is no better than no training. {len(judged)} small "
-        f"tasks, {n_design} of them used to design the rule `lr`; {len(truth_seeds)} seeds. Measured on {res['machine']}.",
-        f"On {len(names)} held-out tasks `lr` has a mean regret of {found['lr']['mean']:.3f}, the best other rule on the "
-        f"same sweep, `{peer}`, {found[peer]['mean']:.3f}, and fastai's default `valley` {found['valley']['mean']:.3f}.",
+        "Each rule reads a sweep and suggests a rate for `fit_one_cycle`. Its regret says what that costs: 0 for the "
+        "best rate of a grid on which the task was trained, 1 for a rate that is no better than no training. "
+        f"{len(judged)} small tasks, {n_design} of them used to design the rule `lr`; {len(truth_seeds)} seeds. "
+        f"Measured on {res['machine']}.",
+        f"On {len(names)} held-out tasks `lr` has a mean regret of {found['lr']['mean']:.3f}, the best other rule on "
+        f"the same sweep, `{peer}`, {found[peer]['mean']:.3f}, and fastai's default `valley` "
+        f"{found['valley']['mean']:.3f}.",
         picture('suggest', "Mean regret and its 90th percentile for each rule, on held-out tasks and on those used for "
                            'design; and final losses of four ways to set rates per layer group'), *lines)
 
 def draw_regrets(ax, parts:dict):
-    "Mean regret of each rule and a line to its 90th percentile, for each part of the tasks; rules in the order of the first."
+    "Mean regret of each rule and a line to its 90th percentile, for each part of the tasks; rules in the order of "
+    "the first."
     order = sorted(next(iter(parts.values())), key=lambda k: next(iter(parts.values()))[k]['mean'])
     for i,(label,found) in enumerate(parts.items()):
         ys = np.array([order.index(k) for k in found]) + 0.25*i - 0.12*(len(parts)-1)
