@@ -1,24 +1,27 @@
-"""What the features cost on a GPU: sweeps, frozen bodies, activations computed beforehand, checkpoints.
+"""What the features cost on a GPU: sweeps, frozen bodies, precomputed activations, checkpoints.
 
-Protocol. One card, one process, fixed before anything was measured. timm's resnet50, convnext_tiny and vit_small_patch16_224 in stock's
-vision_learner, 10 classes, 224 px, batches of 64, in fp32 (products in TF32) and bf16; pictures of noise that lie on the card and are gathered
-there, so that nothing hides behind a slow loader. Parts are paired in turn, one round to warm up does not count, CUDA is waited for before a clock
-is read; we report medians of paired ratios with their range.
-(1) Sweeping: our lr_find as it is and without watching (`watch=False`), stock's, and the same steps bare, 20 steps each. Goal: without watching
-    ours costs no more than stock's, with it at most 1.35 times the bare steps.
-(2) Waiting: how often a batch more makes python wait for the card, as torch's sync debug mode counts. Goal: no more than stock's.
-(3) A frozen epoch (20 batches, 5 of validation): stock's; the same with NormFreeze; inside `precomputed()`, a quarter of four epochs. Goal: 50
-    times faster than stock's. Beside it what bounds it: the head's bare steps on the same rows without fastai, and the same learner whose loop runs on
-    batches that do nothing (no model, no optimizer step).
-(4) Filling: entering `precomputed()` on 4096 pictures against the body's bare forward pass over the same loaders. Goal: 1.05 times, without what
-    entering costs whatever the data (measured on 64 pictures), which is said apart.
-(5) A checkpoint of resnet50 with Adam: how long `Resume` keeps training waiting, against copying the same tensors to the host; and how much longer
-    epochs with checkpoints take. Goal: it waits less than such a copy.
+Protocol, fixed before anything was measured. One card, one process. timm's resnet50, convnext_tiny and
+vit_small_patch16_224 in stock's `vision_learner`, 10 classes, 224 px, batches of 64, in fp32 (products in TF32) and bf16.
+The pictures are noise that lies on the card and is gathered there, so that no slow loader hides a cost. The parts run in
+turn; a first round to warm up does not count, and the clock is read after CUDA has finished. We report medians of paired
+ratios with their range.
+(1) Sweeping: `lr_find` at its default and with `watch=False`, stock's `lr_find`, and the training steps alone, 20 steps
+    each. Goal: without watching no slower than stock's, at its default at most 1.35 times the steps alone.
+(2) Waiting: how often one batch more makes Python wait for the card, as torch's sync debug mode counts. Goal: no more
+    often than stock.
+(3) A frozen epoch (20 batches, 5 of validation): stock's; the same with NormFreeze; inside `precomputed()`, a quarter of
+    four epochs. Goal: 50 times faster than stock's. Beside it two bounds: the head's steps on the same rows without
+    fastai, and the same learner with batches that do nothing (no model, no optimizer step).
+(4) Filling: entering `precomputed()` with 4096 pictures, compared with the body's forward pass over the same loaders.
+    Goal: 1.05 times, without the fixed cost of entering (measured with 64 pictures), which is reported separately.
+(5) A checkpoint of resnet50 with Adam: how long `Resume` keeps training waiting, compared with copying the same tensors
+    to the host; and how much longer epochs with checkpoints take. Goal: a shorter wait than such a copy.
 (6) `lr_search` for a fit of two frozen epochs, with budgets of 1 and 0.5, in units of that fit.
 
-This is the second protocol. In the first the loader made batches item by item, which took longer than the steps of half of the networks.
+This is the second protocol. In the first, the loader made batches item by item, which took longer than the steps of half
+of the networks.
 
-Without a GPU it runs on a small network, to see that it works; its numbers then mean nothing and are not kept."""
+Without a GPU it runs on a small network, to see that it works. Those numbers mean nothing and are not kept."""
 import json, os, statistics, sys, tempfile, time, warnings
 from contextlib import nullcontext
 from pathlib import Path
@@ -212,7 +215,8 @@ def report(res)->str:
     c,notes,waits = res['checkpoints'],res.get('notes', {}),res['waiting']
     sweep,watched = medians(res['sweeping'], 'ours_over_stock'),medians(res['sweeping'], 'ours_over_bare')
     inside,still = medians(res['frozen'], 'speedup'),medians(res['frozen'], 'norm_freeze')
-    whole,half,filled = medians(res['searching'], 'whole'),medians(res['searching'], 'half'),medians(res['filling'], 'over_forward')
+    whole,half = medians(res['searching'], 'whole'),medians(res['searching'], 'half')
+    filled = medians(res['filling'], 'over_forward')
     def section(title, key, *parts): return [f'## {title}', *parts, *([notes[key]] if key in notes else [])]
     return page('cuda', 'What do the features cost on a GPU?',
         "timm's resnet50, convnext_tiny and vit_small_patch16_224 in stock's `vision_learner`, on pictures of noise "
@@ -221,9 +225,9 @@ def report(res)->str:
         f"Without watching, `lr_find` takes {span(sweep, '.2f')} of the time of stock's sweep; a frozen epoch inside "
         f"`precomputed()` is {span(inside)} times faster than stock's, with `NormFreeze` {span(still)} times; our fits "
         f"wait for the card {'no more' if waits_met(waits) else 'more'} often than stock's.",
-        picture('cuda', "Time of lr_find relative to stock's sweep and to bare training steps, and of frozen epochs of stock "
-                        'relative to those with NormFreeze and inside precomputed(), for three networks in fp32 and '
-                        'bf16'),
+        picture('cuda', "Time of lr_find relative to stock's sweep and to bare training steps, and of frozen epochs "
+                        'of stock relative to those with NormFreeze and inside precomputed(), for three networks in '
+                        'fp32 and bf16'),
         *section('Sweeping', 'sweeping',
             f"Without watching, a sweep takes {span(sweep, '.2f')} of the time of stock's (the goal: no longer). "
             f"{goal(max(sweep) <= 1)} `lr_find` at its default takes {span(watched, '.2f')} times as long as its "
@@ -237,7 +241,8 @@ def report(res)->str:
         *section('`lr_search`', 'searching',
             f"For a fit of two epochs, `lr_search` with `budget=1` takes {span(whole, '.2f')} times as long as the "
             f"fit, with `budget=0.5` {span(half, '.2f')} times. In units of that fit:",
-            by_run(res['searching'], [('budget=1', lambda o: show(o['whole'])), ('budget=0.5', lambda o: show(o['half']))])),
+            by_run(res['searching'], [('budget=1', lambda o: show(o['whole'])),
+                                      ('budget=0.5', lambda o: show(o['half']))])),
         *section('What makes Python wait for the card', 'waiting',
             f"Counted are the waits of one batch more; our fits and sweeps are to have no more than stock's. "
             f"{goal(waits_met(waits))}",
@@ -250,13 +255,15 @@ def report(res)->str:
             'head alone, without fastai ("bare head"), and fastai\'s loop without model and optimizer ("idle loop") '
             'take much of the time. In ms per batch (20 of training, 5 of validation):',
             by_run(res['frozen'], [*(ms(k, k) for k in ('stock', 'NormFreeze', 'inside', 'bare head', 'idle loop')),
-                ('stock / inside', lambda o: show(o['speedup'])), ('stock / NormFreeze', lambda o: show(o['norm_freeze']))])),
+                ('stock / inside', lambda o: show(o['speedup'])),
+                ('stock / NormFreeze', lambda o: show(o['norm_freeze']))])),
         *section('Filling the activations', 'filling',
             f"Apart from what entering costs whatever the data, the pass that fills takes {span(filled, '.2f')} times "
             f"as long as a forward pass alone (the goal: at most 1.05). {goal(max(filled) <= 1.05)}",
             by_run(res['filling'], [
                 ('filling, without what entering costs, / a forward pass alone', lambda o: show(o['over_forward'])),
-                ('seconds: filling, forward pass', lambda o: f"{o['seconds']['fill']:.2f}, {o['seconds']['forward']:.2f}"),
+                ('seconds: filling, forward pass',
+                 lambda o: f"{o['seconds']['fill']:.2f}, {o['seconds']['forward']:.2f}"),
                 ('seconds of entering with 64 pictures', lambda o: f"{o['seconds']['few']:.2f}")])),
         *section('A checkpoint', 'checkpoints',
             "`Resume` is to keep training waiting for less time than a copy to the host takes. "
@@ -273,8 +280,10 @@ def waits_met(waits):
 
 def draw(res):
     fig,(left,right) = new_axes(1, 2, size=(4, 2.9))
-    sides = ((left, res['sweeping'], {"ours_over_stock": "lr_find(watch=False) / stock's sweep", 'ours_over_bare': 'lr_find / steps alone'}),
-             (right, res['frozen'], {'speedup': "stock's epoch / inside precomputed()", 'norm_freeze': "stock's epoch / with NormFreeze"}))
+    sides = ((left, res['sweeping'], dict(ours_over_stock="lr_find(watch=False) / stock's sweep",
+                                          ours_over_bare='lr_find / steps alone')),
+             (right, res['frozen'], dict(speedup="stock's epoch / inside precomputed()",
+                                         norm_freeze="stock's epoch / with NormFreeze")))
     for ax,found,ratios in sides:
         for i,(key,label) in enumerate(ratios.items()):
             draw_ratios(ax, {run: o[key] for run,o in found.items() if o}, color=f'C{i}', shift=0.3*i-0.15, label=label)

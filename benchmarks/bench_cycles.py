@@ -1,25 +1,31 @@
-"""Do cycles pay, and do averages? Epochs until a model is as good as a fixed rate makes it; ensembles and averages against single models.
+"""Do cycles, snapshot ensembles and averages pay? Speed compared with a fixed rate, test errors with single models.
 
 Protocol, fixed before these results:
-- Tasks: digits with 40 % of their training labels wrong (a perceptron with SGD, a CNN with Adam), and colored shapes in noise (a CNN with SGD, a CNN with
-  Adam). 600 or 1000 items to train on, a validation set on which accuracy is measured after every epoch, and a test set, both with right labels.
-- Every schedule trains for 15 epochs: a fixed rate; steps (a tenth after 8 and after 12 epochs); linear to zero; WSD (constant, the last fifth down to zero
-  by 1-sqrt); triangular and triangular2 (3 cycles of 5 epochs, down to a quarter of the rate); SGDR (cycles of 1, 2, 4 and 8 epochs); one-cycle; and, for
-  ensembles, SGDR in 5 cycles of 3 epochs. Averages: one-cycle with `Average()`, a fixed rate with `Average('tail', 0.5)`.
-- Every schedule has its own best rate of five (digits) or seven (shapes, where the first five had the best at their upper edge): the one whose model in the end
-  has the highest mean validation accuracy over two seeds that are used for nothing else. Then it is run with 5 seeds, which draw weights, order and
-  dropout. Momentum is left alone.
-- (a) The goal on a task is the mean validation accuracy that the fixed rate ends with. Counted is the first epoch after which a run is as good; median of the
-  seeds. The claim: a cyclical schedule (triangular, triangular2 or SGDR) needs at most half of the 15 epochs, on at least half of the tasks.
-- (b) Test error of the mean of the last m of 5 snapshots (m=3 is the ensemble judged, m=5 is shown), of the last snapshot, of the snapshot with the lowest
-  validation loss, of their soup (`to_model()`), and of the model that each schedule of (a) ends with; differences to the ensemble paired by seed, with their
-  standard error. The claim: never worse than the last snapshot by more than two standard errors, and better by more than two on at least two tasks.
-- (c) Averages at one model's cost, which anybody can add to a run: at one-cycle's best rate, also `Average('tail', [0.1, 0.25, 0.5], better=True)`; its window is
-  chosen by validation loss. The claim: one-cycle with `Average()` is never worse than one-cycle alone, at the same rate, by more than two standard errors, and
-  better by two on half of the tasks.
-- Noise and sizes of the tasks were set by runs with a fixed rate only.
+- Tasks: digits with 40 % of their training labels wrong (a perceptron with SGD, a CNN with Adam), and colored shapes in
+  noise (a CNN with SGD, a CNN with Adam). 600 or 1000 items to train on, a validation set on which accuracy is measured
+  after every epoch, and a test set; both have the right labels.
+- Every schedule trains for 15 epochs: a fixed rate; steps (a tenth after 8 and after 12 epochs); linear to zero; WSD
+  (constant, the last fifth down to zero by 1-sqrt); triangular and triangular2 (3 cycles of 5 epochs, down to a quarter of
+  the rate); SGDR (cycles of 1, 2, 4 and 8 epochs); one-cycle; and, for ensembles, SGDR in 5 cycles of 3 epochs. Averages:
+  one-cycle with `Average()`, a fixed rate with `Average('tail', 0.5)`.
+- Every schedule has its own best rate of five (digits) or seven (shapes, where the best of the first five was at their
+  upper edge): the one with the highest mean validation accuracy at the end, over two seeds that are used for nothing
+  else. Then it runs with 5 seeds, which draw weights, order and dropout. Momentum stays at its default.
+- (a) The goal on a task is the mean validation accuracy that the fixed rate ends with. Reported: the first epoch after
+  which a run reaches it, median of the seeds. The claim: on at least half of the tasks, a cyclical schedule (triangular,
+  triangular2 or SGDR) needs at most half of the 15 epochs.
+- (b) Test error of the mean of the last m of 5 snapshots (m=3 is the ensemble of the claim, m=5 is shown), of the last
+  snapshot, of the snapshot with the lowest validation loss, of their soup (`to_model()`), and of the last model of each
+  schedule of (a); differences to the ensemble, paired by seed, with their standard error. The claim: never worse than the
+  last snapshot by more than two standard errors, and better by more than two on at least two tasks.
+- (c) Averages that can be added to a run and cost as much as one model: at one-cycle's best rate also
+  `Average('tail', [0.1, 0.25, 0.5], better=True)`, whose window is chosen by validation loss. The claim: one-cycle with
+  `Average()` is never worse than one-cycle alone at the same rate by more than two standard errors, and better by two on
+  half of the tasks.
+- Noise and sizes of the tasks were set in runs with a fixed rate only.
 
-`python benchmarks/bench_cycles.py` writes results/cycles.{json,md,png}; about 40 minutes on 2 cores. Runs that cycles.json has are not repeated; `--anew` repeats them."""
+`python benchmarks/bench_cycles.py` writes results/cycles.{json,md,png}; about 40 minutes on 2 cores. It does not repeat
+runs that are in cycles.json; `--anew` does."""
 import argparse, contextlib, io, json, os, warnings
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from collections import Counter
@@ -163,8 +169,8 @@ def speed_table(rows):
         return (f"{number(np.median(n))} ({number(n.min())} to {number(n.max())}); {acc[:,-1].mean():.1%} at "
                 f"{of(rows, t, s, 'lr')[0]:g}")
     # between epochs an averaged run is the schedule without
-    return table(['', *tasks], [['goal: accuracy of the fixed rate at the end', *(f'{goal_of(rows, t):.1%}' for t in tasks)],
-                                *([s, *(cell(t, s) for t in tasks)] for s in schedules if 'averaged' not in s)])
+    goals = 'goal: accuracy of the fixed rate at the end',*(f'{goal_of(rows, t):.1%}' for t in tasks)
+    return table(['', *tasks], [goals, *([s, *(cell(t, s) for t in tasks)] for s in schedules if 'averaged' not in s)])
 
 def versus(a, b):
     "Mean of paired differences and its standard error"
@@ -178,7 +184,8 @@ def ensemble_errors(rows, t)->dict:
     return ({'mean of the last 3 snapshots': equal('members')[:,2], 'mean of all 5': equal('members')[:,4],
              'last snapshot': equal('members')[:,0], 'best snapshot by validation loss': equal('best_single'),
              'soup of all 5': equal('soup')}
-            | {f'{s}, 15 epochs': of(rows, t, s, 'error') for s in (schedules | at_rate_of_one_cycle) if s != '5 equal cycles'})
+            | {f'{s}, 15 epochs': of(rows, t, s, 'error') for s in schedules | at_rate_of_one_cycle
+               if s != '5 equal cycles'})
 
 def ensemble_table(rows):
     "Test errors of the ensemble of the last three, and of the others; in brackets how much higher these are"
@@ -193,7 +200,8 @@ def ensemble_table(rows):
 def edges(search)->str:
     "How many best rates lie at the edge of their grid"
     best = [(best_rate(search, t, s), rates_of(t)) for t in tasks for s in schedules]
-    return f'{sum(lr in (grid[0], grid[-1]) for lr,grid in best)} of {len(best)} best rates lie at an edge of their grid.'
+    n = sum(lr in (grid[0], grid[-1]) for lr,grid in best)
+    return f'{n} of {len(best)} best rates lie at an edge of their grid.'
 
 def better_and_worse(gains)->tuple:
     "How many of these means, each with its standard error, are above zero by more than two of them, and how many below"
@@ -203,7 +211,8 @@ def gain(rows, plain:str, averaged:str)->tuple:
     "On how many tasks an averaged run is better than a plain one, and on how many worse"
     return better_and_worse([versus(of(rows, t, plain, 'error'), of(rows, t, averaged, 'error')) for t in tasks])
 
-def counted(names)->str: return '; '.join(f"{k.replace(', 15 epochs', '')} on {n}" for k,n in Counter(names).most_common())
+def counted(names)->str:
+    return '; '.join(f"{k.removesuffix(', 15 epochs')} on {n}" for k,n in Counter(names).most_common())
 
 def plot(rows):
     "Mean validation accuracy over epochs: fixed against cyclical"
@@ -254,17 +263,17 @@ def report(res):
         '## Epochs until a schedule is as good as a fixed rate in the end',
         f"On {sum(min(o, key=o.get) == 'fixed' for o in at_end)} of {n} tasks every other schedule ends with a higher "
         f"accuracy than the fixed rate. The highest has: {counted(max(o, key=o.get) for o in at_end)}.",
-        picture('cycles', 'Validation accuracy after each epoch for a fixed rate, steps, triangular2, SGDR and one-cycle, '
-                          'one panel for each of four tasks; a dotted line is the accuracy that the fixed rate ends '
-                          'with'),
+        picture('cycles', 'Validation accuracy after each epoch for a fixed rate, steps, triangular2, SGDR and '
+                          'one-cycle, one panel for each of four tasks; a dotted line is the accuracy that the fixed '
+                          'rate ends with'),
         'Median (range) over the seeds, "-" where it is never reached; then validation accuracy after the last '
         'epoch, and the best rate.',
         speed_table(rows),
         '## Ensembles, averages, single models',
         "An ensemble costs more at inference and is not always better than one model. Of the models that cost one "
         f"forward pass, the lowest test error has: {counted(min(o, key=o.get) for o in single)}.",
-        picture('cycles_errors', 'Test error of the mean of three and of five snapshots and of all single models, one panel '
-                                 'for each of four tasks'),
+        picture('cycles_errors', 'Test error of the mean of three and of five snapshots and of all single models, '
+                                 'one panel for each of four tasks'),
         'Test error; in brackets the difference to the mean of the last three, paired by seed, ± its standard error. '
         'At inference the mean of the last 3 costs three forward passes, that of all 5 five, every other row one. '
         '"fixed, averaged" is `Average(\'tail\', 0.5)`, "one-cycle, averaged" is `Average()`.',

@@ -114,8 +114,8 @@ def report(res):
         f"{median(b, 'stock_over_bare')}) and writes {size(b['bytes_trained']['ours'])} where stock's writes up to "
         f"{size(b['bytes_trained']['stock'])}. On the tiny model, where everything around a step counts, it takes "
         f"{median(t, 'ours_over_bare')} times as long (stock's: {median(t, 'stock_over_bare')}).",
-        picture('find', "Time of a sweep, ours and stock's, as a multiple of its training steps, and megabytes written, "
-                        'for resnet50 and a tiny perceptron'),
+        picture('find', "Time of a sweep, ours and stock's, as a multiple of its training steps, and megabytes "
+                        'written, for resnet50 and a tiny perceptron'),
         f"A sweep of ours takes {median(b, 'ours_over_stock')} times as long as stock's on resnet50, within the noise, "
         f"and {median(t, 'ours_over_stock')} times on the tiny model. Ratios are medians (90 % interval, or the whole "
         "range "

@@ -1,10 +1,12 @@
 """Layer groups of all of timm's architectures, and what a frozen body costs. About 20 minutes on 2 cores.
 
-Protocol. (1) Every architecture is built as `timm_learner` builds it, without memory on torch's meta device, for the image size of its
-config; a forward pass notes in which order parameters are used. It is then cut in 24 ways (blocks and stages; None, 2, 3, 4, 5, 8 groups;
-by depth and by parameters), each checked for six faults. More groups than a model has layers must be refused. The forward pass of the
-model that stock's vision_learner builds is tried the same way. (2) An epoch of timm's resnet18 at 96 px with its body frozen: stock's vision_learner, the same with fastai's BnFreeze and train_bn=False,
-and timm_learner(train_bn=False), in turn in one process; bytes that autograd keeps for the backward pass of one batch."""
+Protocol. (1) Every architecture is built as `timm_learner` builds it, on torch's meta device (without memory), for the
+image size of its config. A forward pass records the order in which parameters are used. The model is then cut in 24 ways
+(blocks and stages; None, 2, 3, 4, 5, 8 groups; by depth and by parameters), each checked for six faults. More groups than
+a model has layers must be refused. The model that stock's `vision_learner` builds gets the same forward pass.
+(2) An epoch of timm's resnet18 at 96 px with its body frozen, with stock's `vision_learner`, the same with fastai's
+BnFreeze and train_bn=False, and `timm_learner(train_bn=False)`, in turn in one process; and the bytes that autograd keeps
+for the backward pass of one batch."""
 import multiprocessing, statistics, sys, time, warnings
 from pathlib import Path
 
@@ -104,17 +106,18 @@ def report(res):
     faulty = [r['arch'] for r in s['faulty'] if 'error' not in r]
     faults = sorted({f for r in s['faulty'] for found in r.get('wrong', {}).values() for f in found})
     others = f"; the others are {', '.join(sorted(faulty))}: {', '.join(faults)}" if faulty else ''
-    learners = {'stock': 'stock: `vision_learner`, `freeze()`', 'bn_freeze': 'stock with `train_bn=False, cbs=BnFreeze()`',
+    learners = {'stock': 'stock: `vision_learner`, `freeze()`',
+                'bn_freeze': 'stock with `train_bn=False, cbs=BnFreeze()`',
                 'ours': '`timm_learner(..., train_bn=False)`'}
-    return page('groups', "Can every timm architecture be cut into layer groups?",
+    return page('groups', 'Can every timm architecture be cut into layer groups?',
         f"`timm_learner` builds all {s['n']} architectures of timm {res['timm']}; each is cut in {len(ways)} ways and "
         "checked for six faults, and stock's `vision_learner` builds the same ones. Beside it, what frozen epochs "
         f"cost with and without BatchNorm in training. Measured on {res['machine']}.",
         f"{s['n_build']} of {s['n']} architectures build and run, {s['n_build']-len(faulty)} of them without a fault "
         f"in any cut. With stock's `vision_learner` {stock['fail']} fail in a forward pass, and {stock['unused']} "
         f"leave weights unused, {stock['tenth_unused']} of them more than a tenth.",
-        picture('groups', "How many of timm's architectures build without a fault in timm_learner and in vision_learner, and "
-                          'how much faster a frozen epoch is without BatchNorm in training'),
+        picture('groups', "How many of timm's architectures build without a fault in timm_learner and in "
+                          'vision_learner, and how much faster a frozen epoch is without BatchNorm in training'),
         f"{s['n_build']-len(faulty)} architectures come in groups without a fault in each of {len(ways)} cuts{others}. "
         f"Cutting a model takes {s['split_ms']:.1f} ms (median; worst {s['worst_split_ms']:.0f} ms).",
         '## A frozen body',
@@ -123,8 +126,8 @@ def report(res):
         f"`BnFreeze` it is {cost['stock_over_bn_freeze']['median']:.1f} times faster. timm's resnet18, 96 px, batches "
         "of 32, body frozen, head trained; median of the paired ratios with its 90 % interval.",
         table(['', 'seconds an epoch', 'stock / this', 'kept for the backward pass of a batch'],
-              [[name, f'{seconds[k]:.2f}', '1' if k == 'stock' else show(cost[f'stock_over_{k}']), f'{kept[k]/1e6:.1f} MB']
-               for k,name in learners.items()]),
+              [[name, f'{seconds[k]:.2f}', '1' if k == 'stock' else show(cost[f'stock_over_{k}']),
+                f'{kept[k]/1e6:.1f} MB'] for k,name in learners.items()]),
         '## By family',
         f"{sum(not f['faults'] for f in s['families'])} of {len(s['families'])} families have no fault. A cut is "
         "refused "
@@ -148,13 +151,15 @@ def draw(res):
         done += [ours, theirs]
     left.set(xlabel='architectures', ylim=(1.5, -1.5))
     left.legend(frameon=False, fontsize='small', ncols=2, loc='upper left')
-    draw_ratios(right, {"stock with\nBnFreeze": cost['stock_over_bn_freeze'], 'timm_learner,\ntrain_bn=False': cost['stock_over_ours']})
+    draw_ratios(right, {'stock with\nBnFreeze': cost['stock_over_bn_freeze'],
+                        'timm_learner,\ntrain_bn=False': cost['stock_over_ours']})
     right.axvline(1, color='0.5', lw=0.8, ls=':')
     right.set(xlabel="frozen epoch: stock's time / this", xlim=(0.9, None))
     return fig
 
 def main():
-    res = stored('groups') or dict(machine=machine(), timm=timm.__version__, frozen=frozen(), survey=survey_of(all_archs()))
+    res = stored('groups') or dict(machine=machine(), timm=timm.__version__, frozen=frozen(),
+                                   survey=survey_of(all_archs()))
     publish('groups', res, report(res), dict(groups=draw(res)))
 
 if __name__=='__main__': main()

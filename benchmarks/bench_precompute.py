@@ -1,13 +1,15 @@
-"""What computing the frozen body once is worth: against stock's frozen training, a bare forward pass, and memory.
+"""How much faster frozen training is with `precomputed()`: compared with stock, with a forward pass, and in memory.
 
-Protocol. timm's resnet18, convnext_atto and vit_tiny_patch16_224 in stock's vision_learner, body frozen by `learn.freeze()`, 96 px, 1024 images
-of noise to train on and 256 to validate with, in memory (so nothing is gained from images that need no reading), batches of 32. Paired in one
-process, parts in turn, one round to warm up: (1) an epoch outside, and a fifth of five epochs inside `learn.precomputed()`, validation included; (2) three
-epochs outside, and filling plus three epochs inside; (3) filling, and the body's bare forward pass over the same loaders in evaluation mode without autograd.
-(4) In a process of its own: anonymous resident memory (RssAnon) while 4 GiB of activations are filled, above that before.
+Protocol. timm's resnet18, convnext_atto and vit_tiny_patch16_224 in stock's `vision_learner`, body frozen by
+`learn.freeze()`, 96 px, 1024 images of noise to train on and 256 to validate with, in memory (so nothing is gained from
+images that need no reading), batches of 32. Paired in one process, the parts in turn, after one round to warm up: (1) an
+epoch outside, and a fifth of five epochs inside `learn.precomputed()`, with validation; (2) three epochs outside, and
+filling plus three epochs inside; (3) filling, and the body's forward pass over the same loaders, in evaluation mode
+without autograd. (4) In a process of its own: how far anonymous resident memory (RssAnon) rises while 4 GiB of activations
+are filled.
 
-This is the second protocol. In the first, (1) timed a single epoch inside, a fifth of a second, right after ten seconds of stock's: a third of that was waking
-up. It gave ratios of 38.6, 23.0 and 61.4 on the same code."""
+This is the second protocol. In the first, (1) timed a single epoch inside, a fifth of a second, right after ten seconds of
+stock's; a third of that time was waking up. It gave ratios of 38.6, 23.0 and 61.4 on the same code."""
 import statistics, subprocess, sys, threading, warnings
 from pathlib import Path
 
@@ -99,7 +101,8 @@ def report(res):
     seconds = (('seconds of an epoch: stock, inside', 'epoch'), ('seconds of three: stock, ours', 'three'),
                ('seconds: filling, forward pass', 'filling'))
     rows = [[label, *(show(r[key]) for r in times.values())] for label,key in ratios]
-    rows += [[label, *(', '.join(f'{s:.2f}' for s in r[key].values()) for r in times.values())] for label,key in seconds]
+    rows += [[label, *(', '.join(f'{s:.2f}' for s in r[key].values()) for r in times.values())]
+             for label,key in seconds]
     return page('precompute', 'How much faster are frozen epochs with `precomputed()`?',
         "`precomputed()` computes the activations of the frozen body once; epochs inside train only the head. "
         "Compared with frozen epochs of stock's `vision_learner`, on three networks, 1024 pictures of noise to train "
@@ -107,9 +110,9 @@ def report(res):
         f"An epoch inside is {span(medians('speedup'), '.0f')} times faster than stock's. Three epochs and the pass "
         f"that fills the activations are together {span(medians('speedup_of_three'))} times faster than three of "
         "stock's.",
-        picture('precompute', "How many times faster than stock's one epoch inside precomputed() is, and three epochs with "
-                              'the pass that fills; and what that pass takes compared with a forward pass; three '
-                              'networks'),
+        picture('precompute', "How many times faster than stock's one epoch inside precomputed() is, and three "
+                              'epochs with the pass that fills; and what that pass takes compared with a forward '
+                              'pass; three networks'),
         f"The pass that fills costs {span(medians('filling_over_forward'), '.2f')} forward passes, so `precomputed()` "
         "pays "
         'from the first epoch on, and more with each further one. Ratios are medians (90 % interval, or the whole '

@@ -1,14 +1,16 @@
-"""Does a fit survive whatever kills it, and what does that cost?
+"""Does a fit survive `kill -9`, and what does that cost?
 
-Protocol. (1) 20 runs, of a vision, a tabular and a text learner in turn (those of tests/tiny.py: shuffling, dropout, random transforms, BatchNorm, layer
-groups), each a script of its own process that trains with `Resume`: two epochs with the head open, then four with `fit_sgdr`, `Snapshots` on disk and
-`CSVLogger`. The script is killed from outside with SIGKILL at a random moment (of a random tenth of a second within the time that training takes, whatever is
-done there: a batch, a validation, the writing of a checkpoint; every fourth kill waits for a file that is being written), up to three times, then run to
-the end. Counted is whether weights, losses, history, optimizer, random generators, log and snapshots are those of the script that was never killed.
-(2) The seconds that a checkpoint takes, and its bytes, for a model of 25 million parameters with Adam (timm's resnet50), with the state taken, the checksum and
-the flush to disk; in the same process the seconds of 100 training steps at 64 pixels in batches of 32.
+Protocol. (1) 20 runs, of a vision, a tabular and a text learner in turn (those of tests/tiny.py: shuffling, dropout,
+random transforms, BatchNorm, layer groups). Each is a script in its own process that trains with `Resume`: two epochs of
+the head, then four with `fit_sgdr`, `Snapshots` on disk and `CSVLogger`. It is killed from outside with SIGKILL at a random
+moment of the time that training takes, be it in a batch, a validation or the writing of a checkpoint (every fourth kill
+waits for a file that is being written), up to three times, then runs to the end. Reported: whether weights, losses,
+history, optimizer, random generators, log and snapshots equal those of the script that was never killed.
+(2) The seconds and bytes of a checkpoint of a model with 25 million parameters and Adam (timm's resnet50), including the
+copy of the state, the checksum and the flush to disk; in the same process the seconds of 100 training steps at 64 pixels
+in batches of 32.
 
-`python benchmarks/bench_resume.py` writes results/resume.{json,md}; about 15 minutes on 2 cores."""
+`python benchmarks/bench_resume.py` writes results/resume.{json,md,png}; about 15 minutes on 2 cores."""
 import json, os, random, re, signal, statistics, subprocess, sys, tempfile, time, warnings
 from pathlib import Path
 
@@ -112,8 +114,8 @@ def report(res):
         f"{n_same} of {len(rows)} scripts ended with the weights, losses, history, optimizer, random numbers, log and "
         f"snapshots of the script that was never killed, bit for bit. {n_killed} of them had been killed at least "
         "once; the rest ended before they were killed.",
-        picture('resume', 'Kills of vision, tabular and text scripts, during training and while a checkpoint was written; '
-                          'and seconds of seven checkpoints of resnet50 beside those of a training step'),
+        picture('resume', 'Kills of vision, tabular and text scripts, during training and while a checkpoint was '
+                          'written; and seconds of seven checkpoints of resnet50 beside those of a training step'),
         f"No kind of learner fails: of {len(kills)} kills, {kills.count('writing')} hit a checkpoint while it was "
         "being "
         'written.' if n_same == len(rows) else f'{len(rows)-n_same} scripts ended with a different result.',

@@ -1,22 +1,25 @@
-"""How good is a suggested learning rate? Suggestions of many rules against the rates that turned out best.
+"""How good is a suggested learning rate? The suggestions of many rules, compared with the rates that train best.
 
 Protocol, fixed before any rule was tried:
-- Tasks: `suggest_tasks.py`. A third of them is held out: rules are designed on the others, and judged once, at the end.
-- Truth: each task is trained by `fit_one_cycle` (fastai's defaults) from 3 seeds at each of 19 rates, 1e-5 to 10, three to the decade.
-  L(lr) is the mean over the seeds of the final validation loss, none counted worse than no training at all; straight lines between
-  the rates, over log lr. Beyond the grid L stays what it is at the grid's end.
-- Regret of a rate: (L(lr) - lowest L) / (L without training - lowest L), from 0, the best rate, to 1, no better than no training. No answer: 1.
+- Tasks: those of `suggest_tasks.py`. A third is held out: rules are designed on the others and judged once, at the end.
+- Truth: each task is trained by `fit_one_cycle` (fastai's defaults) with 3 seeds at each of 19 rates, 1e-5 to 10, three
+  per decade. L(lr) is the mean over the seeds of the final validation loss, capped at the loss without training, and
+  linear between the rates, over log lr. Outside the grid L is constant.
+- Regret of a rate: (L(lr) - lowest L) / (L without training - lowest L), from 0, the best rate, to 1, no better than no
+  training. No suggestion counts as 1.
 - Distance: how far a rate is, in powers of ten, from the nearest one with L within 5 % of the lowest.
-- Spread: largest over smallest suggestion of 8 seeds (weights and order of batches).
-- Peers' rules read the sweep that ours reads first: fastai's four, through `lr_find`, as stock gets it; Lightning's (steepest descent of the
-  smoothed loss, over batches in version 2.5, over the rate in 2.6; first 10 and last batch left out), torch_lr_finder's (its own smoothing and end, steepest descent over batches,
-  first 10 and last 5 left out) and Smith's (a tenth of the rate where the loss is lowest; on the zero-phase smoothed curve). Watching the same
-  validation items and a second, longer sweep are ours alone; so there are rows for ours without the one and with the other, and for the
-  best peer on the second sweep.
-- Rates per layer group: on four pretrained tasks, 5 seeds, the final loss with one rate for all, with two rules of thumb, and with `lr_find_groups`.
+- Spread: the largest over the smallest suggestion of 8 seeds (weights and order of batches).
+- The rules of other libraries read the same first sweep as ours: fastai's four, through `lr_find`, as in stock;
+  Lightning's (steepest descent of the smoothed loss, over batches in version 2.5, over the rate in 2.6; without the first
+  10 and the last batch), torch_lr_finder's (its own smoothing and end, steepest descent over batches, without the first 10
+  and the last 5) and Smith's (a tenth of the rate where the loss is lowest, on the zero-phase smoothed curve). Watched
+  validation items and a second, longer sweep are ours alone; so there are rows for ours without the first and with the
+  second, and for the best other rule on the second sweep.
+- Rates per layer group: on four pretrained tasks, 5 seeds, the final loss with one rate for all, with two rules of thumb,
+  and with `lr_find_groups`.
 
-`python benchmarks/bench_suggest.py` trains what the truth in results/ lacks, asks every rule, and writes results/suggest.{json,md,png};
-`--fresh` trains everything again, `--part design` leaves out the held-out tasks."""
+`python benchmarks/bench_suggest.py` trains what is missing from the truth in results/, tries every rule, and writes
+results/suggest.{json,md,png}; `--fresh` trains everything again, `--part design` leaves out the held-out tasks."""
 import argparse, json, os, statistics, textwrap, warnings
 from collections import Counter
 from concurrent.futures import ProcessPoolExecutor, as_completed
@@ -172,7 +175,7 @@ def summary(judged, names):
                          spread=np.median([judged[n][rule]['spread'] for n in names]))
     return res
 
-one_sweep = 'lr',*stock,*peers
+one_sweep,second_sweep = ('lr', *stock, *peers),('lr, extend=True', 'torch_lr_finder, second sweep')
 
 def parts_of(judged)->dict:
     "The names of all tasks, of those used for design, and of those held out."
@@ -186,11 +189,11 @@ def part_lines(title, names, judged)->list:
     return [f'## {len(names)} {title}',
             f"`lr` has a mean regret of {found['lr']['mean']:.3f}; the best other rules that read the same sweep are "
             + ' and '.join(f"`{k}` with {found[k]['mean']:.3f}" for k in others[:2]) + '. A second sweep gives '
-            + ' and '.join(f"`{k}` {found[k]['mean']:.3f}" for k in ('lr, extend=True', 'torch_lr_finder, second sweep')) + '.',
+            + ' and '.join(f"`{k}` {found[k]['mean']:.3f}" for k in second_sweep) + '.',
             table(['rule', 'mean regret', '90th percentile', 'worst', 'distance (median, powers of ten)',
                    'spread over 8 seeds (median)'],
-                  [[rule, *(f'{s[k]:.3f}' for k in ('mean', 'p90', 'worst')), f"{s['distance']:.2f}", f"{s['spread']:.1f}x"]
-                   for rule,s in found.items()])]
+                  [[rule, *(f'{s[k]:.3f}' for k in ('mean', 'p90', 'worst')), f"{s['distance']:.2f}",
+                    f"{s['spread']:.1f}x"] for rule,s in found.items()])]
 
 def task_lines(judged, answers)->list:
     "A section with all tasks."
@@ -199,13 +202,14 @@ def task_lines(judged, answers)->list:
         lrs = [r['lr'] for r in answers[name]]
         return [name + ' (held out)'*(name in held_out), *(f"{np.mean(v['regret']):.3f}" for v in row.values()),
                 f'{min(lrs):.1e} to {max(lrs):.1e}', f"{sum(r['looks']-1 for r in answers[name])} of {len(lrs)}"]
-    cases = [(r['trust'], regret) for name,row in judged.items() for r,regret in zip(answers[name], row['lr']['regret'])]
+    cases = [(r['trust'], regret) for name,row in judged.items()
+             for r,regret in zip(answers[name], row['lr']['regret'])]
     ok = [regret for trust,regret in cases if trust=='ok']
     return ['## Task by task',
             f"The mean regret of `lr` is above 0.1 on {len(far)} of {len(judged)} tasks: {'; '.join(far)}.",
-            picture('suggest_tasks', 'Final validation loss against the rate, a panel for each task; dots are the rates that '
-                                     'valley, minimum and lr suggest from 8 seeds, dotted lines the loss without '
-                                     'training'),
+            picture('suggest_tasks', 'Final validation loss against the rate, a panel for each task; dots are the '
+                                     'rates that valley, minimum and lr suggest from 8 seeds, dotted lines the loss '
+                                     'without training'),
             'Mean regret; the held-out tasks come last.',
             table(['task', *rules, 'rates suggested by `lr`', 'second sweeps with `extend=True`'],
                   [line(name, row) for name,row in judged.items()]),
@@ -215,7 +219,8 @@ def task_lines(judged, answers)->list:
 
 def group_means(groups)->dict:
     "Mean final loss of each way on each task."
-    return {name: {way: np.mean([r['losses'][way] for r in rows]) for way in rows[0]['losses']} for name,rows in groups.items()}
+    return {name: {way: np.mean([r['losses'][way] for r in rows]) for way in rows[0]['losses']}
+            for name,rows in groups.items()}
 
 def group_lines(groups)->list:
     "A section about rates per layer group."
@@ -249,8 +254,8 @@ def report(res):
         f"On {len(names)} held-out tasks `lr` has a mean regret of {found['lr']['mean']:.3f}, the best other rule on "
         f"the same sweep, `{peer}`, {found[peer]['mean']:.3f}, and fastai's default `valley` "
         f"{found['valley']['mean']:.3f}.",
-        picture('suggest', "Mean regret and its 90th percentile for each rule, on held-out tasks and on those used for "
-                           'design; and final losses of four ways to set rates per layer group'), *lines)
+        picture('suggest', 'Mean regret and its 90th percentile for each rule, on held-out tasks and on those used '
+                           'for design; and final losses of four ways to set rates per layer group'), *lines)
 
 def draw_regrets(ax, parts:dict):
     "Mean regret of each rule and a line to its 90th percentile, for each part of the tasks; rules in the order of "
@@ -269,15 +274,16 @@ def draw(res):
     "The regrets of all rules, and what the ways to set rates per layer group lead to."
     fig,(left,right) = new_axes(1, 2, size=(4, 4))
     parts = parts_of(res['judged'])
-    draw_regrets(left, {label: summary(res['judged'], names) for label,names in
-                        (('held-out tasks', parts['held-out tasks']), ('design tasks', parts['tasks used to design the rule']))})
+    draw_regrets(left, {'held-out tasks': summary(res['judged'], parts['held-out tasks']),
+                        'design tasks': summary(res['judged'], parts['tasks used to design the rule'])})
     means = group_means(res['groups'])
     for i,way in enumerate(next(iter(means.values()))):
-        right.plot([m[way]/min(m.values()) for m in means.values()], np.arange(len(means))+0.15*i-0.2, 'o', ms=5, label=way)
+        over_best = [m[way]/min(m.values()) for m in means.values()]
+        right.plot(over_best, np.arange(len(means))+0.15*i-0.2, 'o', ms=5, label=way)
     right.set(yticks=range(len(means)), yticklabels=[name.replace(' whole pretrained', ',\n') for name in means],
               ylim=(len(means)-0.5, -0.7), xlabel='final loss / lowest of the four')
-    right.legend(frameon=False, fontsize='small', ncols=2, loc='lower left', bbox_to_anchor=(-0.1, 1), columnspacing=0.8,
-                 handletextpad=0.2)
+    right.legend(frameon=False, fontsize='small', ncols=2, loc='lower left', bbox_to_anchor=(-0.1, 1),
+                 columnspacing=0.8, handletextpad=0.2)
     return fig
 
 def draw_tasks(truths, lrs_of, looks, held_out):
