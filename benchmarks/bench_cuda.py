@@ -1,16 +1,16 @@
 """What the features cost on a GPU: sweeps, frozen bodies, precomputed activations, checkpoints.
 
 Protocol, fixed before anything was measured. One card, one process. timm's resnet50, convnext_tiny and
-vit_small_patch16_224 in stock's `vision_learner`, 10 classes, 224 px, batches of 64, in fp32 (products in TF32) and bf16.
-The pictures are noise that lies on the card and is gathered there, so that no slow loader hides a cost. The parts run in
-turn; a first round to warm up does not count, and the clock is read after CUDA has finished. We report medians of paired
-ratios with their range.
+vit_small_patch16_224 in stock's `vision_learner`, 10 classes, 224 px, batches of 64, in fp32 (products in TF32) and
+bf16. The pictures are noise that lies on the card and is gathered there, so that no slow loader hides a cost. The parts
+run in turn; a first round to warm up does not count, and the clock is read after CUDA has finished. We report medians
+of paired ratios with their range.
 (1) Sweeping: `lr_find` at its default and with `watch=False`, stock's `lr_find`, and the training steps alone, 20 steps
     each. Goal: without watching no slower than stock's, at its default at most 1.35 times the steps alone.
 (2) Waiting: how often one batch more makes Python wait for the card, as torch's sync debug mode counts. Goal: no more
     often than stock.
-(3) A frozen epoch (20 batches, 5 of validation): stock's; the same with NormFreeze; inside `precomputed()`, a quarter of
-    four epochs. Goal: 50 times faster than stock's. Beside it two bounds: the head's steps on the same rows without
+(3) A frozen epoch (20 batches, 5 of validation): stock's; the same with NormFreeze; inside `precomputed()`, a quarter
+    of four epochs. Goal: 50 times faster than stock's. Beside it two bounds: the head's steps on the same rows without
     fastai, and the same learner with batches that do nothing (no model, no optimizer step).
 (4) Filling: entering `precomputed()` with 4096 pictures, compared with the body's forward pass over the same loaders.
     Goal: 1.05 times, without the fixed cost of entering (measured with 64 pictures), which is reported separately.
@@ -18,8 +18,8 @@ ratios with their range.
     to the host; and how much longer epochs with checkpoints take. Goal: a shorter wait than such a copy.
 (6) `lr_search` for a fit of two frozen epochs, with budgets of 1 and 0.5, in units of that fit.
 
-This is the second protocol. In the first, the loader made batches item by item, which took longer than the steps of half
-of the networks.
+This is the second protocol. In the first, the loader made batches item by item, which took longer than the steps of
+half of the networks.
 
 Without a GPU it runs on a small network, to see that it works. Those numbers mean nothing and are not kept."""
 import json, os, statistics, sys, tempfile, time, warnings

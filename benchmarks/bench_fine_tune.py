@@ -1,28 +1,29 @@
-"""Does `fine_tune_discriminative` work without tuning its rate? Compared with stock's `fine_tune` and other common ways.
+"""Does `fine_tune_discriminative` work without tuning its rate? Compared with stock's `fine_tune` and other common
+ways.
 
 Protocol, fixed before any result:
 - Tasks: the fifteen of `fine_tune_tasks.py`, six of them with ImageNet weights. Defaults are chosen on seven; the other
   eight are held out and looked at once, with the chosen defaults.
-- A run: five epochs over the same labelled examples for all ways with the same seed; 5 seeds, 3 with ImageNet weights. No
-  validation during the run, no early stop. The result is the error at the end on 700 to 1000 other examples, the same for
-  all seeds.
+- A run: five epochs over the same labelled examples for all ways with the same seed; 5 seeds, 3 with ImageNet weights.
+  No validation during the run, no early stop. The result is the error at the end on 700 to 1000 other examples, the
+  same for all seeds.
 - Every way runs at six rates over a factor of 100: 4e-4, 1e-3, 2e-3 (stock's default), 5e-3, 1.2e-2, 4e-2; ours also at
   its default.
 - Ways: ours with its defaults; stock's `fine_tune(4)`, one frozen epoch and four more, on stock's two groups (five for
-  text); LP-FT, the head for an epoch at the rate, then everything at a tenth of it; everything from the start, with rates
-  that fall by 2.6 per group ("full") or one rate for all.
+  text); LP-FT, the head for an epoch at the rate, then everything at a tenth of it; everything from the start, with
+  rates that fall by 2.6 per group ("full") or one rate for all.
 - Ours with `Average()` at its default rate, to show what an average adds.
-- Reported for each way and task: the error at the default; the error at its best rate; the tolerance, the mean error over
-  the five rates from 4e-4 to 1.2e-2, a factor of 30; how far the worst of these five is above its own best; the factor of
-  rates within 2 points of the best. Differences are means, paired by seed, with their standard error.
-- Goals on the held-out tasks: ours at its default below stock at its best rate on three quarters of the tasks, and never
-  above by more than two standard errors; ours from 4e-4 to 1.2e-2 never more than 3 points above its own best; a better
-  tolerance than stock's on most tasks; with `base_lr=None` within 1 point of its best rate everywhere.
+- Reported for each way and task: the error at the default; the error at its best rate; the tolerance, the mean error
+  over the five rates from 4e-4 to 1.2e-2, a factor of 30; how far the worst of these five is above its own best; the
+  factor of rates within 2 points of the best. Differences are means, paired by seed, with their standard error.
+- Goals on the held-out tasks: ours at its default below stock at its best rate on three quarters of the tasks, and
+  never above by more than two standard errors; ours from 4e-4 to 1.2e-2 never more than 3 points above its own best; a
+  better tolerance than stock's on most tasks; with `base_lr=None` within 1 point of its best rate everywhere.
 - Time: medians of an epoch of ours and of stock's over the same runs.
 
-`python benchmarks/bench_fine_tune.py` writes results/fine_tune.{json,md,png}; `--part design` or `--part held-out` trains
-some of the tasks. Each run trains once and is kept in `fine_tune_cells.jsonl`, in the folder that `real_data.py` names.
-About three hours on 2 cores."""
+`python benchmarks/bench_fine_tune.py` writes results/fine_tune.{json,md,png}; `--part design` or `--part held-out`
+trains some of the tasks. Each run trains once and is kept in `fine_tune_cells.jsonl`, in the folder that
+`real_data.py` names. About three hours on 2 cores."""
 import argparse, contextlib, io, json, os, time, warnings
 from collections import Counter
 from concurrent.futures import ProcessPoolExecutor, as_completed

@@ -1,12 +1,13 @@
 """Layer groups of all of timm's architectures, and what a frozen body costs. About 20 minutes on 2 cores.
 
 Protocol. (1) Every architecture is built as `timm_learner` builds it, on torch's meta device (without memory), for the
-image size of its config. A forward pass records the order in which parameters are used. The model is then cut in 24 ways
-(blocks and stages; None, 2, 3, 4, 5, 8 groups; by depth and by parameters), each checked for six faults. More groups than
-a model has layers must be refused. The model that stock's `vision_learner` builds gets the same forward pass.
+image size of its config. A forward pass records the order in which parameters are used. The model is then cut in 24
+ways (blocks and stages; None, 2, 3, 4, 5, 8 groups; by depth and by parameters), each checked for six faults. More
+groups than a model has layers must be refused. The model that stock's `vision_learner` builds gets the same forward
+pass.
 (2) An epoch of timm's resnet18 at 96 px with its body frozen, with stock's `vision_learner`, the same with fastai's
-BnFreeze and train_bn=False, and `timm_learner(train_bn=False)`, in turn in one process; and the bytes that autograd keeps
-for the backward pass of one batch."""
+BnFreeze and train_bn=False, and `timm_learner(train_bn=False)`, in turn in one process; and the bytes that autograd
+keeps for the backward pass of one batch."""
 import multiprocessing, statistics, sys, time, warnings
 from pathlib import Path
 

@@ -2,20 +2,20 @@
 
 Protocol, fixed before any rule was tried:
 - Tasks: those of `knowing_tasks.py`, fourteen with such a model and two transformers from scratch. A third is held out.
-- Truth: the planned fit (`fit_one_cycle` with the ratio of rates of its task) at 11 rates, two per decade, from 1e-5 with
-  Adam and from 1e-4 with SGD, 3 seeds. L(lr) is the mean over the seeds of the final validation loss, capped at the loss
-  before the fit, and linear between the rates, over log lr. Outside the grid L is constant.
+- Truth: the planned fit (`fit_one_cycle` with the ratio of rates of its task) at 11 rates, two per decade, from 1e-5
+  with Adam and from 1e-4 with SGD, 3 seeds. L(lr) is the mean over the seeds of the final validation loss, capped at
+  the loss before the fit, and linear between the rates, over log lr. Outside the grid L is constant.
 - Regret of a rate: (L(lr) - lowest L) / (L before the fit - lowest L), from 0, the best rate, to 1, no better than no
   fit. No suggestion counts as 1.
 - Ratio: L(lr) / lowest L.
-- Cost: the time of a suggestion over the time of the planned fit (median over the seeds); for a sweep also its time over
-  stock's.
+- Cost: the time of a suggestion over the time of the planned fit (median over the seeds); for a sweep also its time
+  over stock's.
 - All rules suggest the rate of the last layer group, with the ratio of the fit. Baselines: fastai's four rules, and
-  Lightning's and torch_lr_finder's (see `bench_suggest.py`), all on one sweep; one constant per optimizer and stage, the
-  best on the design tasks; `learn.lr`; half the rate of the training before (only where there was one).
+  Lightning's and torch_lr_finder's (see `bench_suggest.py`), all on one sweep; one constant per optimizer and stage,
+  the best on the design tasks; `learn.lr`; half the rate of the training before (only where there was one).
 
-`python benchmarks/bench_knowing.py` trains what is missing from the truth in results/ and tries every rule; `--truth`
-only trains."""
+`python benchmarks/bench_knowing.py` trains what is missing from the truth in results/ and tries every rule;
+`--truth` only trains."""
 import argparse, io, json, os, time, warnings
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from contextlib import redirect_stdout

@@ -2,14 +2,14 @@
 
 Protocol. timm's resnet18, convnext_atto and vit_tiny_patch16_224 in stock's `vision_learner`, body frozen by
 `learn.freeze()`, 96 px, 1024 images of noise to train on and 256 to validate with, in memory (so nothing is gained from
-images that need no reading), batches of 32. Paired in one process, the parts in turn, after one round to warm up: (1) an
-epoch outside, and a fifth of five epochs inside `learn.precomputed()`, with validation; (2) three epochs outside, and
-filling plus three epochs inside; (3) filling, and the body's forward pass over the same loaders, in evaluation mode
-without autograd. (4) In a process of its own: how far anonymous resident memory (RssAnon) rises while 4 GiB of activations
-are filled.
+images that need no reading), batches of 32. Paired in one process, the parts in turn, after one round to warm up: (1)
+an epoch outside, and a fifth of five epochs inside `learn.precomputed()`, with validation; (2) three epochs outside,
+and filling plus three epochs inside; (3) filling, and the body's forward pass over the same loaders, in evaluation mode
+without autograd. (4) In a process of its own: how far anonymous resident memory (RssAnon) rises while 4 GiB of
+activations are filled.
 
-This is the second protocol. In the first, (1) timed a single epoch inside, a fifth of a second, right after ten seconds of
-stock's; a third of that time was waking up. It gave ratios of 38.6, 23.0 and 61.4 on the same code."""
+This is the second protocol. In the first, (1) timed a single epoch inside, a fifth of a second, right after ten
+seconds of stock's; a third of that time was waking up. It gave ratios of 38.6, 23.0 and 61.4 on the same code."""
 import statistics, subprocess, sys, threading, warnings
 from pathlib import Path
 

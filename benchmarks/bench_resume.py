@@ -1,14 +1,14 @@
 """Does a fit survive `kill -9`, and what does that cost?
 
 Protocol. (1) 20 runs, of a vision, a tabular and a text learner in turn (those of tests/tiny.py: shuffling, dropout,
-random transforms, BatchNorm, layer groups). Each is a script in its own process that trains with `Resume`: two epochs of
-the head, then four with `fit_sgdr`, `Snapshots` on disk and `CSVLogger`. It is killed from outside with SIGKILL at a random
-moment of the time that training takes, be it in a batch, a validation or the writing of a checkpoint (every fourth kill
-waits for a file that is being written), up to three times, then runs to the end. Reported: whether weights, losses,
-history, optimizer, random generators, log and snapshots equal those of the script that was never killed.
-(2) The seconds and bytes of a checkpoint of a model with 25 million parameters and Adam (timm's resnet50), including the
-copy of the state, the checksum and the flush to disk; in the same process the seconds of 100 training steps at 64 pixels
-in batches of 32.
+random transforms, BatchNorm, layer groups). Each is a script in its own process that trains with `Resume`: two epochs
+of the head, then four with `fit_sgdr`, `Snapshots` on disk and `CSVLogger`. It is killed from outside with SIGKILL at a
+random moment of the time that training takes, be it in a batch, a validation or the writing of a checkpoint (every
+fourth kill waits for a file that is being written), up to three times, then runs to the end. Reported: whether weights,
+losses, history, optimizer, random generators, log and snapshots equal those of the script that was never killed.
+(2) The seconds and bytes of a checkpoint of a model with 25 million parameters and Adam (timm's resnet50), including
+the copy of the state, the checksum and the flush to disk; in the same process the seconds of 100 training steps at 64
+pixels in batches of 32.
 
 `python benchmarks/bench_resume.py` writes results/resume.{json,md,png}; about 15 minutes on 2 cores."""
 import json, os, random, re, signal, statistics, subprocess, sys, tempfile, time, warnings

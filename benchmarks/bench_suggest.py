@@ -10,13 +10,13 @@ Protocol, fixed before any rule was tried:
 - Distance: how far a rate is, in powers of ten, from the nearest one with L within 5 % of the lowest.
 - Spread: the largest over the smallest suggestion of 8 seeds (weights and order of batches).
 - The rules of other libraries read the same first sweep as ours: fastai's four, through `lr_find`, as in stock;
-  Lightning's (steepest descent of the smoothed loss, over batches in version 2.5, over the rate in 2.6; without the first
-  10 and the last batch), torch_lr_finder's (its own smoothing and end, steepest descent over batches, without the first 10
-  and the last 5) and Smith's (a tenth of the rate where the loss is lowest, on the zero-phase smoothed curve). Watched
-  validation items and a second, longer sweep are ours alone; so there are rows for ours without the first and with the
-  second, and for the best other rule on the second sweep.
-- Rates per layer group: on four pretrained tasks, 5 seeds, the final loss with one rate for all, with two rules of thumb,
-  and with `lr_find_groups`.
+  Lightning's (steepest descent of the smoothed loss, over batches in version 2.5, over the rate in 2.6; without the
+  first 10 and the last batch), torch_lr_finder's (its own smoothing and end, steepest descent over batches, without the
+  first 10 and the last 5) and Smith's (a tenth of the rate where the loss is lowest, on the zero-phase smoothed curve).
+  Watched validation items and a second, longer sweep are ours alone; so there are rows for ours without the first and
+  with the second, and for the best other rule on the second sweep.
+- Rates per layer group: on four pretrained tasks, 5 seeds, the final loss with one rate for all, with two rules of
+  thumb, and with `lr_find_groups`.
 
 `python benchmarks/bench_suggest.py` trains what is missing from the truth in results/, tries every rule, and writes
 results/suggest.{json,md,png}; `--fresh` trains everything again, `--part design` leaves out the held-out tasks."""

@@ -1,10 +1,10 @@
 """Transfer tasks on which ways of fine-tuning are compared: a pretrained model, and a target with few labels.
 
-Six tasks transfer ImageNet networks (EfficientNet-Lite0 and Lite1, see `real_data.py`) to pictures of clothes. The other
-models are trained once on a source made from what is installed, and kept in `cache_dir`: digits, shapes, clothes (36 000
-pictures of six kinds), docstrings. The seed of a run draws the labelled examples of the target and the new head; the order
-of batches is drawn anew each time. Eight of fifteen tasks are held out, named before anything was run; both parts have
-every kind of model."""
+Six tasks transfer ImageNet networks (EfficientNet-Lite0 and Lite1, see `real_data.py`) to pictures of clothes. The
+other models are trained once on a source made from what is installed, and kept in `cache_dir`: digits, shapes,
+clothes (36 000 pictures of six kinds), docstrings. The seed of a run draws the labelled examples of the target and
+the new head; the order of batches is drawn anew each time. Eight of fifteen tasks are held out, named before
+anything was run; both parts have every kind of model."""
 import ast, re
 from dataclasses import dataclass
 from functools import cache

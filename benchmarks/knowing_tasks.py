@@ -1,10 +1,10 @@
 """Tasks with a model that is pretrained or has trained before, for `lr_find` and `lr_search`, and two from scratch.
 
-Half of them start from ImageNet weights (EfficientNet-Lite0 and Lite1, see `real_data.py`), the others from models that
-are trained here once and kept in `cache_dir`. Pictures are Fashion-MNIST, texts the docstrings of installed libraries,
-tables made up. A task is a learner made from a seed, the planned fit, `fit(learn, lr)`, and the ratio of the rates of its
-layer groups. The seed draws the training examples, new heads and the order of batches. Those in `held_out` were named
-before any rule was tried."""
+Half of them start from ImageNet weights (EfficientNet-Lite0 and Lite1, see `real_data.py`), the others from models
+that are trained here once and kept in `cache_dir`. Pictures are Fashion-MNIST, texts the docstrings of installed
+libraries, tables made up. A task is a learner made from a seed, the planned fit, `fit(learn, lr)`, and the ratio of
+the rates of its layer groups. The seed draws the training examples, new heads and the order of batches. Those in
+`held_out` were named before any rule was tried."""
 from dataclasses import dataclass
 from functools import cache
 
