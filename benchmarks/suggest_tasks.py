@@ -1,7 +1,7 @@
-"""The tasks on which suggestions are judged: small, seeded, on data that comes with installed packages or is made up here.
+"""The tasks on which suggestions are judged: small, seeded, on data of installed packages or made up here.
 
-A task builds a Learner from a seed: the seed draws weights and the order of batches, while the data and its split stay the same.
-The last third is `held_out`, named before any rule was tried, so that both parts have every kind of model."""
+A task builds a Learner from a seed, which draws the weights and the order of batches; the data and its split stay the
+same. The last third is `held_out`, named before any rule was tried; both parts have every kind of model."""
 from functools import cache, partial
 
 import numpy as np, torch
