@@ -41,7 +41,7 @@ img { background: white; border-radius: 4px; max-width: min(100%, 42rem); }
   table.docutils td code, table.docutils td code .pre { white-space: normal; overflow-wrap: anywhere; }
 }
 /* tables of measurements with many columns: scroll rather than break in the middle of a number */
-#benchmarks tr:has(> :nth-child(7)) td:not(:first-child) { white-space: nowrap; }
+#benchmarks tr:has(> :nth-child(7)) td { white-space: nowrap; }
 /* what screen readers read of a formula: clipped from sight, yet as wide as its source would be */
 mjx-assistive-mml { max-width: 1px; }
 table.dataframe {
