@@ -54,8 +54,7 @@ def seconds(f)->float:
 paired = partial(paired, timed=seconds)
 
 def pictures(n:int, train:bool):
-    "A loader of `n` pictures of noise on the card, from a few different ones, gathered there batch by batch, so that "
-    "it costs little."
+    "A loader of `n` pictures of noise on the card, gathered there from a few different ones, so that it costs little."
     x = torch.randn(min(n, 256), 3, size, size, device=device)
     y = torch.arange(len(x), device=device) % 10
     def gathered(batch): return x[batch[0] % len(x)],y[batch[0] % len(x)]
@@ -231,9 +230,7 @@ def report(res)->str:
         *section('Sweeping', 'sweeping',
             f"Without watching, a sweep takes {span(sweep, '.2f')} of the time of stock's (the goal: no longer). "
             f"{goal(max(sweep) <= 1)} `lr_find` at its default takes {span(watched, '.2f')} times as long as its "
-            "training "
-            'steps alone (the goal: at most 1.35). In ms per step:',
-
+            'training steps alone (the goal: at most 1.35). In ms per step:',
             by_run(res['sweeping'], [ms('steps alone', 'bare'), ms("stock's sweep", 'stock'),
                 ms('`lr_find`, `watch=False`', 'unwatched'), ms('`lr_find`', 'ours'),
                 ("`lr_find`, `watch=False` / stock's", lambda o: show(o['ours_over_stock'])),
@@ -251,9 +248,8 @@ def report(res)->str:
         *section('A frozen body', 'frozen',
             f"Inside `precomputed()` an epoch is {span(inside)} times faster than stock's (the goal: 50), and with "
             f"`NormFreeze` {span(still)} times. {goal(min(inside) >= 50)} Inside, a batch is no longer bound by the "
-            "card: the "
-            'head alone, without fastai ("bare head"), and fastai\'s loop without model and optimizer ("idle loop") '
-            'take much of the time. In ms per batch (20 of training, 5 of validation):',
+            'card: the head alone, without fastai ("bare head"), and fastai\'s loop without model and optimizer '
+            '("idle loop") take much of the time. In ms per batch (20 of training, 5 of validation):',
             by_run(res['frozen'], [*(ms(k, k) for k in ('stock', 'NormFreeze', 'inside', 'bare head', 'idle loop')),
                 ('stock / inside', lambda o: show(o['speedup'])),
                 ('stock / NormFreeze', lambda o: show(o['norm_freeze']))])),
@@ -294,8 +290,7 @@ def draw(res):
     return fig
 
 def measure():
-    "All parts, or those named; of the others the results stay. After BENCH_SECONDS, if that is set, no more is "
-    "measured."
+    "Measure all parts, or those named and keep the results of the others; stop after BENCH_SECONDS, if that is set."
     rounds,*named = [int(sys.argv[1]) if len(sys.argv) > 1 else 3 if card else 1, *sys.argv[2:]]
     end = time.monotonic() + float(os.environ.get('BENCH_SECONDS', 'inf'))
     path = results/'cuda.json'

@@ -178,8 +178,7 @@ def versus(a, b):
     return d.mean(),d.std(ddof=1)/len(d)**0.5
 
 def ensemble_errors(rows, t)->dict:
-    "Test errors of each seed on a task: of the mean of the last three snapshots first, then of all that it is "
-    "compared with"
+    "Test errors of each seed on a task: first of the mean of the last three snapshots, then of the others"
     equal = partial(of, rows, t, '5 equal cycles')
     return ({'mean of the last 3 snapshots': equal('members')[:,2], 'mean of all 5': equal('members')[:,4],
              'last snapshot': equal('members')[:,0], 'best snapshot by validation loss': equal('best_single'),
@@ -257,9 +256,9 @@ def report(res):
         f"{edges(res['search'])} Measured on {res['machine']}.",
         f"On {fast} of {n} tasks a cyclical schedule needs at most half of the {epochs} epochs to reach the accuracy "
         "that a fixed rate ends with. The mean of the last three snapshots is better than the last snapshot on "
-        f"{better} tasks and worse on {worse}. An average makes a fixed rate better on {fixed[0]} tasks (worse on "
-        f"{fixed[1]}), and one-cycle on {one_cycle[0]} (worse on {one_cycle[1]}). Better and worse mean by more than "
-        "two standard errors.",
+        f"{better} tasks and worse on {worse or 'none'}. An average makes a fixed rate better on "
+        f"{fixed[0] or 'none'} (worse on {fixed[1] or 'none'}), and one-cycle on {one_cycle[0] or 'none'} (worse on "
+        f"{one_cycle[1] or 'none'}). Better and worse mean by more than two standard errors.",
         '## Epochs until a schedule is as good as a fixed rate in the end',
         f"On {sum(min(o, key=o.get) == 'fixed' for o in at_end)} of {n} tasks every other schedule ends with a higher "
         f"accuracy than the fixed rate. The highest has: {counted(max(o, key=o.get) for o in at_end)}.",
@@ -270,9 +269,10 @@ def report(res):
         'epoch, and the best rate.',
         speed_table(rows),
         '## Ensembles, averages, single models',
-        f"The ensemble of three was claimed never to be worse than the last snapshot: it is on {worse} of {n} tasks. "
-        f"`Average()` was claimed to make one-cycle better on half of the tasks: it does on {one_cycle[0]}. Of the models "
-        f"that cost one forward pass, the lowest test error has: {counted(min(o, key=o.get) for o in single)}.",
+        f"The ensemble of three was claimed never to be worse than the last snapshot: it is on {worse or 'none'} of "
+        f"{n} tasks. `Average()` was claimed to make one-cycle better on half of the tasks: it does on "
+        f"{one_cycle[0] or 'none'}. Of the models that cost one forward pass, the lowest test error has: "
+        f"{counted(min(o, key=o.get) for o in single)}.",
         picture('cycles_errors', 'Test error of the mean of three and of five snapshots and of all single models, '
                                  'one panel for each of four tasks'),
         'Test error; in brackets the difference to the mean of the last three, paired by seed, ± its standard error. '

@@ -138,14 +138,13 @@ def row(cells, task)->dict:
     mine,theirs,asked = (Errors(cells, task, way) for way in ('ours', 'stock', 'base_lr=None'))
     at_default,best = mine.mean(default),mine.minus(default, theirs, theirs.best_lr)
     searched = asked.minus(0., mine, mine.best_lr) if asked.by_lr else (np.nan, np.nan)
-    return {'ours at 1e-2': percent(at_default), "stock at 2e-3": percent(theirs.mean(2e-3)),
+    return {'ours at 1e-2': percent(at_default), 'stock at 2e-3': percent(theirs.mean(2e-3)),
             'stock at its best': percent(theirs.best), 'ours at 1e-2 minus stock at its best': signed(best),
             'ours at its best': percent(mine.best), 'tolerance: ours': percent(mine.tolerance),
             'tolerance: stock': percent(theirs.tolerance), 'worst minus best: ours': percent(mine.excess),
             'worst minus best: stock': percent(theirs.excess), 'width: ours': f'{mine.width:.0f}',
             'width: stock': f'{theirs.width:.0f}', searched_column: signed(searched) if asked.by_lr else '',
-            'below': best[0] < 0, 'above': best[0] > 2*best[1],
-            'within_3': mine.excess <= 0.03, 'tolerant': mine.tolerance < theirs.tolerance,
+            'below': best[0] < 0, 'above': best[0] > 2*best[1], 'within_3': mine.excess <= 0.03, 'tolerant': mine.tolerance < theirs.tolerance,
             'asked_within_1': searched[0] <= 0.01}
 
 def verdict(found:list)->str:
@@ -154,7 +153,7 @@ def verdict(found:list)->str:
     count = lambda k: sum(r[k] for r in found)
     asked = [r for r in found if r[searched_column]]
     return (f"On {count('below')} of these {n} tasks ours at its default has a lower error than stock at its best "
-            f"rate, and on {count('above')} a higher one by more than two standard errors. From 4e-4 to 1.2e-2 it "
+            f"rate, and on {count('above') or 'none'} a higher one by more than two standard errors. From 4e-4 to 1.2e-2 it "
             f"stays within 3 points of its own best on {count('within_3')}; its tolerance is better than stock's on "
             f"{count('tolerant')}; with `base_lr=None` it is within 1 point of its best rate on "
             f"{sum(r['asked_within_1'] for r in asked)} of {len(asked)}.")
@@ -177,8 +176,7 @@ def others(cells)->list:
     return ['## Other ways',
             f"At its best rate, the way with the lowest error on these {len(found)} tasks is: {lowest('best')}; the "
             f"one with the best tolerance: {lowest('tolerance')}. LP-FT trains the head for an epoch, then everything "
-            "at a tenth of the "
-            'rate; "full" trains everything from the start, with rates that fall by 2.6 per group.',
+            'at a tenth of the rate; "full" trains everything from the start, with rates that fall by 2.6 per group.',
             'Error at the best of six rates, and in brackets the tolerance.',
             table(['', *shown], [[name, *(entry(e.get(w)) for w in shown)] for name,e in found.items()])]
 
@@ -194,7 +192,7 @@ def average_lines(cells)->list:
     better,worse = (sum(sign*d > 2*se for *_,(d,se) in found.values()) for sign in (-1, 1))
     return ['## With an average',
             f'Adding `Average()` at the default rate is better by more than two standard errors on {better} of '
-            f'{len(found)} tasks, and worse on {worse}.',
+            f'{len(found)} tasks, and worse on {worse or "none"}.',
             table(['', 'alone', 'averaged', 'difference'],
                   [[name, percent(a), percent(b), signed(d)] for name,(a,b,d) in found.items()])]
 
@@ -257,7 +255,7 @@ def report(res)->str:
         "at its default and at six rates. Errors in percent on 700 to 1000 other pictures or texts, means of 5 seeds "
         f"(3 with ImageNet weights, whose six rates were run on {res['real_on']}; all else on {res['machine']}).",
         f"At its default ours has a lower error than stock at the best of six rates on {count('below')} of "
-        f"{len(held_out)} held-out tasks, and on {count('above')} a higher one by more than two standard errors. "
+        f"{len(held_out)} held-out tasks, and on {count('above') or 'none'} a higher one by more than two standard errors. "
         "Tuning still pays: over a factor of 30 in the rate, the error stays within 3 points of its best on only "
         f"{count('within_3')} of them.",
         picture('fine_tune_tasks', 'For each of fifteen tasks: error of ours at its default and of the other ways at '

@@ -111,8 +111,7 @@ def ask_all(names, workers=2):
         return {name: [jobs[name, seed].result() for seed in seeds] for name in names}
 
 def constants(truths):
-    "The constant with the lowest mean regret on the design tasks, for each optimizer and stage; by optimizer alone "
-    "where no task has both."
+    "The constant with the lowest mean regret on the design tasks, by optimizer and stage, or by optimizer alone."
     fine = 10**np.linspace(-5, 1, 121)
     def best(chosen): return fine[np.mean([[truths[n].regret(lr) for lr in fine] for n in chosen], axis=0).argmin()]
     res = {}

@@ -136,8 +136,7 @@ def ask_all(names):
 
 # --- rates per layer group ---------------------------------------------------------------------------------------------------
 def group_losses(name, seed):
-    "Final validation losses of a pretrained task with rates chosen in different ways, and the rates found group by "
-    "group."
+    "Final validation losses of a pretrained task with rates chosen in different ways, and the rates found by group."
     torch.set_num_threads(1)
     learn = make(name, seed)
     lr = learn.lr_find(show_plot=False, suggest_funcs='lr').lr
@@ -243,23 +242,23 @@ def report(res):
     judged,answers,parts = res['judged'],res['answers'],parts_of(res['judged'])
     lines = [o for title,names in parts.items() if names for o in part_lines(title, names, judged)]
     lines += task_lines(judged, answers) + (group_lines(res['groups']) if 'groups' in res else [])
-    n_design,names = len(parts['tasks used to design the rule']),parts['held-out tasks'] or list(judged)
-    found = summary(judged, names)
+    n_design = len(parts['tasks used to design the rule'])
+    kind = 'held-out tasks' if parts['held-out tasks'] else 'tasks used to design the rule'
+    found = summary(judged, parts[kind])
     peer = min(one_sweep[1:], key=lambda k: found[k]['mean'])
     return page('suggest', 'How good is a suggested rate for a new model?',
         "Each rule reads a sweep and suggests a rate for `fit_one_cycle`. Its regret says what that costs: 0 for the "
         "best rate of a grid on which the task was trained, 1 for a rate that is no better than no training. "
         f"{len(judged)} small tasks, {n_design} of them used to design the rule `lr`; {len(truth_seeds)} seeds. "
         f"Measured on {res['machine']}.",
-        f"On {len(names)} held-out tasks `lr` has a mean regret of {found['lr']['mean']:.3f}, the best other rule on "
+        f"On {len(parts[kind])} {kind} `lr` has a mean regret of {found['lr']['mean']:.3f}, the best other rule on "
         f"the same sweep, `{peer}`, {found[peer]['mean']:.3f}, and fastai's default `valley` "
         f"{found['valley']['mean']:.3f}.",
         picture('suggest', 'Mean regret and its 90th percentile for each rule, on held-out tasks and on those used '
                            'for design; and final losses of four ways to set rates per layer group'), *lines)
 
 def draw_regrets(ax, parts:dict):
-    "Mean regret of each rule and a line to its 90th percentile, for each part of the tasks; rules in the order of "
-    "the first."
+    "Mean regret of each rule, with a line to its 90th percentile, by part; rules in the order of the first part."
     order = sorted(next(iter(parts.values())), key=lambda k: next(iter(parts.values()))[k]['mean'])
     for i,(label,found) in enumerate(parts.items()):
         ys = np.array([order.index(k) for k in found]) + 0.25*i - 0.12*(len(parts)-1)
