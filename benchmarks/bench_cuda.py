@@ -89,7 +89,8 @@ def sweeping(arch, precision, rounds):
     sweep = dict(start_lr=1e-9, end_lr=1e-8, num_it=steps, stop_div=False)
     def stock():
         with learn.no_logging(): learn.fit(1, cbs=LRFinder(**sweep))
-    def ours(watch): learn.lr_find(show_plot=False, watch=watch, **sweep)
+    def ours(watch):     # valley reads no watched items, so with it nothing would be watched
+        learn.lr_find(show_plot=False, suggest_funcs=halfway if watch else 'valley', watch=watch, **sweep)
     times = paired(dict(bare=lambda: bare_steps(learn, steps, precision), stock=stock, unwatched=partial(ours, False),
                         ours=partial(ours, True)), rounds)
     return dict(ms={k: 1000*statistics.median(v)/steps for k,v in times.items()},
@@ -207,7 +208,9 @@ def ms(label, k): return label,lambda o: f"{o['ms'][k]:.2f}"
 
 def medians(found:dict, key): return [o[key]['median'] for o in found.values() if o]
 
-def goal(met): return 'The goal is met.' if met else 'The goal is **not met**.'
+def goal(met:list)->str:
+    "What to say of a goal that each of these cases meets or not."
+    return '' if not met else 'The goal is met.' if all(met) else 'The goal is **not met**.'
 
 def report(res)->str:
     "The results as a page; `notes` say what else is to be known of a run, by section."
@@ -223,13 +226,14 @@ def report(res)->str:
         f"medians of {res['rounds']} paired rounds (lowest to highest).",
         f"Without watching, `lr_find` takes {span(sweep, '.2f')} of the time of stock's sweep; a frozen epoch inside "
         f"`precomputed()` is {span(inside)} times faster than stock's, with `NormFreeze` {span(still)} times; our fits "
-        f"wait for the card {'no more' if waits_met(waits) else 'more'} often than stock's.",
+        f"wait for the card {'no more' if all(waits_met(waits)) else 'more'} often than stock's.",
         picture('cuda', "Time of lr_find relative to stock's sweep and to bare training steps, and of frozen epochs "
                         'of stock relative to those with NormFreeze and inside precomputed(), for three networks in '
                         'fp32 and bf16'),
         *section('Sweeping', 'sweeping',
             f"Without watching, a sweep takes {span(sweep, '.2f')} of the time of stock's (the goal: no longer). "
-            f"{goal(max(sweep) <= 1)} `lr_find` at its default takes {span(watched, '.2f')} times as long as its "
+            f"{goal([r <= 1 for r in sweep])} `lr_find` at its default takes {span(watched, '.2f')} times as long as "
+            "its "
             'training steps alone (the goal: at most 1.35). In ms per step:',
             by_run(res['sweeping'], [ms('steps alone', 'bare'), ms("stock's sweep", 'stock'),
                 ms('`lr_find`, `watch=False`', 'unwatched'), ms('`lr_find`', 'ours'),
@@ -247,7 +251,8 @@ def report(res)->str:
                   [[k, f'{v:g}'] for k,v in waits.items()])),
         *section('A frozen body', 'frozen',
             f"Inside `precomputed()` an epoch is {span(inside)} times faster than stock's (the goal: 50), and with "
-            f"`NormFreeze` {span(still)} times. {goal(min(inside) >= 50)} Inside, a batch is no longer bound by the "
+            f"`NormFreeze` {span(still)} times. {goal([r >= 50 for r in inside])} Inside, a batch is no longer bound "
+            "by the "
             'card: the head alone, without fastai ("bare head"), and fastai\'s loop without model and optimizer '
             '("idle loop") take much of the time. In ms per batch (20 of training, 5 of validation):',
             by_run(res['frozen'], [*(ms(k, k) for k in ('stock', 'NormFreeze', 'inside', 'bare head', 'idle loop')),
@@ -255,7 +260,7 @@ def report(res)->str:
                 ('stock / NormFreeze', lambda o: show(o['norm_freeze']))])),
         *section('Filling the activations', 'filling',
             f"Apart from what entering costs whatever the data, the pass that fills takes {span(filled, '.2f')} times "
-            f"as long as a forward pass alone (the goal: at most 1.05). {goal(max(filled) <= 1.05)}",
+            f"as long as a forward pass alone (the goal: at most 1.05). {goal([r <= 1.05 for r in filled])}",
             by_run(res['filling'], [
                 ('filling, without what entering costs, / a forward pass alone', lambda o: show(o['over_forward'])),
                 ('seconds: filling, forward pass',
@@ -263,16 +268,18 @@ def report(res)->str:
                 ('seconds of entering with 64 pictures', lambda o: f"{o['seconds']['few']:.2f}")])),
         *section('A checkpoint', 'checkpoints',
             "`Resume` is to keep training waiting for less time than a copy to the host takes. "
-            f"{goal(max(c['waits_ms']) < c['copy_ms'])} For resnet50 with Adam, {c['mb']:.0f} MB, training waits "
-            f"{', '.join(f'{w:.1f}' for w in c['waits_ms'])} ms; a copy to the host takes {c['copy_ms']:.1f} ms. Four "
-            f"epochs of {c['epoch_ms']:.0f} ms with six checkpoints, the first and the last of which are waited for, "
-            f"take {c['longer_ms']:.0f} ms longer, {show(c['slower'])} times as long."
+            f"{goal([w < c['copy_ms'] for w in c['waits_ms']])} For resnet50 with Adam, {c['mb']:.0f} MB, training "
+            f"waits {', '.join(f'{w:.1f}' for w in c['waits_ms'])} ms; a copy to the host takes {c['copy_ms']:.1f} ms. "
+            f"Four epochs of {c['epoch_ms']:.0f} ms with six checkpoints, the first and the last of which are waited "
+            f"for, take {c['longer_ms']:.0f} ms longer, {show(c['slower'])} times as long."
             if c else 'Not measured in this run.'),
         *(o for title,text in res.get('more', {}).items() for o in (f'## {title}', text)))
 
 def waits_met(waits):
-    "Do our fits wait no more often than stock's, and our sweep no more often than stock's?"
-    return waits['lr_find'] <= waits["stock's sweep"] and max(list(waits.values())[1:3]) <= waits["stock's fit"]
+    "For each of our fits and our sweep, whether it waits no more often than stock's."
+    if not waits: return []
+    fit,*ours,sweep,our_sweep = waits.values()
+    return [*(o <= fit for o in ours), our_sweep <= sweep]
 
 def draw(res):
     fig,(left,right) = new_axes(1, 2, size=(4, 2.9))

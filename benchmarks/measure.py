@@ -57,7 +57,7 @@ def picture(name, alt): return f'![{alt}]({name}.png)'
 
 def span(values, form='.1f')->str:
     "The range of these numbers."
-    return f'{min(values):{form}} to {max(values):{form}}'
+    return f'{min(values):{form}} to {max(values):{form}}' if values else '(not measured)'
 
 def page(name, question, lead, conclusion, *parts)->str:
     "A report: its question, what was measured and on what, the conclusion, and parts of Markdown."
