@@ -1,24 +1,27 @@
-"""What the features cost on a GPU: sweeps, frozen bodies, activations computed beforehand, checkpoints.
+"""What the features cost on a GPU: sweeps, frozen bodies, precomputed activations, checkpoints.
 
-Protocol. One card, one process, fixed before anything was measured. timm's resnet50, convnext_tiny and vit_small_patch16_224 in stock's
-vision_learner, 10 classes, 224 px, batches of 64, in fp32 (products in TF32) and bf16; pictures of noise that lie on the card and are gathered
-there, so that nothing hides behind a slow loader. Parts are paired in turn, one round to warm up does not count, CUDA is waited for before a clock
-is read; we report medians of paired ratios with their range.
-(1) Sweeping: our lr_find as it is and without watching (`watch=False`), stock's, and the same steps bare, 20 steps each. Goal: without watching
-    ours costs no more than stock's, with it at most 1.35 times the bare steps.
-(2) Waiting: how often a batch more makes python wait for the card, as torch's sync debug mode counts. Goal: no more than stock's.
-(3) A frozen epoch (20 batches, 5 of validation): stock's; the same with NormFreeze; inside `precomputed()`, a quarter of four epochs. Goal: 50
-    times faster than stock's. Beside it what bounds it: the head's bare steps on the same rows without fastai, and the same learner whose loop runs on
-    batches that do nothing (no model, no optimizer step).
-(4) Filling: entering `precomputed()` on 4096 pictures against the body's bare forward pass over the same loaders. Goal: 1.05 times, without what
-    entering costs whatever the data (measured on 64 pictures), which is said apart.
-(5) A checkpoint of resnet50 with Adam: how long `Resume` keeps training waiting, against copying the same tensors to the host; and how much longer
-    epochs with checkpoints take. Goal: it waits less than such a copy.
+Protocol, fixed before anything was measured. One card, one process. timm's resnet50, convnext_tiny and
+vit_small_patch16_224 in stock's `vision_learner`, 10 classes, 224 px, batches of 64, in fp32 (products in TF32) and
+bf16. The pictures are noise that lies on the card and is gathered there, so that no slow loader hides a cost. The parts
+run in turn; a first round to warm up does not count, and the clock is read after CUDA has finished. We report medians
+of paired ratios with their range.
+(1) Sweeping: `lr_find` at its default and with `watch=False`, stock's `lr_find`, and the training steps alone, 20 steps
+    each. Goal: without watching no slower than stock's, at its default at most 1.35 times the steps alone.
+(2) Waiting: how often one batch more makes Python wait for the card, as torch's sync debug mode counts. Goal: no more
+    often than stock.
+(3) A frozen epoch (20 batches, 5 of validation): stock's; the same with NormFreeze; inside `precomputed()`, a quarter
+    of four epochs. Goal: 50 times faster than stock's. Beside it two bounds: the head's steps on the same rows without
+    fastai, and the same learner with batches that do nothing (no model, no optimizer step).
+(4) Filling: entering `precomputed()` with 4096 pictures, compared with the body's forward pass over the same loaders.
+    Goal: 1.05 times, without the fixed cost of entering (measured with 64 pictures), which is reported separately.
+(5) A checkpoint of resnet50 with Adam: how long `Resume` keeps training waiting, compared with copying the same tensors
+    to the host; and how much longer epochs with checkpoints take. Goal: a shorter wait than such a copy.
 (6) `lr_search` for a fit of two frozen epochs, with budgets of 1 and 0.5, in units of that fit.
 
-This is the second protocol. In the first the loader made batches item by item, which took longer than the steps of half of the networks.
+This is the second protocol. In the first, the loader made batches item by item, which took longer than the steps of
+half of the networks.
 
-Without a GPU it runs on a small network, to see that it works; its numbers then mean nothing and are not kept."""
+Without a GPU it runs on a small network, to see that it works. Those numbers mean nothing and are not kept."""
 import json, os, statistics, sys, tempfile, time, warnings
 from contextlib import nullcontext
 from pathlib import Path
@@ -29,8 +32,9 @@ import torch
 from fastai.vision.all import *
 from fastai.callback.schedule import LRFinder
 from fastai_lrx.all import *
+from fastai_lrx.core.plots import new_axes
 from card import quietly, waits_per_batch
-from measure import machine, paired, publish, quiet, ratio, results
+from measure import draw_ratios, machine, page, paired, picture, publish, quiet, ratio, results, span, stored, table
 
 card = torch.cuda.is_available()
 device = torch.device('cuda' if card else 'cpu')
@@ -50,7 +54,7 @@ def seconds(f)->float:
 paired = partial(paired, timed=seconds)
 
 def pictures(n:int, train:bool):
-    "A loader of `n` pictures of noise on the card, from a few different ones, gathered there batch by batch, so that it costs little."
+    "A loader of `n` pictures of noise on the card, gathered there from a few different ones, so that it costs little."
     x = torch.randn(min(n, 256), 3, size, size, device=device)
     y = torch.arange(len(x), device=device) % 10
     def gathered(batch): return x[batch[0] % len(x)],y[batch[0] % len(x)]
@@ -85,7 +89,8 @@ def sweeping(arch, precision, rounds):
     sweep = dict(start_lr=1e-9, end_lr=1e-8, num_it=steps, stop_div=False)
     def stock():
         with learn.no_logging(): learn.fit(1, cbs=LRFinder(**sweep))
-    def ours(watch): learn.lr_find(show_plot=False, suggest_funcs='valley', watch=watch, **sweep)
+    def ours(watch):     # valley reads no watched items, so with it nothing would be watched
+        learn.lr_find(show_plot=False, suggest_funcs=halfway if watch else 'valley', watch=watch, **sweep)
     times = paired(dict(bare=lambda: bare_steps(learn, steps, precision), stock=stock, unwatched=partial(ours, False),
                         ours=partial(ours, True)), rounds)
     return dict(ms={k: 1000*statistics.median(v)/steps for k,v in times.items()},
@@ -194,52 +199,105 @@ def show(r):
     "A median with its range."
     return f"{r['median']:.2f} ({r['low']:.2f} to {r['high']:.2f})"
 
-def table(results:dict, rows:list)->list:
-    "Lines of a table with a column for each run that has a result."
-    runs = [run for run,o in results.items() if o]
-    if not runs: return ['Not measured in this run.']
-    return ['| | ' + ' | '.join(runs) + ' |', '|---'*(len(runs)+1) + '|',
-            *(f'| {label} | ' + ' | '.join(f(results[run]) for run in runs) + ' |' for label,f in rows)]
+def by_run(found:dict, rows:list)->str:
+    "A table with a column for each run that has a result."
+    if not (runs := {run: o for run,o in found.items() if o}): return 'Not measured in this run.'
+    return table(['', *runs], [[label, *(f(o) for o in runs.values())] for label,f in rows])
 
 def ms(label, k): return label,lambda o: f"{o['ms'][k]:.2f}"
 
-def report(res)->str:
-    "The results as a page."
-    c = res['checkpoints']
-    return '\n'.join(['# On a GPU', '', f"Measured on {res['machine']}. Pictures of noise on the card, 224 px, batches "
-                                        f"of 64. Ratios: median of {res['rounds']} paired rounds (lowest to highest).",
-                                        '',
-        '## Sweeping', '', 'Ms of a step.', '',
-        *table(res['sweeping'], [ms('bare', 'bare'), ms("stock's sweep", 'stock'), ms('`lr_find`, `watch=False`', 'unwatched'),
-            ms('`lr_find`', 'ours'), ("`lr_find`, `watch=False` / stock's", lambda o: show(o['ours_over_stock'])),
-            ('`lr_find` / bare steps', lambda o: show(o['ours_over_bare']))]), '',
-        '`lr_search` for a fit of two epochs, in units of that fit.', '',
-        *table(res['searching'], [('budget=1', lambda o: show(o['whole'])), ('budget=0.5', lambda o: show(o['half']))]),
-        '',
-        '## What makes python wait', '', '| | waits for the card, each batch (of training, and of validation where '
-                                         'there is one) |', '|---|---|',
-                                         *(f'| {k} | {v:g} |' for k,v in res['waiting'].items()), '',
-        '## A frozen body', '', 'Ms of a batch (20 of training, 5 of validation).', '',
-        *table(res['frozen'], [*(ms(k, k) for k in ('stock', 'NormFreeze', 'inside', 'bare head', 'idle loop')),
-            ('stock / inside', lambda o: show(o['speedup'])),
-            ('stock / NormFreeze', lambda o: show(o['norm_freeze']))]), '',
-        'Inside, a batch is no longer bound by the card: "bare head" is what the head costs without fastai, "idle '
-        'loop" what fastai\'s loop costs without model and optimizer.', '',
-        '## Filling', '', *table(res['filling'],
-                                 [('filling, without what entering costs, / a bare forward pass',
-                                   lambda o: show(o['over_forward'])),
-                                   ('seconds: filling, forward pass',
-                                    lambda o: f"{o['seconds']['fill']:.2f}, {o['seconds']['forward']:.2f}"),
-            ('seconds of entering with 64 pictures', lambda o: f"{o['seconds']['few']:.2f}")]), '',
-        '## A checkpoint', '', f"resnet50 with Adam, {c['mb']:.0f} MB: `Resume` keeps training waiting for "
-                               f"{', '.join(f'{w:.1f}' for w in c['waits_ms'])} ms; a copy to the host takes "
-                               f"{c['copy_ms']:.1f} ms. Four epochs of {c['epoch_ms']:.0f} ms with six checkpoints, "
-                               f"the first and the last of which are waited for, take {c['longer_ms']:.0f} ms longer, "
-                               f"{show(c['slower'])} times as long." if c else 'Not measured in this run.', '',
-        'Reproduce: `python benchmarks/bench_cuda.py` on a machine with a GPU.', ''])
+def medians(found:dict, key): return [o[key]['median'] for o in found.values() if o]
 
-def main():
-    "All parts, or those named; of the others the results stay. After BENCH_SECONDS, if that is set, no more is measured."
+def goal(met:list)->str:
+    "What to say of a goal that each of these cases meets or not."
+    return '' if not met else 'The goal is met.' if all(met) else 'The goal is **not met**.'
+
+def report(res)->str:
+    "The results as a page; `notes` say what else is to be known of a run, by section."
+    c,notes,waits = res['checkpoints'],res.get('notes', {}),res['waiting']
+    sweep,watched = medians(res['sweeping'], 'ours_over_stock'),medians(res['sweeping'], 'ours_over_bare')
+    inside,still = medians(res['frozen'], 'speedup'),medians(res['frozen'], 'norm_freeze')
+    whole,half = medians(res['searching'], 'whole'),medians(res['searching'], 'half')
+    filled = medians(res['filling'], 'over_forward')
+    def section(title, key, *parts): return [f'## {title}', *parts, *([notes[key]] if key in notes else [])]
+    return page('cuda', 'What do the features cost on a GPU?',
+        "timm's resnet50, convnext_tiny and vit_small_patch16_224 in stock's `vision_learner`, on pictures of noise "
+        f"that lie on the card, 224 px, batches of 64, in fp32 and bf16. Measured on {res['machine']}. Ratios are "
+        f"medians of {res['rounds']} paired rounds (lowest to highest).",
+        f"Without watching, `lr_find` takes {span(sweep, '.2f')} of the time of stock's sweep; a frozen epoch inside "
+        f"`precomputed()` is {span(inside)} times faster than stock's, with `NormFreeze` {span(still)} times; our fits "
+        f"wait for the card {'no more' if all(waits_met(waits)) else 'more'} often than stock's.",
+        picture('cuda', "Time of lr_find relative to stock's sweep and to bare training steps, and of frozen epochs "
+                        'of stock relative to those with NormFreeze and inside precomputed(), for three networks in '
+                        'fp32 and bf16'),
+        *section('Sweeping', 'sweeping',
+            f"Without watching, a sweep takes {span(sweep, '.2f')} of the time of stock's (the goal: no longer). "
+            f"{goal([r <= 1 for r in sweep])} `lr_find` at its default takes {span(watched, '.2f')} times as long as "
+            "its "
+            'training steps alone (the goal: at most 1.35). In ms per step:',
+            by_run(res['sweeping'], [ms('steps alone', 'bare'), ms("stock's sweep", 'stock'),
+                ms('`lr_find`, `watch=False`', 'unwatched'), ms('`lr_find`', 'ours'),
+                ("`lr_find`, `watch=False` / stock's", lambda o: show(o['ours_over_stock'])),
+                ('`lr_find` / steps alone', lambda o: show(o['ours_over_bare']))])),
+        *section('`lr_search`', 'searching',
+            f"For a fit of two epochs, `lr_search` with `budget=1` takes {span(whole, '.2f')} times as long as the "
+            f"fit, with `budget=0.5` {span(half, '.2f')} times. In units of that fit:",
+            by_run(res['searching'], [('budget=1', lambda o: show(o['whole'])),
+                                      ('budget=0.5', lambda o: show(o['half']))])),
+        *section('What makes Python wait for the card', 'waiting',
+            f"Counted are the waits of one batch more; our fits and sweeps are to have no more than stock's. "
+            f"{goal(waits_met(waits))}",
+            table(['', 'waits for the card, each batch (of training, and of validation where there is one)'],
+                  [[k, f'{v:g}'] for k,v in waits.items()])),
+        *section('A frozen body', 'frozen',
+            f"Inside `precomputed()` an epoch is {span(inside)} times faster than stock's (the goal: 50), and with "
+            f"`NormFreeze` {span(still)} times. {goal([r >= 50 for r in inside])} Inside, a batch is no longer bound "
+            "by the "
+            'card: the head alone, without fastai ("bare head"), and fastai\'s loop without model and optimizer '
+            '("idle loop") take much of the time. In ms per batch (20 of training, 5 of validation):',
+            by_run(res['frozen'], [*(ms(k, k) for k in ('stock', 'NormFreeze', 'inside', 'bare head', 'idle loop')),
+                ('stock / inside', lambda o: show(o['speedup'])),
+                ('stock / NormFreeze', lambda o: show(o['norm_freeze']))])),
+        *section('Filling the activations', 'filling',
+            f"Apart from what entering costs whatever the data, the pass that fills takes {span(filled, '.2f')} times "
+            f"as long as a forward pass alone (the goal: at most 1.05). {goal([r <= 1.05 for r in filled])}",
+            by_run(res['filling'], [
+                ('filling, without what entering costs, / a forward pass alone', lambda o: show(o['over_forward'])),
+                ('seconds: filling, forward pass',
+                 lambda o: f"{o['seconds']['fill']:.2f}, {o['seconds']['forward']:.2f}"),
+                ('seconds of entering with 64 pictures', lambda o: f"{o['seconds']['few']:.2f}")])),
+        *section('A checkpoint', 'checkpoints',
+            "`Resume` is to keep training waiting for less time than a copy to the host takes. "
+            f"{goal([w < c['copy_ms'] for w in c['waits_ms']])} For resnet50 with Adam, {c['mb']:.0f} MB, training "
+            f"waits {', '.join(f'{w:.1f}' for w in c['waits_ms'])} ms; a copy to the host takes {c['copy_ms']:.1f} ms. "
+            f"Four epochs of {c['epoch_ms']:.0f} ms with six checkpoints, the first and the last of which are waited "
+            f"for, take {c['longer_ms']:.0f} ms longer, {show(c['slower'])} times as long."
+            if c else 'Not measured in this run.'),
+        *(o for title,text in res.get('more', {}).items() for o in (f'## {title}', text)))
+
+def waits_met(waits):
+    "For each of our fits and our sweep, whether it waits no more often than stock's."
+    if not waits: return []
+    fit,*ours,sweep,our_sweep = waits.values()
+    return [*(o <= fit for o in ours), our_sweep <= sweep]
+
+def draw(res):
+    fig,(left,right) = new_axes(1, 2, size=(4, 2.9))
+    sides = ((left, res['sweeping'], dict(ours_over_stock="lr_find(watch=False) / stock's sweep",
+                                          ours_over_bare='lr_find / steps alone')),
+             (right, res['frozen'], dict(speedup="stock's epoch / inside precomputed()",
+                                         norm_freeze="stock's epoch / with NormFreeze")))
+    for ax,found,ratios in sides:
+        for i,(key,label) in enumerate(ratios.items()):
+            draw_ratios(ax, {run: o[key] for run,o in found.items() if o}, color=f'C{i}', shift=0.3*i-0.15, label=label)
+        ax.axvline(1, color='0.5', lw=0.8, ls=':')
+        ax.set_xlabel('ratio of times')
+        ax.legend(frameon=False, fontsize='small', loc='lower left', bbox_to_anchor=(0, 1))
+        ax.label_outer()
+    return fig
+
+def measure():
+    "Measure all parts, or those named and keep the results of the others; stop after BENCH_SECONDS, if that is set."
     rounds,*named = [int(sys.argv[1]) if len(sys.argv) > 1 else 3 if card else 1, *sys.argv[2:]]
     end = time.monotonic() + float(os.environ.get('BENCH_SECONDS', 'inf'))
     path = results/'cuda.json'
@@ -255,9 +313,16 @@ def main():
     def each(f): return lambda: {name: measured(f, *run) for name,run in runs.items()}
     parts = dict(waiting=waiting, checkpoints=partial(measured, checkpoints), sweeping=each(sweeping),
                  searching=each(searching), filling=each(filling), frozen=each(frozen_epochs))
-    for part in named or parts: res[part] = parts[part]()
-    res.update(machine=f"{torch.cuda.get_device_name() if card else 'no GPU'}, {machine().replace(', CPU', '')}", rounds=rounds)
-    if card: publish('cuda', res, report(res))
+    for part in named or parts:
+        res[part] = parts[part]()
+        res.get('notes', {}).pop(part, None)                # they were about the earlier run
+    return res | dict(machine=f"{torch.cuda.get_device_name() if card else 'no GPU'}, {machine().replace(', CPU', '')}",
+                      rounds=rounds)
+
+def main():
+    kept = stored('cuda')
+    res = kept or measure()
+    if kept or card: publish('cuda', res, report(res), dict(cuda=draw(res)))
     else: print(report(res) + '\nNo GPU here: these numbers mean nothing, and are not kept.')
 
 if __name__=='__main__': main()

@@ -1,8 +1,9 @@
-"""What lr_find costs: against the same training steps run bare and against stock fastai, in time and in bytes written.
+"""What `lr_find` costs in time and in bytes written, compared with the training steps alone and with stock fastai.
 
-Protocol: every comparison is paired in one process, its parts in turn, one round to warm up; we report the median of the ratios
-and the interval that covers the median with 90 % confidence (order statistics, or the whole range where rounds are few).
-Stock's lr_find is run from its own parts (fit with its LRFinder callback), as our import replaces the method."""
+Protocol: every comparison is paired in one process: the parts run in turn, after one round to warm up. We report the
+median of the ratios and the interval that covers the median with 90 % confidence (order statistics, or the whole range
+where rounds are few). Stock's `lr_find` runs from its own parts (`fit` with its LRFinder callback), because our import
+replaces the method. Only `valley` is asked for, which reads no watched items, so nothing is watched."""
 import statistics, subprocess, sys, tempfile, time, warnings
 from pathlib import Path
 
@@ -12,7 +13,8 @@ from fastai.vision.all import *
 from fastai.callback.schedule import LRFinder, valley as stock_valley
 from fastai_lrx.all import *
 from fastai_lrx.find.curves import valley
-from measure import machine, paired, publish, quiet, ratio, timed
+from fastai_lrx.core.plots import new_axes
+from measure import draw_ratios, machine, page, paired, picture, publish, quiet, ratio, stored, table, timed
 
 def written():
     "Bytes this process has written so far, to anything."
@@ -94,32 +96,59 @@ def size(n): return f'{n/1e6:.1f} MB' if n >= 1e5 else f'{n} bytes'
 
 def report(res):
     "The results as a page."
-    rows = ['| what | resnet50 (timm), 25.6M parameters, 32 px, batch 4 | tiny MLP, batch 64 |', '|---|---|---|']
-    b,t = res['big'],res['tiny']
-    rows += [f'| {label} | {show(b[k])} | {show(t[k])} |'
-             for label,k in [('our `lr_find` / the same 100 steps bare','ours_over_bare'),
-             ("stock's / the same 100 steps bare",'stock_over_bare'), ("ours / stock's",'ours_over_stock')]]
-    rows += [f"| seconds: bare, ours, stock | {', '.join(f'{v:.2f}' for v in b['seconds'].values())} | "
-             f"{', '.join(f'{v:.3f}' for v in t['seconds'].values())} |"]
-    rows += [f"| bytes written, {label}: ours, stock | {size(b[k]['ours'])}, {size(b[k]['stock'])} | "
-             f"{size(t[k]['ours'])}, {size(t[k]['stock'])} |"
-             for label,k in [('new optimizer','bytes_fresh'), ('trained optimizer','bytes_trained')]]
-    v = res['valley']
-    return '\n'.join(['# The cost of looking', '',
-                      f"Measured on {res['machine']}. Ratios: median (90 % interval, or the whole range where rounds "
-                      f"are few; number of rounds). The parts of a round run in turn.", '', *rows, '',
-            f"`valley` on {v['points']} points: {v['ours_seconds']:.4f} s, stock {v['stock_seconds']:.1f} s; same "
-            f"answer: {v['same_answer']}.", '',
-            *(f"`import fastai_lrx.all` after `{k}`: {i['median']:.3f} s (worst of {i['rounds']}: {i['worst']:.3f} s)."
-              for k,i in res['imports'].items()), '',
-            'Reproduce: `python benchmarks/bench_find.py`, or `make bench`.', ''])
+    b,t,v = res['big'],res['tiny'],res['valley']
+    def median(r, k): return f"{r[k]['median']:.2f}"
+    rows = [[label, show(b[k]), show(t[k])] for label,k in (
+        ('our `lr_find` / the same 100 steps alone', 'ours_over_bare'),
+        ("stock's / the same 100 steps alone", 'stock_over_bare'), ("ours / stock's", 'ours_over_stock'))]
+    rows.append(['seconds: steps alone, ours, stock', ', '.join(f'{s:.2f}' for s in b['seconds'].values()),
+                 ', '.join(f'{s:.3f}' for s in t['seconds'].values())])
+    rows += [[f'bytes written, {label}: ours, stock', *(f"{size(r[k]['ours'])}, {size(r[k]['stock'])}" for r in (b, t))]
+             for label,k in (('new optimizer', 'bytes_fresh'), ('trained optimizer', 'bytes_trained'))]
+    imports = '; '.join(f"after `{k}` {i['median']:.3f} s (worst of {i['rounds']}: {i['worst']:.3f} s)"
+                        for k,i in res['imports'].items())
+    return page('find', 'What does `lr_find` cost?',
+        "A sweep of 100 steps without watched items (`watch=False`) is compared with the same 100 training steps "
+        f"alone and with stock's `lr_find`, on timm's resnet50 and on a tiny perceptron. Measured on {res['machine']}.",
+        f"On resnet50 a sweep takes {median(b, 'ours_over_bare')} times as long as its training steps (stock's: "
+        f"{median(b, 'stock_over_bare')}) and writes {size(b['bytes_trained']['ours'])} where stock's writes up to "
+        f"{size(b['bytes_trained']['stock'])}. On the tiny model, where everything around a step counts, it takes "
+        f"{median(t, 'ours_over_bare')} times as long (stock's: {median(t, 'stock_over_bare')}).",
+        picture('find', "Time of a sweep, ours and stock's, as a multiple of its training steps, and megabytes "
+                        'written, for resnet50 and a tiny perceptron'),
+        f"A sweep of ours takes {median(b, 'ours_over_stock')} times as long as stock's on resnet50, within the noise, "
+        f"and {median(t, 'ours_over_stock')} times on the tiny model. Ratios are medians (90 % interval, or the whole "
+        "range "
+        'where rounds are few; number of rounds).',
+        table(['', 'resnet50 (timm), 25.6M parameters, 32 px, batch 4', 'tiny MLP, batch 64'], rows),
+        f"`valley` on {v['points']} points takes {v['ours_seconds']:.4f} s, stock's {v['stock_seconds']:.1f} s, with "
+        f"{'the same' if v['same_answer'] else 'another'} suggestion. `import fastai_lrx.all` adds little to fastai's "
+        "own "
+        f'import: {imports}.')
 
-def main():
+def draw(res):
+    fig,(times,written) = new_axes(1, 2, size=(4, 2.2))
+    models = {'resnet50': res['big'], 'tiny MLP': res['tiny']}
+    for i,way in enumerate(('ours', 'stock')):
+        look = dict(color=f'C{i}', label=f"{way}{'' if i == 0 else chr(39)+'s'}")
+        draw_ratios(times, {k: r[f'{way}_over_bare'] for k,r in models.items()}, shift=0.3*i-0.15, **look)
+        mb = [res['big'][k][way]/1e6 for k in ('bytes_fresh', 'bytes_trained')]
+        written.barh(np.arange(2)+0.3*i-0.15, mb, height=0.28, **look)
+    times.axvline(1, color='0.5', lw=0.8, ls=':')
+    times.set(xlabel='time / time of the training steps alone')
+    written.set(yticks=[0, 1], yticklabels=['new optimizer', 'trained optimizer'], ylim=(1.5, -0.5),
+                xlabel='MB written, resnet50')
+    written.legend(frameon=False, fontsize='small')
+    return fig
+
+def measure():
     set_seed(0)
     with tempfile.TemporaryDirectory() as d:
-        res = dict(machine=machine(),
-                   big=compare(lambda: big(d), 3), tiny=compare(lambda: tiny(d), 21), valley=time_valley(),
-                   imports={b: time_import(b) for b in ('fastai.vision.all','fastai.text.all')})
-    publish('find', res, report(res))
+        return dict(machine=machine(), big=compare(lambda: big(d), 3), tiny=compare(lambda: tiny(d), 21),
+                    valley=time_valley(), imports={b: time_import(b) for b in ('fastai.vision.all','fastai.text.all')})
+
+def main():
+    res = stored('find') or measure()
+    publish('find', res, report(res), dict(find=draw(res)))
 
 if __name__=='__main__': main()

@@ -1,19 +1,22 @@
-"""A learning rate for a model that already knows something: which way of asking for it finds the best one, and at what price?
+"""A learning rate for a model that is pretrained or has trained before: which rule finds the best, at what cost?
 
 Protocol, fixed before any rule was tried:
-- Tasks: `knowing_tasks.py`: fourteen whose model knows something, two transformers from scratch. A third is kept aside.
-- Truth: the planned fit (`fit_one_cycle` with the ratio of rates of its task) at 11 rates, two to the decade, from 1e-5 on with Adam and
-  1e-4 on with SGD, from 3 seeds. L(lr) is the mean over the seeds of the final validation loss, none counted worse than that before the fit;
-  straight lines between the rates, over log lr. Beyond the grid L stays what it is at the grid's end.
-- Regret of a rate: (L(lr) - lowest L) / (L before the fit - lowest L), from 0, the best rate, to 1, no better than no fit. No answer: 1.
+- Tasks: those of `knowing_tasks.py`, fourteen with such a model and two transformers from scratch. A third is held out.
+- Truth: the planned fit (`fit_one_cycle` with the ratio of rates of its task) at 11 rates, two per decade, from 1e-5
+  with Adam and from 1e-4 with SGD, 3 seeds. L(lr) is the mean over the seeds of the final validation loss, capped at
+  the loss before the fit, and linear between the rates, over log lr. Outside the grid L is constant.
+- Regret of a rate: (L(lr) - lowest L) / (L before the fit - lowest L), from 0, the best rate, to 1, no better than no
+  fit. No suggestion counts as 1.
 - Ratio: L(lr) / lowest L.
-- Cost: the time of asking over the time of the one fit that it is asked for (median over the seeds); of a sweep also its time over stock's.
-- All rules are asked for the rate of the last layer group, with the ratio of the fit. Baselines: fastai's four, and Lightning's and
-  torch_lr_finder's rules (see `bench_suggest.py`), all reading one sweep; one constant per optimizer and stage, the best on the design tasks;
-  `learn.lr`; half the rate of the training before (only where there was one).
+- Cost: the time of a suggestion over the time of the planned fit (median over the seeds); for a sweep also its time
+  over stock's.
+- All rules suggest the rate of the last layer group, with the ratio of the fit. Baselines: fastai's four rules, and
+  Lightning's and torch_lr_finder's (see `bench_suggest.py`), all on one sweep; one constant per optimizer and stage,
+  the best on the design tasks; `learn.lr`; half the rate of the training before (only where there was one).
 
-`python benchmarks/bench_knowing.py` trains what the truth in results/ lacks and asks every rule; `--truth` only trains."""
-import argparse, io, json, os, platform, time, warnings
+`python benchmarks/bench_knowing.py` trains what is missing from the truth in results/ and tries every rule;
+`--truth` only trains."""
+import argparse, io, json, os, time, warnings
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from contextlib import redirect_stdout
 from functools import partial
@@ -21,13 +24,14 @@ from functools import partial
 os.environ.setdefault('OMP_NUM_THREADS', '1')   # small models, one process per core
 warnings.simplefilter('ignore')
 import numpy as np, torch
-from knowing_tasks import design, kept_aside, knowing, make, missing_data, tasks
-from measure import results
+from knowing_tasks import design, held_out, knowing, make, missing_data, tasks
+from measure import machine, page, picture, publish, results, stored, table
 from fastai.basics import *
 from fastai_lrx.all import *
 from fastai_lrx.core.plots import new_axes
 from fastai_lrx.find.watched import WatchedSweep
-from bench_suggest import Truth, cached_cells, lightning, save, torch_lr_finder, truth_seeds as seeds
+from bench_suggest import (Truth, cached_cells, draw_regrets, draw_tasks, lightning, torch_lr_finder,
+                           truth_seeds as seeds)
 
 peers = {'lightning 2.5': lightning, 'lightning 2.6 (slope over the rate, not its log)': partial(lightning, over_rate=True),
          'torch_lr_finder': torch_lr_finder}
@@ -107,7 +111,7 @@ def ask_all(names, workers=2):
         return {name: [jobs[name, seed].result() for seed in seeds] for name in names}
 
 def constants(truths):
-    "The constant with the lowest mean regret on the design tasks, for each optimizer and stage; by optimizer alone where no task has both."
+    "The constant with the lowest mean regret on the design tasks, by optimizer and stage, or by optimizer alone."
     fine = 10**np.linspace(-5, 1, 121)
     def best(chosen): return fine[np.mean([[truths[n].regret(lr) for lr in fine] for n in chosen], axis=0).argmin()]
     res = {}
@@ -146,85 +150,108 @@ def summary(judged, answers, names):
                          cost=np.median(costs) if costs else np.nan)
     return dict(sorted(res.items(), key=lambda o: o[1]['mean']))
 
-conclusion = """What to conclude: `lr_search` is the best of what costs at most a fit or so, on both parts together. Not much
-more can be had, as seeds of a task disagree: a grid of eleven whole fits with one seed has 0.06 and 0.14 itself. Watching helps `lr_find` on
-the tasks for design, and not on those kept aside. A constant is as good where it was chosen, and far off elsewhere. One task
-kept aside, with wrong labels, gains 2 % at one rate and next to nothing at others: it has most of the worst cases.
-The rule of `lr` was changed once after the first judgement: watched losses count until they are a quarter above their start
-(one task had answered 1e-1), and the items to watch are drawn with a fixed seed; its mean regret on the tasks kept aside was
-0.174 before and is as below since."""
+notes = """Seeds of a task disagree, so a much lower regret is hardly possible: a grid of eleven whole fits with one
+seed has one too ("whole fits at 11 rates, own seed"). Watching helps `lr_find` on the tasks used for design and
+not on the held-out ones. A constant is good on the tasks it was chosen on and far off elsewhere. One held-out task with
+wrong labels gains 2 % at one rate and next to nothing at the others; most of the worst cases are on it. The rule of
+`lr` was changed once after the held-out tasks had been looked at: watched losses count until they are a quarter above
+their start (one task had a suggestion of 1e-1), and the watched items are drawn with a fixed seed. Its mean regret on
+the held-out tasks was 0.174 before the change.""".replace('\n', ' ')
+compared = *ours,'lr, watch=False','valley','a constant'
 
-def report(truths, judged, answers):
-    "The results as a page."
-    def part(names, aside): return [n for n in names if (n in kept_aside)==aside]
-    scratch = [n for n in tasks if n not in knowing]
-    parts = {'tasks kept aside whose model knows something': part(knowing, True),
-             'tasks for design whose model knows something': part(knowing, False), 'transformers from scratch': scratch}
-    page = ['# A learning rate for a model that already knows something', '',
-            'Regret: 0 is the best rate of the grid, 1 no better than no fit. How it is measured: `bench_knowing.py`.', '',
-            conclusion, '']
-    for title,names in parts.items():
-        page += [f'## {len(names)} {title}, {len(seeds)} seeds each', '',
-                 '| rule | mean regret | 90th percentile | worst | final loss, of the best (median) | cost, in fits (median) |',
-                 '|---|---|---|---|---|---|']
-        for rule,s in summary(judged, answers, names).items():
-            few = f" ({s['n']} tasks)" if s['n'] < len(names) else ''
-            cost = '' if np.isnan(s['cost']) else f"{s['cost']:.2f}"
-            page += [f"| {rule}{few} | {s['mean']:.3f} | {s['p90']:.3f} | {s['worst']:.3f} | {s['ratio']:.2f}x | {cost} |"]
-        page += ['']
-    page += ['## Task by task', '', 'Mean regret, and in brackets the rates.', '',
-             f"| task | best rate | {' | '.join([*ours, 'lr, watch=False', 'valley', 'a constant'])} | trust of `lr` |", '|---'*9+'|']
-    for name,rules in judged.items():
-        def cell(k): return f"{np.mean(rules[k]['regret']):.3f} ({', '.join(f'{lr:.0e}' for lr in rules[k]['lrs'])})"
-        page += [f"| {name}{' (kept aside)' if name in kept_aside else ''} | {truths[name].best_lr:.0e} | "
-                 f"{' | '.join(map(cell, [*ours, 'lr, watch=False', 'valley', 'a constant']))} | "
-                 f"{', '.join(row['trust'] for row in answers[name])} |"]
+def parts_of()->dict:
+    return {'held-out tasks': [n for n in knowing if n in held_out],
+            'tasks used for design': [n for n in knowing if n not in held_out],
+            'transformers from scratch': [n for n in tasks if n not in knowing]}
+
+def better_than_search(found)->str:
+    "The rules with a lower mean regret than `lr_search` with a budget of one fit, in order."
+    most = max(s['n'] for s in found.values())
+    return ', '.join(f"{k} {s['mean']:.3f}" + f" (on {s['n']} of {most} tasks)"*(s['n'] < most) for k,s in found.items()
+                     if s['mean'] < found['lr_search, 1 fits']['mean'])
+
+def part_lines(title, names, found)->list:
+    "A section about these tasks."
+    def line(rule, s):
+        return [rule + f" ({s['n']} tasks)"*(s['n'] < len(names)), *(f'{s[k]:.3f}' for k in ('mean', 'p90', 'worst')),
+                f"{s['ratio']:.2f}x", '' if np.isnan(s['cost']) else f"{s['cost']:.2f}"]
+    return [f'## {len(names)} {title}',
+            f"`lr_search` with a budget of one fit has a mean regret of {found['lr_search, 1 fits']['mean']:.3f}; "
+            f"lower ones have: {better_than_search(found)}.",
+            table(['rule', 'mean regret', '90th percentile', 'worst', 'final loss, of the best (median)',
+                   'cost, in fits (median)'], [line(*o) for o in found.items()])]
+
+def task_lines(truths, judged, answers)->list:
+    "A section with all tasks."
+    def cell(rules, k): return f"{np.mean(rules[k]['regret']):.3f} ({', '.join(f'{lr:.0e}' for lr in rules[k]['lrs'])})"
     rows = [(row, r) for name in judged for row,r in zip(answers[name], judged[name]['lr']['regret'])]
     ok = [r for row,r in rows if row['trust']=='ok']
     intervals = [(name, row['lr_search, 1 fits']['interval']) for name in judged for row in answers[name]]
     held = [low <= truths[name].best_lr <= high for name,(low,high) in intervals]
-    page += ['', f"`lr_find` says 'ok' in {len(ok)} of {len(rows)} cases; {sum(r < 0.1 for r in ok)} of these have a regret below 0.1. "
-                 f"Watching takes {np.median([row['of_stock'] for row,_ in rows]):.2f}x the time of the sweep without it "
-                 f"(at most {max(row['of_stock'] for row,_ in rows):.2f}x), and the sweep at most "
-                 f"{max(row['of_hundred'] for row,_ in rows):.2f}x the time of 100 batches.",
-             f"The interval of `lr_search` at 1 fit holds the best rate of the grid in "
-             f"{sum(held)} "
-             f"of {len(rows)} cases.", '']
-    return '\n'.join([*page, f'Measured on the CPU ({platform.machine()}), torch {torch.__version__}. Reproduce: '
-                              f'`python benchmarks/bench_knowing.py`.', ''])
+    return ['## Task by task',
+            f"`trust` is a hint, not a guarantee: `lr_find` says 'ok' in {len(ok)} of {len(rows)} cases, and "
+            f"{sum(r < 0.1 for r in ok)} of these have a regret below 0.1. The interval of `lr_search` at 1 fit holds "
+            f"the best rate of the grid in {sum(held)} of {len(rows)} cases.",
+            picture('knowing_tasks', 'Final validation loss against the rate, a panel for each task; marks are the '
+                                     'rates that valley, a constant, lr and lr_search suggest from 3 seeds, dotted '
+                                     'lines the loss before the fit'),
+            'Mean regret, and in brackets the rates.',
+            table(['task', 'best rate', *compared, 'trust of `lr`'],
+                  [[name + ' (held out)'*(name in held_out), f'{truths[name].best_lr:.0e}',
+                    *(cell(rules, k) for k in compared), ', '.join(row['trust'] for row in answers[name])]
+                   for name,rules in judged.items()]),
+            f"Watching takes {np.median([row['of_stock'] for row,_ in rows]):.2f}x the time of the sweep without it "
+            f"(at most {max(row['of_stock'] for row,_ in rows):.2f}x), and the sweep at most "
+            f"{max(row['of_hundred'] for row,_ in rows):.2f}x the time of 100 batches."]
 
-def draw(truths, judged):
-    "What each rate led to, task by task, and where the rules pointed."
-    names = list(judged)
-    fig,axes = new_axes(-(-len(names)//4), 4, size=(4, 2.6))
-    for ax,name in zip(axes.flat, names):
-        t = truths[name]
-        ax.plot(t.grid, t.losses, color='0.35', lw=1.5)
-        for rule,color,marker in [('valley','C1','v'), ('a constant','C4','s'), ('lr','C3','o'), ('lr_search, 1 fits','C0','D')]:
-            lrs = judged[name][rule]['lrs']
-            ax.plot(lrs, [t.loss(lr) for lr in lrs], marker, color=color, ms=6, mec='white', label=rule)
-        ax.axhline(t.untrained, color='0.6', lw=0.8, ls=':')
-        ax.set_xscale('log')
-        ax.set_title(name + (' (kept aside)' if name in kept_aside else ''), fontsize='small')
-    axes.flat[0].legend(frameon=False, fontsize='small')
-    fig.suptitle('Final validation loss against the rate; marks: what the rules suggest, 3 seeds; dotted: before the fit')
+def report(res, truths):
+    "The results as a page."
+    judged,answers = res['judged'],res['answers']
+    parts = {title: [n for n in names if n in judged] for title,names in parts_of().items()}
+    found = {title: summary(judged, answers, names) for title,names in parts.items() if names}
+    all_of = summary(judged, answers, [n for n in knowing if n in judged])
+    cheap = [k for k in all_of if k != 'whole fits at 11 rates, own seed']     # these cost eleven fits
+    search,half,lr = (all_of[k] for k in ('lr_search, 1 fits', 'lr_search, 0.5 fits', 'lr'))
+    first = next(iter(found))
+    return page('knowing', 'How good is a suggested rate for a model that is pretrained or has trained before?',
+        "Rules that read a sweep, `lr_search`, which tries the planned fit in small, and rules of thumb suggest a "
+        "rate; its regret is 0 for the best rate of a grid on which the task was trained, 1 for one that is no "
+        f"better than no fit. {len(knowing)} tasks with such models, and two transformers from scratch; {len(seeds)} "
+        f"seeds. Cost is the time of a suggestion, in units of the planned fit. Measured on {res['machine']}.",
+        f"Over all {len(knowing)} tasks `lr_search` with a budget of one fit has a mean regret of {search['mean']:.3f} "
+        f"(half a fit: {half['mean']:.3f}, `lr`: {lr['mean']:.3f}, `valley`: {all_of['valley']['mean']:.3f}), rank "
+        f"{cheap.index('lr_search, 1 fits')+1} of {len(cheap)} rules. On the {len(parts[first])} {first} alone it has "
+        f"{found[first]['lr_search, 1 fits']['mean']:.3f}, and others are lower: {better_than_search(found[first])}.",
+        picture('knowing', 'Mean regret and its 90th percentile for each rule, on held-out tasks, tasks used for '
+                           'design and transformers from scratch'),
+        notes, *(o for title,s in found.items() for o in part_lines(title, parts[title], s)),
+        *task_lines(truths, judged, answers))
+
+def draw(res):
+    fig,ax = new_axes(size=(8, 5))
+    draw_regrets(ax, {title: summary(res['judged'], res['answers'], names) for title,names in parts_of().items()})
     return fig
 
-def main():
+def measure():
     parser = argparse.ArgumentParser()
     parser.add_argument('--truth', action='store_true', help='only train')
     parser.add_argument('--part', choices=['all','design'], default='all', help='which tasks to ask for')
     args = parser.parse_args()
     if missing := missing_data(): return print(f'bench_knowing: left out, as there is no {missing}')
-    truth([name for name in tasks if name in design])
-    if args.truth: return truth()
-    names = [name for name in tasks if args.part=='all' or name in design]
-    truths,answers = truth(names),ask_all(names)
-    judged = judge(truths, answers)
-    print(report(truths, judged, answers))
-    if args.part=='design': return
-    save(results/'knowing.json', dict(answers=answers, judged=judged))
-    (results/'knowing.md').write_text(report(truths, judged, answers))
-    draw(truths, judged).savefig(results/'knowing.png', dpi=70)
+    truths = truth([name for name in tasks if name in design])
+    if args.part=='all': truths = truth()
+    if args.truth: return
+    answers = ask_all(truths)
+    res = dict(machine=machine(), answers=answers, judged=judge(truths, answers))
+    return res if args.part=='all' else print(report(res, truths))
+
+def main():
+    if not (res := stored('knowing') or measure()): return
+    truths = truth()
+    looks = {rule: dict(marker=marker, color=color) for rule,color,marker in
+             [('valley','C1','v'), ('a constant','C4','s'), ('lr','C3','o'), ('lr_search, 1 fits','C0','D')]}
+    lrs_of = lambda name,rule: res['judged'][name][rule]['lrs']
+    figs = dict(knowing=draw(res), knowing_tasks=draw_tasks(truths, lrs_of, looks, held_out))
+    publish('knowing', res, report(res, truths), figs, indent=None)
 
 if __name__=='__main__': main()

@@ -1,20 +1,23 @@
-"""What computing the frozen body once is worth: against stock's frozen training, a bare forward pass, and memory.
+"""How much faster frozen training is with `precomputed()`: compared with stock, with a forward pass, and in memory.
 
-Protocol. timm's resnet18, convnext_atto and vit_tiny_patch16_224 in stock's vision_learner, body frozen by `learn.freeze()`, 96 px, 1024 images
-of noise to train on and 256 to validate with, in memory (so nothing is gained from images that need no reading), batches of 32. Paired in one
-process, parts in turn, one round to warm up: (1) an epoch outside, and a fifth of five epochs inside `learn.precomputed()`, validation included; (2) three
-epochs outside, and filling plus three epochs inside; (3) filling, and the body's bare forward pass over the same loaders in evaluation mode without autograd.
-(4) In a process of its own: anonymous resident memory (RssAnon) while 4 GiB of activations are filled, above that before.
+Protocol. timm's resnet18, convnext_atto and vit_tiny_patch16_224 in stock's `vision_learner`, body frozen by
+`learn.freeze()`, 96 px, 1024 images of noise to train on and 256 to validate with, in memory (so nothing is gained from
+images that need no reading), batches of 32. Paired in one process, the parts in turn, after one round to warm up: (1)
+an epoch outside, and a fifth of five epochs inside `learn.precomputed()`, with validation; (2) three epochs outside,
+and filling plus three epochs inside; (3) filling, and the body's forward pass over the same loaders, in evaluation mode
+without autograd. (4) In a process of its own: how far anonymous resident memory (RssAnon) rises while 4 GiB of
+activations are filled.
 
-This is the second protocol. In the first, (1) timed a single epoch inside, a fifth of a second, right after ten seconds of stock's: a third of that was waking
-up. It gave ratios of 38.6, 23.0 and 61.4 on the same code."""
+This is the second protocol. In the first, (1) timed a single epoch inside, a fifth of a second, right after ten
+seconds of stock's; a third of that time was waking up. It gave ratios of 38.6, 23.0 and 61.4 on the same code."""
 import statistics, subprocess, sys, threading, warnings
 from pathlib import Path
 
 warnings.simplefilter('ignore')
 from fastai.vision.all import *
 from fastai_lrx.all import *
-from measure import machine, paired, publish, quiet, ratio
+from fastai_lrx.core.plots import new_axes
+from measure import draw_ratios, machine, page, paired, picture, publish, quiet, ratio, span, stored, table
 
 archs = 'resnet18', 'convnext_atto', 'vit_tiny_patch16_224'
 
@@ -90,27 +93,48 @@ def show(r): return f"{r['median']:.2f} ({r['low']:.2f} to {r['high']:.2f}, {r['
 
 def report(res):
     "The results as a page."
-    lines = ['| | ' + ' | '.join(archs) + ' |', '|---'*(len(archs)+1) + '|']
-    for label,key in (("an epoch: stock / inside (a fifth of five)", 'speedup'),
-                      ("three epochs: stock / ours, filling included", 'speedup_of_three'),
-                      ("filling / a bare forward pass", 'filling_over_forward')):
-        lines.append(f'| {label} | ' + ' | '.join(show(res['times'][a][key]) for a in archs) + ' |')
-    for label,key in (('seconds of an epoch: stock, inside', 'epoch'), ('seconds of three: stock, ours', 'three'),
-                      ('seconds: filling, forward pass', 'filling')):
-        lines.append(f'| {label} | ' + ' | '.join(', '.join(f'{s:.2f}' for s in res['times'][a][key].values())
-                                                  for a in archs) + ' |')
-    m = res['memory']
-    return '\n'.join(['# The frozen body once', '',
-                      f"Measured on {res['machine']}. Stock's `vision_learner`, frozen, 96 px, 1024 images to train on "
-                      f"and 256 to validate with, in memory. Ratios: median (90 % interval, or the whole range where "
-                      f"rounds are few; number of rounds).", '', *lines, '',
-        f"While {m['filled_bytes']/2**30:.1f} GiB of activations are filled, anonymous memory rises by "
-        f"{m['rise_mb']:.0f} MB.", '',
-        'Reproduce: `python benchmarks/bench_precompute.py`, or `make bench`.', ''])
+    times,m = res['times'],res['memory']
+    def medians(key): return [r[key]['median'] for r in times.values()]
+    ratios = (('an epoch: stock / inside (a fifth of five)', 'speedup'),
+              ('three epochs: stock / ours, with the pass that fills', 'speedup_of_three'),
+              ('filling / a forward pass alone', 'filling_over_forward'))
+    seconds = (('seconds of an epoch: stock, inside', 'epoch'), ('seconds of three: stock, ours', 'three'),
+               ('seconds: filling, forward pass', 'filling'))
+    rows = [[label, *(show(r[key]) for r in times.values())] for label,key in ratios]
+    rows += [[label, *(', '.join(f'{s:.2f}' for s in r[key].values()) for r in times.values())]
+             for label,key in seconds]
+    return page('precompute', 'How much faster are frozen epochs with `precomputed()`?',
+        "`precomputed()` computes the activations of the frozen body once; epochs inside train only the head. "
+        "Compared with frozen epochs of stock's `vision_learner`, on three networks, 1024 pictures of noise to train "
+        f"on and 256 to validate with, 96 px, in memory. Measured on {res['machine']}.",
+        f"An epoch inside is {span(medians('speedup'), '.0f')} times faster than stock's. Three epochs and the pass "
+        f"that fills the activations are together {span(medians('speedup_of_three'))} times faster than three of "
+        "stock's.",
+        picture('precompute', "How many times faster than stock's one epoch inside precomputed() is, and three "
+                              'epochs with the pass that fills; and what that pass takes compared with a forward '
+                              'pass; three networks'),
+        f"The pass that fills costs {span(medians('filling_over_forward'), '.2f')} forward passes, so `precomputed()` "
+        "pays "
+        'from the first epoch on, and more with each further one. Ratios are medians (90 % interval, or the whole '
+        'range where rounds are few; number of rounds).',
+        table(['', *times], rows),
+        f"Activations may exceed the memory: while {m['filled_bytes']/2**30:.1f} GiB of them are filled, anonymous "
+        f"memory rises by {m['rise_mb']:.0f} MB.")
+
+def draw(res):
+    fig,axes = new_axes(1, 3, size=(2.65, 1.9))
+    for ax,key,label in zip(axes, ('speedup', 'speedup_of_three', 'filling_over_forward'),
+                            ("one epoch:\nstock's time / ours", "three epochs and filling:\nstock's time / ours",
+                             'filling:\ntime / a forward pass')):
+        draw_ratios(ax, {arch.split('_patch')[0]: r[key] for arch,r in res['times'].items()})
+        ax.set(xlabel=label, xlim=(0, None))
+        ax.label_outer()
+    return fig
 
 def main():
     if sys.argv[1:] == ['memory']: return memory()
-    res = dict(machine=machine(), memory=memory_in_a_process(), times={arch: times(arch, 5) for arch in archs})
-    publish('precompute', res, report(res))
+    res = stored('precompute') or dict(machine=machine(), memory=memory_in_a_process(),
+                                       times={arch: times(arch, 5) for arch in archs})
+    publish('precompute', res, report(res), dict(precompute=draw(res)))
 
 if __name__=='__main__': main()

@@ -1,16 +1,20 @@
-"""Does a fit survive whatever kills it, and what does that cost?
+"""Does a fit survive `kill -9`, and what does that cost?
 
-Protocol. (1) 20 runs, of a vision, a tabular and a text learner in turn (those of tests/tiny.py: shuffling, dropout, random transforms, BatchNorm, layer
-groups), each a script of its own process that trains with `Resume`: two epochs with the head open, then four with `fit_sgdr`, `Snapshots` on disk and
-`CSVLogger`. The script is killed from outside with SIGKILL at a random moment (of a random tenth of a second within the time that training takes, whatever is
-done there: a batch, a validation, the writing of a checkpoint; every fourth kill waits for a file that is being written), up to three times, then run to
-the end. Counted is whether weights, losses, history, optimizer, random generators, log and snapshots are those of the script that was never killed.
-(2) The seconds that a checkpoint takes, and its bytes, for a model of 25 million parameters with Adam (timm's resnet50), with the state taken, the checksum and
-the flush to disk; in the same process the seconds of 100 training steps at 64 pixels in batches of 32.
+Protocol. (1) 20 runs, of a vision, a tabular and a text learner in turn (those of tests/tiny.py: shuffling, dropout,
+random transforms, BatchNorm, layer groups). Each is a script in its own process that trains with `Resume`: two epochs
+of the head, then four with `fit_sgdr`, `Snapshots` on disk and `CSVLogger`. It is killed from outside with SIGKILL at a
+random moment of the time that training takes, be it in a batch, a validation or the writing of a checkpoint (every
+fourth kill waits for a file that is being written), up to three times, then runs to the end. Reported: whether weights,
+losses, history, optimizer, random generators, log and snapshots equal those of the script that was never killed.
+(2) The seconds and bytes of a checkpoint of a model with 25 million parameters and Adam (timm's resnet50), including
+the copy of the state, the checksum and the flush to disk; in the same process the seconds of 100 training steps at 64
+pixels in batches of 32.
 
-`python benchmarks/bench_resume.py` writes results/resume.{json,md}; about 15 minutes on 2 cores."""
+`python benchmarks/bench_resume.py` writes results/resume.{json,md,png}; about 15 minutes on 2 cores."""
 import json, os, random, re, signal, statistics, subprocess, sys, tempfile, time, warnings
 from pathlib import Path
+
+from measure import machine, page, picture, publish, quiet, stored, table, timed
 
 here = Path(__file__).parent
 script = """
@@ -82,7 +86,6 @@ def cost(rounds=7):
     warnings.simplefilter('ignore')
     from fastai.vision.all import Learner, DataLoaders, CrossEntropyLossFlat, torch
     from fastai_lrx.all import Resume
-    from measure import quiet, timed
     import timm
     items = [(torch.randn(3, 64, 64), torch.tensor(i%10)) for i in range(32)]
     learn = quiet(Learner(DataLoaders.from_dsets(items*2, items, bs=32, num_workers=0),
@@ -99,27 +102,48 @@ def cost(rounds=7):
 
 def report(res):
     rows,c = res['survivals'],res['cost']
+    n_same,n_killed = sum(r['same'] for r in rows),sum(bool(r['kills']) for r in rows)
     kills = [k for r in rows for k in r['kills']]
-    lines = [f"| {kind} | {sum(r['kind']==kind for r in rows)} | "
-             f"{sum(len(r['kills']) for r in rows if r['kind']==kind)} | "
-             f"{sum(r['same'] for r in rows if r['kind']==kind)} |" for kind in ('vision', 'tabular', 'text')]
-    return '\n'.join(['# Fits that survive', '', f"Measured on {res['machine']}.", '',
-                      f"{len(rows)} scripts of two fits were killed {len(kills)} times with SIGKILL "
-                      f"({sum(bool(r['kills']) for r in rows)} of them at least once; the others had ended before), "
-                      f"{kills.count('writing')} of them while a checkpoint was being written. "
-                      f"{sum(r['same'] for r in rows)} of {len(rows)} ended with the weights, losses, history, "
-                      f"optimizer, random numbers, log and snapshots of the script that was never killed, to the bit.",
-                      '',
-        '| learner | scripts | kills | identical |', '|---|---|---|---|', *lines, '',
-        f"A checkpoint of timm's resnet50 with 1000 classes ({c['parameters']/1e6:.1f} million parameters, with Adam's "
-        f"averages {c['bytes']/1e6:.0f} MB) takes {c['seconds']:.2f} s ({min(c['all_seconds']):.2f} to "
-        f"{max(c['all_seconds']):.2f}), as long as {c['seconds']/c['steps_100']*100:.1f} training steps at 64 pixels "
-        f"in batches of 32.", '',
-        'Reproduce: `python benchmarks/bench_resume.py`, or `make bench`.', ''])
+    def line(kind):
+        own = [r for r in rows if r['kind'] == kind]
+        return [kind, len(own), sum(len(r['kills']) for r in own), sum(r['same'] for r in own)]
+    return page('resume', 'Does a fit survive `kill -9`?',
+        f"{len(rows)} scripts with two fits each train with `Resume`, are killed with SIGKILL up to three times at "
+        "random moments, are started again, and are compared with a script that was never killed. Measured on "
+        f"{res['machine']}.",
+        f"{n_same} of {len(rows)} scripts ended with the weights, losses, history, optimizer, random numbers, log and "
+        f"snapshots of the script that was never killed, bit for bit. {n_killed} of them had been killed at least "
+        "once; the rest ended before they were killed.",
+        picture('resume', 'Kills of vision, tabular and text scripts, during training and while a checkpoint was '
+                          'written; and seconds of seven checkpoints of resnet50 beside those of a training step'),
+        f"No kind of learner fails: of {len(kills)} kills, {kills.count('writing')} hit a checkpoint while it was "
+        "being "
+        'written.' if n_same == len(rows) else f'{len(rows)-n_same} scripts ended with a different result.',
+        table(['learner', 'scripts', 'kills', 'identical'], map(line, ('vision', 'tabular', 'text'))),
+        f"A checkpoint costs less than a training step of a network as large as resnet50: with 1000 classes "
+        f"({c['parameters']/1e6:.1f} million parameters, with Adam's averages {c['bytes']/1e6:.0f} MB) it takes "
+        f"{c['seconds']:.2f} s ({min(c['all_seconds']):.2f} to {max(c['all_seconds']):.2f}), as long as "
+        f"{c['seconds']/c['steps_100']*100:.1f} training steps at 64 pixels in batches of 32.")
+
+def draw(res):
+    from fastai_lrx.core.plots import new_axes
+    fig,(left,right) = new_axes(1, 2, size=(4, 2.2))
+    kinds,before = ('vision', 'tabular', 'text'),[0, 0, 0]
+    for during,label in (('training', 'in training'), ('writing', 'while a checkpoint is written')):
+        n = [sum(r['kills'].count(during) for r in res['survivals'] if r['kind'] == kind) for kind in kinds]
+        left.barh(kinds, n, left=before, height=0.5, label=label)
+        before = n
+    left.set(xlabel='kills', ylim=(2.5, -1.2))
+    left.legend(frameon=False, fontsize='small', ncols=2, loc='upper left')
+    c = res['cost']
+    right.plot(c['all_seconds'], range(len(c['all_seconds'])), 'o', label='a checkpoint')
+    right.axvline(c['steps_100']/100, color='C1', label='a training step')
+    right.set(xlabel='seconds, resnet50', xlim=(0, None), yticks=[])
+    right.legend(frameon=False, fontsize='small')
+    return fig
 
 def main():
-    from measure import machine, publish
-    res = dict(machine=machine(), cost=cost(), survivals=survivals())
-    publish('resume', res, report(res))
+    res = stored('resume') or dict(machine=machine(), cost=cost(), survivals=survivals())
+    publish('resume', res, report(res), dict(resume=draw(res)))
 
 if __name__=='__main__': main()

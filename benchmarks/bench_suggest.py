@@ -1,31 +1,35 @@
-"""How good is a suggested learning rate? Suggestions of many rules against the rates that turned out best.
+"""How good is a suggested learning rate? The suggestions of many rules, compared with the rates that train best.
 
 Protocol, fixed before any rule was tried:
-- Tasks: `suggest_tasks.py`. A third of them is kept aside: rules are designed on the others, and judged on those once, at the end.
-- Truth: each task is trained by `fit_one_cycle` (fastai's defaults) from 3 seeds at each of 19 rates, 1e-5 to 10, three to the decade.
-  L(lr) is the mean over the seeds of the final validation loss, none counted worse than no training at all; straight lines between
-  the rates, over log lr. Beyond the grid L stays what it is at the grid's end.
-- Regret of a rate: (L(lr) - lowest L) / (L without training - lowest L), from 0, the best rate, to 1, no better than no training. No answer: 1.
+- Tasks: those of `suggest_tasks.py`. A third is held out: rules are designed on the others and judged once, at the end.
+- Truth: each task is trained by `fit_one_cycle` (fastai's defaults) with 3 seeds at each of 19 rates, 1e-5 to 10, three
+  per decade. L(lr) is the mean over the seeds of the final validation loss, capped at the loss without training, and
+  linear between the rates, over log lr. Outside the grid L is constant.
+- Regret of a rate: (L(lr) - lowest L) / (L without training - lowest L), from 0, the best rate, to 1, no better than no
+  training. No suggestion counts as 1.
 - Distance: how far a rate is, in powers of ten, from the nearest one with L within 5 % of the lowest.
-- Spread: largest over smallest suggestion of 8 seeds (weights and order of batches).
-- Peers' rules read the sweep that ours reads first: fastai's four, through `lr_find`, as stock gets it; Lightning's (steepest descent of the
-  smoothed loss, over batches in version 2.5, over the rate in 2.6; first 10 and last batch left out), torch_lr_finder's (its own smoothing and end, steepest descent over batches,
-  first 10 and last 5 left out) and Smith's (a tenth of the rate where the loss is lowest; on the zero-phase smoothed curve). Watching the same
-  validation items and a second, longer sweep are ours alone; so there are rows for ours without the one and with the other, and for the
-  best peer on the second sweep.
-- Rates per layer group: on four pretrained tasks, 5 seeds, the final loss with one rate for all, with two rules of thumb, and with `lr_find_groups`.
+- Spread: the largest over the smallest suggestion of 8 seeds (weights and order of batches).
+- The rules of other libraries read the same first sweep as ours: fastai's four, through `lr_find`, as in stock;
+  Lightning's (steepest descent of the smoothed loss, over batches in version 2.5, over the rate in 2.6; without the
+  first 10 and the last batch), torch_lr_finder's (its own smoothing and end, steepest descent over batches, without the
+  first 10 and the last 5) and Smith's (a tenth of the rate where the loss is lowest, on the zero-phase smoothed curve).
+  Watched validation items and a second, longer sweep are ours alone; so there are rows for ours without the first and
+  with the second, and for the best other rule on the second sweep.
+- Rates per layer group: on four pretrained tasks, 5 seeds, the final loss with one rate for all, with two rules of
+  thumb, and with `lr_find_groups`.
 
-`python benchmarks/bench_suggest.py` trains what the truth in results/ lacks, asks every rule, and writes results/suggest.{json,md,png};
-`--fresh` trains everything again, `--part design` leaves out the tasks kept aside."""
-import argparse, json, os, platform, statistics, warnings
+`python benchmarks/bench_suggest.py` trains what is missing from the truth in results/, tries every rule, and writes
+results/suggest.{json,md,png}; `--fresh` trains everything again, `--part design` leaves out the held-out tasks."""
+import argparse, json, os, statistics, textwrap, warnings
+from collections import Counter
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from pathlib import Path
 
 os.environ.setdefault('OMP_NUM_THREADS', '1')   # tiny models, one process per core
 warnings.simplefilter('ignore')
 import numpy as np, torch
-from measure import results
-from suggest_tasks import design, every, kept_aside, make, pretrained, tasks
+from measure import machine, page, picture, publish, results, stored, table
+from suggest_tasks import design, every, held_out, make, pretrained, tasks
 from fastai.basics import *
 from fastai_lrx.all import *
 from fastai_lrx.find.finder import stock_end
@@ -132,7 +136,7 @@ def ask_all(names):
 
 # --- rates per layer group ---------------------------------------------------------------------------------------------------
 def group_losses(name, seed):
-    "Final validation losses of a pretrained task with rates chosen in different ways, and the rates found group by group."
+    "Final validation losses of a pretrained task with rates chosen in different ways, and the rates found by group."
     torch.set_num_threads(1)
     learn = make(name, seed)
     lr = learn.lr_find(show_plot=False, suggest_funcs='lr').lr
@@ -170,68 +174,137 @@ def summary(judged, names):
                          spread=np.median([judged[n][rule]['spread'] for n in names]))
     return res
 
-def report(judged, answers, groups=None):
-    "The results as a page."
-    parts = {'tasks in all': list(judged), 'tasks the rule was designed on': [n for n in judged if n in design],
-             'tasks kept aside': [n for n in judged if n in kept_aside]}
-    page = ['# How good is a suggested rate?', '',
-            'Regret: 0 is the best rate of the grid, 1 no better than no training. How it is measured: '
-            '`bench_suggest.py`.', '']
-    for title,names in parts.items():
-        if not names: continue
-        page += [f'## {len(names)} {title}, {len(truth_seeds)} seeds each', '',
-                 '| rule | mean regret | 90th percentile | worst | distance (median, powers of ten) | spread over 8 '
-                 'seeds (median) |', '|---|---|---|---|---|---|']
-        page += [f"| {rule} | {s['mean']:.3f} | {s['p90']:.3f} | {s['worst']:.3f} | {s['distance']:.2f} | "
-                 f"{s['spread']:.1f}x |" for rule,s in summary(judged, names).items()] + ['']
-    page += ['## Mean regret task by task', '',
-             f"| task | {' | '.join(judged[parts['tasks in all'][0]])} | rates suggested by `lr` | second sweeps with "
-             f"`extend=True` |", '|---'*(len(judged[parts['tasks in all'][0]])+3)+'|']
-    for name,row in judged.items():
-        rows = answers[name]
-        lrs = [r['lr'] for r in rows]
-        page += [f"| {name}{' (kept aside)' if name in kept_aside else ''} | "
-                 f"{' | '.join('%.3f' % np.mean(v['regret']) for v in row.values())} | {min(lrs):.1e} to "
-                 f"{max(lrs):.1e} | {sum(r['looks']-1 for r in rows)} of {len(rows)} |"]
+one_sweep,second_sweep = ('lr', *stock, *peers),('lr, extend=True', 'torch_lr_finder, second sweep')
+
+def parts_of(judged)->dict:
+    "The names of all tasks, of those used for design, and of those held out."
+    return {'tasks in all': list(judged), 'tasks used to design the rule': [n for n in judged if n in design],
+            'held-out tasks': [n for n in judged if n in held_out]}
+
+def part_lines(title, names, judged)->list:
+    "A section about these tasks."
+    found = summary(judged, names)
+    others = sorted(one_sweep[1:], key=lambda k: found[k]['mean'])
+    return [f'## {len(names)} {title}',
+            f"`lr` has a mean regret of {found['lr']['mean']:.3f}; the best other rules that read the same sweep are "
+            + ' and '.join(f"`{k}` with {found[k]['mean']:.3f}" for k in others[:2]) + '. A second sweep gives '
+            + ' and '.join(f"`{k}` {found[k]['mean']:.3f}" for k in second_sweep) + '.',
+            table(['rule', 'mean regret', '90th percentile', 'worst', 'distance (median, powers of ten)',
+                   'spread over 8 seeds (median)'],
+                  [[rule, *(f'{s[k]:.3f}' for k in ('mean', 'p90', 'worst')), f"{s['distance']:.2f}",
+                    f"{s['spread']:.1f}x"] for rule,s in found.items()])]
+
+def task_lines(judged, answers)->list:
+    "A section with all tasks."
+    far = [name for name,row in judged.items() if np.mean(row['lr']['regret']) > 0.1]
+    def line(name, row):
+        lrs = [r['lr'] for r in answers[name]]
+        return [name + ' (held out)'*(name in held_out), *(f"{np.mean(v['regret']):.3f}" for v in row.values()),
+                f'{min(lrs):.1e} to {max(lrs):.1e}', f"{sum(r['looks']-1 for r in answers[name])} of {len(lrs)}"]
     cases = [(r['trust'], regret) for name,row in judged.items()
              for r,regret in zip(answers[name], row['lr']['regret'])]
     ok = [regret for trust,regret in cases if trust=='ok']
-    page += ['', f"`lr` takes as many batches as stock's sweep, and a quarter more time for what it watches "
-                 f"(`knowing.md`); `extend=True` takes up to four times as many. `lr_find` says 'ok' in {len(ok)} of "
-                 f"{len(cases)} cases, and {sum(r < 0.1 for r in ok)} of these have a regret below 0.1.", '']
-    if groups:
-        ways = list(next(iter(groups.values()))[0]['losses'])
-        page += ['## Rates per layer group', '',
-                 f"Final validation loss, mean of {len(next(iter(groups.values())))} seeds; in brackets how often it "
-                 f"was the lowest of the four.", '', f"| task | {' | '.join(ways)} | rates found, median |",
-                 '|---'*(len(ways)+2)+'|']
-        for name,rows in groups.items():
-            cells = [f"{np.mean([r['losses'][w] for r in rows]):.4f} "
-                     f"({sum(min(r['losses'], key=r['losses'].get)==w for r in rows)})" for w in ways]
-            page += [f"| {name} | {' | '.join(cells)} | "
-                     f"{', '.join(f'{lr:.1e}' for lr in np.median([r['groups'] for r in rows], axis=0))} |"]
-    return '\n'.join([*page, '', f'Measured on the CPU ({platform.machine()}), torch {torch.__version__}. Reproduce: '
-                                 f'`python benchmarks/bench_suggest.py`.', ''])
+    return ['## Task by task',
+            f"The mean regret of `lr` is above 0.1 on {len(far)} of {len(judged)} tasks: {'; '.join(far)}.",
+            picture('suggest_tasks', 'Final validation loss against the rate, a panel for each task; dots are the '
+                                     'rates that valley, minimum and lr suggest from 8 seeds, dotted lines the loss '
+                                     'without training'),
+            'Mean regret; the held-out tasks come last.',
+            table(['task', *rules, 'rates suggested by `lr`', 'second sweeps with `extend=True`'],
+                  [line(name, row) for name,row in judged.items()]),
+            "`lr` takes as many batches as stock's sweep, and a quarter more time for what it watches "
+            f"(`knowing.md`); `extend=True` takes up to four times as many. `lr_find` says 'ok' in {len(ok)} of "
+            f"{len(cases)} cases, and {sum(r < 0.1 for r in ok)} of these have a regret below 0.1."]
 
-def draw(truths, judged, answers):
-    "What each rate led to, task by task, and where the rules pointed."
-    names = list(judged)
-    fig,axes = new_axes(-(-len(names)//4), 4, size=(4, 2.6))
-    for ax in axes.flat[len(names):]: ax.remove()
-    for ax,name in zip(axes.flat, names):
-        t = truths[name]
-        ax.plot(grid, t.losses, color='0.35', lw=1.5)
-        for rule,color in [('valley','C1'), ('minimum','C4'), ('lr','C3')]:
-            lrs = [r[rule] for r in answers[name]]
-            ax.plot(lrs, [t.loss(lr) for lr in lrs], 'o', color=color, ms=5, mec='white', label=rule)
-        ax.axhline(t.untrained, color='0.6', lw=0.8, ls=':')
-        ax.set_xscale('log')
-        ax.set_title(name + (' (kept aside)' if name in kept_aside else ''), fontsize='small')
-    axes.flat[0].legend(frameon=False, fontsize='small')
-    fig.suptitle('Final validation loss against the rate; dots: suggestions from 8 seeds; dotted: no training')
+def group_means(groups)->dict:
+    "Mean final loss of each way on each task."
+    return {name: {way: np.mean([r['losses'][way] for r in rows]) for way in rows[0]['losses']}
+            for name,rows in groups.items()}
+
+def group_lines(groups)->list:
+    "A section about rates per layer group."
+    means = group_means(groups)
+    best = Counter(min(m, key=m.get) for m in means.values()).most_common()
+    def line(name, rows):
+        wins = Counter(min(r['losses'], key=r['losses'].get) for r in rows)
+        return [name, *(f'{loss:.4f} ({wins[way]})' for way,loss in means[name].items()),
+                ', '.join(f'{lr:.1e}' for lr in np.median([r['groups'] for r in rows], axis=0))]
+    return ['## Rates per layer group',
+            f"The lowest mean loss on {len(groups)} pretrained tasks has: "
+            f"{'; '.join(f'{way} on {n}' for way,n in best)}.",
+            f"Final validation loss, mean of {len(next(iter(groups.values())))} seeds; in brackets how often it was "
+            "the "
+            'lowest of the four.',
+            table(['task', *next(iter(means.values())), 'rates found, median'], [line(*o) for o in groups.items()])]
+
+def report(res):
+    "The results as a page."
+    judged,answers,parts = res['judged'],res['answers'],parts_of(res['judged'])
+    lines = [o for title,names in parts.items() if names for o in part_lines(title, names, judged)]
+    lines += task_lines(judged, answers) + (group_lines(res['groups']) if 'groups' in res else [])
+    n_design = len(parts['tasks used to design the rule'])
+    kind = 'held-out tasks' if parts['held-out tasks'] else 'tasks used to design the rule'
+    found = summary(judged, parts[kind])
+    peer = min(one_sweep[1:], key=lambda k: found[k]['mean'])
+    return page('suggest', 'How good is a suggested rate for a new model?',
+        "Each rule reads a sweep and suggests a rate for `fit_one_cycle`. Its regret says what that costs: 0 for the "
+        "best rate of a grid on which the task was trained, 1 for a rate that is no better than no training. "
+        f"{len(judged)} small tasks, {n_design} of them used to design the rule `lr`; {len(truth_seeds)} seeds. "
+        f"Measured on {res['machine']}.",
+        f"On {len(parts[kind])} {kind} `lr` has a mean regret of {found['lr']['mean']:.3f}, the best other rule on "
+        f"the same sweep, `{peer}`, {found[peer]['mean']:.3f}, and fastai's default `valley` "
+        f"{found['valley']['mean']:.3f}.",
+        picture('suggest', 'Mean regret and its 90th percentile for each rule, on held-out tasks and on those used '
+                           'for design; and final losses of four ways to set rates per layer group'), *lines)
+
+def draw_regrets(ax, parts:dict):
+    "Mean regret of each rule, with a line to its 90th percentile, by part; rules in the order of the first part."
+    order = sorted(next(iter(parts.values())), key=lambda k: next(iter(parts.values()))[k]['mean'])
+    for i,(label,found) in enumerate(parts.items()):
+        ys = np.array([order.index(k) for k in found]) + 0.25*i - 0.12*(len(parts)-1)
+        mean,p90 = (np.array([s[k] for s in found.values()]) for k in ('mean', 'p90'))
+        ax.hlines(ys, mean, p90, color=f'C{i}', lw=1)
+        ax.plot(mean, ys, 'o', ms=4, color=f'C{i}', label=label)
+    ax.set(yticks=range(len(order)), yticklabels=[k.split(' (')[0] for k in order], ylim=(len(order)-0.5, -0.7),
+           xlabel='regret: mean, and a line to the 90th percentile')
+    ax.legend(frameon=False, fontsize='small', ncols=len(parts), loc='lower left', bbox_to_anchor=(0, 1))
+
+def draw(res):
+    "The regrets of all rules, and what the ways to set rates per layer group lead to."
+    fig,(left,right) = new_axes(1, 2, size=(4, 4))
+    parts = parts_of(res['judged'])
+    draw_regrets(left, {'held-out tasks': summary(res['judged'], parts['held-out tasks']),
+                        'design tasks': summary(res['judged'], parts['tasks used to design the rule'])})
+    means = group_means(res['groups'])
+    for i,way in enumerate(next(iter(means.values()))):
+        over_best = [m[way]/min(m.values()) for m in means.values()]
+        right.plot(over_best, np.arange(len(means))+0.15*i-0.2, 'o', ms=5, label=way)
+    right.set(yticks=range(len(means)), yticklabels=[name.replace(' whole pretrained', ',\n') for name in means],
+              ylim=(len(means)-0.5, -0.7), xlabel='final loss / lowest of the four')
+    right.legend(frameon=False, fontsize='small', ncols=2, loc='lower left', bbox_to_anchor=(-0.1, 1),
+                 columnspacing=0.8, handletextpad=0.2)
     return fig
 
-def main():
+def draw_tasks(truths, lrs_of, looks, held_out):
+    "What each rate led to, task by task, and where the rules pointed."
+    names = list(truths)
+    fig,axes = new_axes(-(-len(names)//4), 4, size=(2, 1.6))
+    for ax in axes.flat[len(names):]: ax.remove()
+    for ax,(name,t) in zip(axes.flat, truths.items()):
+        ax.plot(t.grid, t.losses, color='0.35', lw=1.2)
+        for rule,look in looks.items():
+            lrs = lrs_of(name, rule)
+            ax.plot(lrs, [t.loss(lr) for lr in lrs], ls='none', ms=4, mec='white', mew=0.5, label=rule, **look)
+        ax.axhline(t.untrained, color='0.6', lw=0.8, ls=':')
+        ax.set_xscale('log')
+        ax.set_title('\n'.join(textwrap.wrap(name, 28)) + '\n(held out)'*(name in held_out), fontsize='x-small')
+        ax.tick_params(labelsize='x-small')
+    axes.flat[0].legend(frameon=False, fontsize='xx-small')
+    fig.supxlabel('learning rate', fontsize='small')
+    fig.supylabel('final validation loss', fontsize='small')
+    return fig
+
+def measure():
     parser = argparse.ArgumentParser()
     parser.add_argument('--fresh', action='store_true', help='train everything again')
     parser.add_argument('--part', choices=['all','design'], default='all', help='which tasks to ask for')
@@ -240,12 +313,15 @@ def main():
     truths = truth(args.fresh)
     if args.truth: return
     answers = ask_all(list(tasks if args.part=='all' else design))
-    judged = judge(truths, answers)
-    if args.part=='design': return print(report(judged, answers))
-    groups = compare_groups()
-    save(results/'suggest.json', dict(answers=answers, judged=judged, groups=groups))
-    (results/'suggest.md').write_text(report(judged, answers, groups))
-    draw(truths, judged, answers).savefig(results/'suggest.png', dpi=70)
-    print(report(judged, answers, groups))
+    res = dict(machine=machine(), answers=answers, judged=judge(truths, answers))
+    if args.part=='design': return print(report(res))
+    return res | dict(groups=compare_groups())
+
+def main():
+    if not (res := stored('suggest') or measure()): return
+    looks = {k: dict(marker='o', color=c) for k,c in dict(valley='C1', minimum='C4', lr='C3').items()}
+    lrs_of = lambda name,rule: [r[rule] for r in res['answers'][name]]
+    figs = dict(suggest=draw(res), suggest_tasks=draw_tasks(truth(), lrs_of, looks, held_out))
+    publish('suggest', res, report(res), figs, indent=None)
 
 if __name__=='__main__': main()

@@ -1,9 +1,10 @@
 """Transfer tasks on which ways of fine-tuning are compared: a pretrained model, and a target with few labels.
 
-On six tasks ImageNet's networks (EfficientNet-Lite0 and Lite1, see `real_data.py`) meet pictures of clothes. The others are trained once on a source made
-from what is installed, and kept in `cache_dir`: digits, shapes, clothes (36 000 pictures of six kinds), docstrings.
-The seed of a run draws the target's labelled examples and the new head; the order of batches is drawn anew each time.
-Eight of fifteen tasks are kept aside, named before anything was run: there is one of each kind of model on both sides."""
+Six tasks transfer ImageNet networks (EfficientNet-Lite0 and Lite1, see `real_data.py`) to pictures of clothes. The
+other models are trained once on a source made from what is installed, and kept in `cache_dir`: digits, shapes,
+clothes (36 000 pictures of six kinds), docstrings. The seed of a run draws the labelled examples of the target and
+the new head; the order of batches is drawn anew each time. Eight of fifteen tasks are held out, named before
+anything was run; both parts have every kind of model."""
 import ast, re
 from dataclasses import dataclass
 from functools import cache
@@ -159,13 +160,13 @@ class Task:
 
 every = tuple(range(10))
 tasks = {
-    # those that judge
+    # those on which defaults are chosen
     'digits, CNN': Task('digits', 'cnn', 60, n_test=700), 'shapes, ViT': Task('shapes', 'vit', 200),
     'libraries, LSTM': Task('library', 'lstm', 300, bs=16), 'clothes, ViT': Task('clothes', 'clothes_vit', 200, (6,7,8,9)),
     'clothes, Lite0, 240 of 10 kinds': Task('clothes', 'lite0', 240, every, 48, 16),
     'clothes, Lite0, 120 of 3 kinds': Task('clothes', 'lite0', 120, (2,4,6), 64, 16),
     'clothes, Lite1, 200 of 10 kinds': Task('clothes', 'lite1', 200, every, 48, 16),
-    # those kept aside
+    # held out
     'digits, ViT': Task('digits', 'vit', 150, n_test=700), 'shapes, CNN': Task('shapes', 'cnn', 100),
     'fields, LSTM': Task('field', 'lstm', 300, bs=16, n_test=800), 'parts, LSTM': Task('part', 'lstm', 200, bs=16, n_test=800),
     'clothes, ConvNeXt': Task('clothes', 'clothes_convnext', 120, (6,7,8,9), 32),
@@ -173,7 +174,7 @@ tasks = {
     'clothes, Lite1, 300 of 5 kinds': Task('clothes', 'lite1', 300, (0,2,4,6,8), 48, 16),
     'clothes, Lite0, 400 of 10 kinds': Task('clothes', 'lite0', 400, every, 48, 16)}
 design = list(tasks)[:7]
-kept_aside = list(tasks)[7:]
+held_out = list(tasks)[7:]
 
 def examples(task, seed):
     "Labelled examples of a task, and others to test on, the same ones whatever the seed."

@@ -1,9 +1,10 @@
-"""Tasks whose model already knows something, on which `lr_find` and `lr_search` are judged, and two transformers that know nothing.
+"""Tasks with a model that is pretrained or has trained before, for `lr_find` and `lr_search`, and two from scratch.
 
-Half of them start from weights trained on ImageNet (EfficientNet-Lite0 and Lite1, see `real_data.py`), the others from models that are
-trained here, once, and kept in `cache`. Pictures are Fashion-MNIST, texts the docstrings of installed libraries, tables made up.
-A task is a learner made from a seed, the fit that is planned, `fit(learn, lr)`, and the ratio of the rates of its layer groups.
-The seed draws the training examples, new heads and the order of batches. Those in `kept_aside` were named before any rule was tried."""
+Half of them start from ImageNet weights (EfficientNet-Lite0 and Lite1, see `real_data.py`), the others from models
+that are trained here once and kept in `cache_dir`. Pictures are Fashion-MNIST, texts the docstrings of installed
+libraries, tables made up. A task is a learner made from a seed, the planned fit, `fit(learn, lr)`, and the ratio of
+the rates of its layer groups. The seed draws the training examples, new heads and the order of batches. Those in
+`held_out` were named before any rule was tried."""
 from dataclasses import dataclass
 from functools import cache
 
@@ -223,9 +224,9 @@ def letters(seed):
     return learner(loaders([items[i] for i in order[:3000]], items[-300:], 32), Causal(), adam)
 
 tasks = tasks_of()
-kept_aside = {'lite0, trained on', 'lite1, opened, wrong labels', 'lite1, new head, SGD', 'ConvNeXt, opened',
+held_out = {'lite0, trained on', 'lite1, opened, wrong labels', 'lite1, new head, SGD', 'ConvNeXt, opened',
               'text, opened', 'letters from scratch'}
-design = set(tasks) - kept_aside
+design = set(tasks) - held_out
 knowing = [name for name,t in tasks.items() if t.stage != 'scratch']
 
 def make(name:str, seed:int)->Learner:

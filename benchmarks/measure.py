@@ -1,8 +1,11 @@
-"""What every benchmark needs: quiet learners, paired times, a word on the machine, a place for the results."""
-import json, os, platform, statistics, time
+"""What every benchmark needs: quiet learners, paired times, the machine's name; its report, plots and stored numbers.
+
+Each `bench_*.py` measures and writes results/NAME.json, .md and .png. With `--report` it reads results/NAME.json
+instead, and only writes the report and its plots again."""
+import json, os, platform, statistics, sys, time
 from pathlib import Path
 
-import torch
+import numpy as np, torch
 from fastai.callback.progress import ProgressCallback
 from fastcore.basics import noop
 from scipy.stats import binom
@@ -10,7 +13,8 @@ from scipy.stats import binom
 results = Path(__file__).parent/'results'
 
 def machine():
-    return f'{os.cpu_count()} cores, {platform.machine()}, Python {platform.python_version()}, torch {torch.__version__}, CPU'
+    return (f'{os.cpu_count()} cores, {platform.machine()}, Python {platform.python_version()}, '
+            f'torch {torch.__version__}, CPU')
 
 def quiet(learn):
     "The same learner without progress bars and tables."
@@ -38,9 +42,40 @@ def ratio(a, b):
     n,k = len(rs), int(binom.ppf(0.05, len(rs), 0.5))
     return dict(median=statistics.median(rs), low=rs[max(k-1, 0)], high=rs[min(n-k, n-1)], rounds=n)
 
-def publish(name:str, res:dict, page:str, indent=1):
-    "Keep the numbers and the page, and print the page."
+# --- reports ---------------------------------------------------------------------------------------------------
+def stored(name:str):
+    "The numbers of an earlier run if the command line has `--report`, else None."
+    if '--report' not in sys.argv: return None
+    sys.argv.remove('--report')
+    return json.loads((results/f'{name}.json').read_text())
+
+def table(columns, rows)->str:
+    "A table; the first column names the rows."
+    return '\n'.join('| ' + ' | '.join(map(str, row)) + ' |' for row in [columns, ['---']*len(columns), *rows])
+
+def picture(name, alt): return f'![{alt}]({name}.png)'
+
+def span(values, form='.1f')->str:
+    "The range of these numbers."
+    return f'{min(values):{form}} to {max(values):{form}}' if values else '(not measured)'
+
+def page(name, question, lead, conclusion, *parts)->str:
+    "A report: its question, what was measured and on what, the conclusion, and parts of Markdown."
+    again = (f'Numbers: `benchmarks/results/{name}.json`. Protocol: `benchmarks/bench_{name}.py`, which measures all '
+             'of this again; with `--report` it only writes this report from the stored numbers.')
+    return '\n\n'.join([f'# {question}', lead, f'**Conclusion:** {conclusion}', *parts, again]) + '\n'
+
+def publish(name:str, res:dict, page:str, figs:dict, indent=1):
+    "Keep the numbers, the page and its figures, and print the page."
     results.mkdir(exist_ok=True)
     (results/f'{name}.json').write_text(json.dumps(res, indent=indent)+'\n')
     (results/f'{name}.md').write_text(page)
+    for k,fig in figs.items(): fig.savefig(results/f'{k}.png', dpi=110)
     print(page)
+
+def draw_ratios(ax, found:dict, color='C0', shift=0., label=None):
+    "Results of `ratio` from top to bottom, each with its interval; their names are the labels of the axis."
+    mid,low,high = (np.array([r[k] for r in found.values()]) for k in ('median', 'low', 'high'))
+    ax.errorbar(mid, np.arange(len(found))+shift, xerr=[mid-low, high-mid], fmt='o', ms=4, capsize=2, color=color,
+                label=label)
+    ax.set(yticks=range(len(found)), yticklabels=list(found), ylim=(len(found)-0.5, -0.5))

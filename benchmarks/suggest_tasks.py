@@ -1,7 +1,7 @@
-"""The tasks on which suggestions are judged: small, seeded, on data that comes with installed packages or is made up here.
+"""The tasks on which suggestions are judged: small, seeded, on data of installed packages or made up here.
 
-A task builds a Learner from a seed: the seed draws weights and the order of batches, while the data and its split stay the same.
-The last third (`kept_aside`) was set aside before any rule was tried, kind by kind, so that both parts hold every kind of model."""
+A task builds a Learner from a seed, which draws the weights and the order of batches; the data and its split stay the
+same. The last third is `held_out`, named before any rule was tried; both parts have every kind of model."""
 from functools import cache, partial
 
 import numpy as np, torch
@@ -200,7 +200,7 @@ design = {
     'digits frozen body':          (partial(transfer, low_digits, high_digits, digits_cnn, frozen=True), 5),
     'shapes whole pretrained ResNet': (partial(transfer, low_shapes, high_shapes, shapes_resnet), 4)}
 
-kept_aside = {
+held_out = {
     'digits CNN without BN, Adam, 4x': (partial(plain, digits, partial(cnn, bn=False)), 16),
     'digits MLP, SGD':             (partial(plain, digits, partial(mlp, 64, 64, 32, 10), sgd), 4),
     'shapes ViT, Adam':            (partial(plain, shapes, partial(ViT, 16, 3, 6, 4)), 5),
@@ -212,7 +212,7 @@ kept_aside = {
                                             partial(mlp, 30, 32, 2, bn=True), sgd), 8),
     'digits whole pretrained ViT': (partial(transfer, low_digits, high_digits, digits_vit), 5)}
 
-tasks = {**design, **kept_aside}
+tasks = {**design, **held_out}
 
 pretrained = {   # in three layer groups, for the comparison of rates per group
     **{name: tasks[name] for name in ('shapes whole pretrained ResNet', 'digits whole pretrained ViT')},

@@ -40,6 +40,8 @@ img { background: white; border-radius: 4px; max-width: min(100%, 42rem); }
   table.docutils td { padding: .25em .4em; }
   table.docutils td code, table.docutils td code .pre { white-space: normal; overflow-wrap: anywhere; }
 }
+/* tables of measurements with many columns: scroll rather than break in the middle of a number */
+#benchmarks tr:has(> :nth-child(7)) td { white-space: nowrap; }
 /* what screen readers read of a formula: clipped from sight, yet as wide as its source would be */
 mjx-assistive-mml { max-width: 1px; }
 table.dataframe {
@@ -166,20 +168,24 @@ def reference():
             'brings\n\n## I want to ...\n\n| | write | page |\n|---|---|---|\n' + wanted + '\n\n## A learner can\n\n' + table(patched(Learner) + patched(Recorder))
             + '\n\n## `from fastai_lrx.all import *` brings\n\n' + table(names) + '\n')
 
+reports = 'suggest', 'knowing', 'find', 'fine_tune', 'cycles', 'anytime', 'precompute', 'groups', 'resume', 'cuda'
+
 def benchmarks(folder, build):
-    "A page of all measurements, with their pictures, and how to repeat them."
-    parts = []
-    for p in sorted((folder/'results').glob('*.md')):
-        text = re.sub(r'^(#+ )', r'#\1', p.read_text(), flags=re.M)
-        parts.append(re.sub(r'\]\((\w+\.png)\)', r'](images/benchmarks/\1)', text)
-                     + f'\nThe raw numbers are in `benchmarks/results/{p.stem}.json`, how it was measured in '
-                       f'`benchmarks/bench_{p.stem}.py`.\n')
-    (build/'images'/'benchmarks').mkdir(parents=True, exist_ok=True)
-    for p in (folder/'results').glob('*.png'): shutil.copy(p, build/'images'/'benchmarks'/p.name)
-    return ('# benchmarks\n\n> What was measured, on what, and how to measure it again\n\nThe measured speed and worth '
-            'of this library come from here. `make bench` runs all of it, within some hours on two cores; protocol, '
-            'tasks and seeds '
-            'were fixed before the first result, and rows that look bad stay.\n\n' + '\n'.join(parts))
+    "A page of all measurements: the question and the conclusion of each, then the reports with their plots."
+    texts = {name: (folder/'results'/f'{name}.md').read_text() for name in reports}
+    if missing := {p.stem for p in (folder/'results').glob('*.md')} - set(reports):
+        raise SystemExit(f'tools/build_docs.py: name these results in `reports`: {missing}')
+    def found(pattern, text): return re.search(pattern, text, flags=re.M)[1]
+    contents = [f"- [{found('^# (.+)', text)}](#{name}) {found(r'^[*][*]Conclusion:[*][*] (.+)', text)}"
+                for name,text in texts.items()]
+    def part(name, text):
+        text = re.sub(r'^(#+ )', r'#\1', text, flags=re.M)
+        return f'<a id="{name}"></a>\n\n' + re.sub(r'\]\((\w+\.png)\)', r'](images/benchmarks/\1)', text)
+    shutil.copytree(folder/'results', build/'images'/'benchmarks', ignore=shutil.ignore_patterns('*.json', '*.md'))
+    return ('# benchmarks\n\n> What was measured, on what, and what to conclude\n\nProtocol, tasks and seeds were fixed '
+            'before the first result, and rows that look bad stay. "Stock" is fastai alone. `make bench` measures all of it '
+            'again, within some hours on two cores.\n\n' + '\n'.join(contents) + '\n\n'
+            + '\n'.join(part(*o) for o in texts.items()))
 
 def main():
     cfg,ini = get_config(),Config.find('settings.ini')
