@@ -279,7 +279,7 @@ def test_killed_and_run_again():
         ended = average.chosen,average.losses,fingerprint(weights_of(learn.model))
         if _: test_eq(ended, first_end)
         first_end = ended
-    assert 'was finished; its result is back' in out.getvalue() and 'Average:' not in out.getvalue()
+    assert 'is already finished; its result is restored' in out.getvalue() and 'Average:' not in out.getvalue()
 
 def test_activations_export_ranks():
     # %% nbs/checks/average.ipynb #a0569432

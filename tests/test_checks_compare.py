@@ -177,7 +177,7 @@ def test_the_numbers():
         res = learn.compare({'tripping': tripping, 'flat': lambda l: l.fit(3, 1e-3), 'losing': losing, 'lazy': noop},
                             seeds=[5, 6, 7])
     test_eq([str(w.message) for w in caught], ["learn.compare(): 'tripping' failed in 1 of 3 runs: ValueError: tripped",
-                                               "learn.compare(): 'lazy' has trained no batch"])
+                                               "learn.compare(): 'lazy' has not trained on any batch"])
     t,df = res.table(),res.to_frame()
     last = df[df.name=='flat'].groupby('seed').last()
     for k in ('valid_loss','accuracy'):
@@ -187,7 +187,7 @@ def test_the_numbers():
         test_close(t.loc['flat', (k,'best')], np.mean(best), 1e-9)
         test_close(t.loc['flat', (k,'best se')], np.std(best, ddof=1)/3**0.5, 1e-9)
     test_eq(t['runs','ended'].tolist(), [2, 3, 3, 3])
-    test_eq(t['runs','remarks'].tolist(), ['ValueError: tripped', '', '', 'has trained no batch'])
+    test_eq(t['runs','remarks'].tolist(), ['ValueError: tripped', '', '', 'has not trained on any batch'])
     # the best weights were put back
     for run in res.of('losing'): test_eq(run.final['valid_loss'], min(o['valid_loss'] for o in run.curve))
     for run in res.of('lazy'): test_eq(run.final, res.start)
@@ -259,7 +259,7 @@ def test_beside_stock_callbacks_and_engines():
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter('always')
             res = learn.compare({'resumed': lambda l: l.fit(1, 1e-2, cbs=Resume('r'))}, seeds=1)
-        assert 'ValueError: Resume: would mistake one run' in str(caught[-1].message)
+        assert 'ValueError: cbs: Resume would take one run' in str(caught[-1].message)
         test_eq(list(Path(d).iterdir()), [])
     def other_model(l):
         l.model = nn.Sequential(nn.Flatten(), nn.Linear(432, 3))
@@ -275,8 +275,8 @@ def test_beside_stock_callbacks_and_engines():
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter('always')
         res = learn.compare({'plain': lambda l: l.fit(1, 1e-2), 'other loss': other_loss}, seeds=1, monitor='accuracy')
-    test_eq([str(w.message) for w in caught], ["learn.compare(): 'other loss' has changed loss_func, so its losses are not "
-                                               "those of the others; decide by a metric (monitor=)"])
+    test_eq([str(w.message) for w in caught], ["learn.compare(): 'other loss' has changed loss_func, so its losses cannot "
+                                               "be compared with the others; use a metric (monitor=)"])
     assert res.table()['accuracy','final'].notna().all()
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter('always')

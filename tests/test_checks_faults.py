@@ -422,7 +422,7 @@ def test_callbacks_that_skip_a_part():
     assert isinstance(raised(learn.fit, 3), KeyboardInterrupt)
     learn.remove_cb(stop)
     log = (folder/'history.csv').read_text()
-    assert log and 'was begun by another fit' in str(raised(learn.fit, 5))
+    assert log and 'belongs to a different fit' in str(raised(learn.fit, 5))
     test_eq((folder/'history.csv').read_text(), log)
 
 def test_losses_that_are_no_numbers():

@@ -593,13 +593,13 @@ def test_nothing_to_train_or_no_layers():
     expected = everything - {'0.0', '0.1', '2.1'}
 
     # %% nbs/checks/fine_tune.ipynb #e60d5e34
-    for splitter,words in ((each_layer, 'all weights of learn.model are frozen'),
-                           (trainable_params, 'no parameter to train')):
+    for splitter,words in ((each_layer, 'learn.model: all weights are frozen'),
+                           (trainable_params, 'no parameters to train')):
         learn = adapted(splitter, frozen=lambda m: [m])
         test_fail(lambda: discriminative(learn), contains=words, exc=ValueError)
         assert learn.opt is None
     learn = adapted(frozen=lambda m: [m])
-    test_fail(lambda: learn.fit(2, cbs=GradualUnfreezing()), contains='all weights of learn.model are frozen',
+    test_fail(lambda: learn.fit(2, cbs=GradualUnfreezing()), contains='learn.model: all weights are frozen',
               exc=ValueError)
     learn = adapted(frozen=lambda m: [m[3]], train_bn=False)     # the head by hand: the frozen stage has nothing to train
     for f in (discriminative, lambda l: ulmfit(l, 1, None), lambda l: l.fit(2, cbs=GradualUnfreezing())):
@@ -674,24 +674,24 @@ def test_bad_input():
         ((3,), dict(div=-2.6), 'div=-2.6'),
         ((3,), dict(div=1e-300), 'div=1e-300'),
         ((3,), dict(head_lr=0), 'head_lr=0: must be above 0'),
-        ((3,), dict(head_lr=1e-2, div=2.6), 'head_lr=0.01: with div='),
-        ((3,), dict(layer_decay=0.8, div=2.6), 'layer_decay=0.8: with div='),
-        ((3, [1e-3]*4), dict(layer_decay=0.8), 'layer_decay=0.8: base_lr has a rate for each layer group already'),
-        ((3, slice(1e-4, 1e-3)), dict(head_lr=1e-2), 'head_lr=0.01: base_lr has a rate for each layer group already'),
+        ((3,), dict(head_lr=1e-2, div=2.6), 'head_lr=0.01: div='),
+        ((3,), dict(layer_decay=0.8, div=2.6), 'layer_decay=0.8: div='),
+        ((3, [1e-3]*4), dict(layer_decay=0.8), 'layer_decay=0.8: base_lr already has a rate for each layer group'),
+        ((3, slice(1e-4, 1e-3)), dict(head_lr=1e-2), 'head_lr=0.01: base_lr already has a rate for each layer group'),
         ((3,), dict(layer_decay=1.2), 'layer_decay=1.2: must be above 0 and at most 1'),
-        ((3,), dict(precompute=True), 'precompute=True: no epoch trains the head only'),
-        ((3, [1e-3]*3), {}, '3 rates for a model of 4 layer groups'),
+        ((3,), dict(precompute=True), 'precompute=True: needs epochs that train only the head'),
+        ((3, [1e-3]*3), {}, '3 rates, but there are 4 layer groups'),
         ((3, -1e-3), {}, 'must not be negative'),
         ((3, slice(-1e-3, 1e-2)), {}, 'must not be negative'),
         ((3, float('nan')), {}, 'must be finite'),
         ((3,), dict(n_groups=99), 'n_groups=99'),
         ((3,), dict(n_groups=1), 'n_groups=1: must be at least 2'),
-        ((3, [1e-3]*4), dict(n_groups=3), '4 rates for a model of 3 layer groups'),
+        ((3, [1e-3]*4), dict(n_groups=3), '4 rates, but there are 3 layer groups'),
         ((3,), dict(moms=(1.5, 0.2)), 'moms=(1.5, 0.2)'),
-        ((3,), dict(start_epoch=5), 'start_epoch=5: the fit has 3 epochs'),
+        ((3,), dict(start_epoch=5), 'start_epoch=5: must be at most n_epoch=3'),
         ((3,), dict(start_epoch=-1), 'start_epoch=-1'),
         ((3,), dict(wd=-1), 'wd=-1'),
-        ((3,), dict(cbs=GradualUnfreezing()), 'brings its own GradualUnfreezing'))
+        ((3,), dict(cbs=GradualUnfreezing()), 'adds its own GradualUnfreezing'))
     for args,kwargs,words_ in wrong:
         test_fail(lambda: learn.fine_tune_discriminative(*args, **kwargs), contains=words_, exc=ValueError)
     test_fail(lambda: learn.fine_tune_discriminative(2.5), contains='epochs=2.5', exc=TypeError)
@@ -714,7 +714,7 @@ def test_bad_input():
     with warnings.catch_warnings():
         warnings.simplefilter('ignore')
         test_fail(lambda: before.fine_tune_discriminative(2, None, n_groups=3),
-                  contains='base_lr=None: lr_search has found no rate', exc=ValueError)
+                  contains='base_lr=None: lr_search found no rate', exc=ValueError)
     assert before.opt is None and before.splitter is four_groups and len(before.cbs)==n_cbs
     assert same(state, list(before.model.parameters()))
     test_fail(lambda: learner('tabular').fit(1, 1e-3, cbs=GradualUnfreezing()), contains='one layer group', exc=ValueError)

@@ -257,7 +257,7 @@ def test_what_cannot_be_trained_is_said_at_once():
     learn.model.requires_grad_(False)
     for fit in (lambda: learn.fit_sgdr(1, 1, 1e-2), lambda: learn.fit_stlr(1, 1e-2),
                 lambda: learn.fit_wsd(1, 1e-2), lambda: learn.lr_find(show_plot=False)):
-        test_fail(fit, contains='learn.model: all its weights are frozen', exc=ValueError)
+        test_fail(fit, contains='learn.model: all weights are frozen', exc=ValueError)
     learn = learner('tensors')
     learn.dls = DataLoaders(learn.dls.train)
     before = [p.detach().clone() for p in learn.model.parameters()]

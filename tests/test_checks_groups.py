@@ -275,7 +275,7 @@ def test_other_optimizers_other_heads():
         return ' '.join(str(w.message) for w in caught)
     learn = ranger_state(2)
     loaded = deepcopy(first(learn.model.parameters()))
-    assert 'starts afresh' in reload(ranger_state(3), learn)
+    assert 'so it is not loaded' in reload(ranger_state(3), learn)
     test_eq((learn.opt.count, learn.opt.slow_weights), (0, None))        # afresh, not drawn back to the weights of before
     learn.fit(1, 1e-2)
     saved = ranger_state(2)
@@ -332,7 +332,7 @@ def test_bad_input():
     # %% nbs/checks/groups.ipynb #e90e328d
     model = learner('vision').model
     test_fail(lambda: timm_split(model, 1), contains='n_groups=1: must be at least 2')
-    test_fail(lambda: timm_split(model, 99), contains='n_groups=99: this model can be cut into')
+    test_fail(lambda: timm_split(model, 99), contains='n_groups=99: this model can be split into')
     test_fail(lambda: timm_split(model, 2.5), contains='n_groups=2.5', exc=TypeError)
     test_fail(lambda: timm_split(model, 2, by='size'), contains="by='size'")
     test_fail(lambda: timm_split(nn.Linear(2, 2)), contains='nothing to split')
@@ -356,7 +356,7 @@ def test_bad_input():
 
     one = learner('tabular')
     told = said(one.freeze)
-    test_eq(told, ['freeze_to(-1): the model has 1 layer group, so nothing is frozen; learn.regroup(2) makes more'])
+    test_eq(told, ['freeze_to(-1): the model has 1 layer group, so nothing is frozen; make more with learn.regroup(2)'])
     test_eq(said(lambda: one.regroup(2).freeze()), [])
     assert said(learner('vision').freeze)==[]
 
@@ -392,9 +392,9 @@ def test_bad_input():
         test_fail(lambda: discriminative_lrs(*args), contains=word)
 
     # %% nbs/checks/groups.ipynb #fe5c3182
-    for splitter,words in ((lambda m: [m[0].parameters(), m[1].parameters()], 'group 0 holds a generator'),
-                           (lambda m: [tuple(m[0].parameters()), tuple(m[1].parameters())], 'group 0 holds a tuple'),
-                           (lambda m: [[m[0]], [m[1]]], 'group 0 holds a Sequential'),
+    for splitter,words in ((lambda m: [m[0].parameters(), m[1].parameters()], 'group 0 contains a generator'),
+                           (lambda m: [tuple(m[0].parameters()), tuple(m[1].parameters())], 'group 0 contains a tuple'),
+                           (lambda m: [[m[0]], [m[1]]], 'group 0 contains a Sequential'),
                            (lambda m: [params(m.body), params(m.head)], "no attribute 'body'"),
                            (lambda m: [params(m[0]), params(m[7])], 'index 7 is out of range')):
         for made in (False, True):

@@ -226,18 +226,18 @@ def test_on_leaving():
 def test_misuse():
     # %% nbs/checks/precompute.ipynb #68d363d5
     learn = convnet()
-    refuses('opened', lambda: inside(learn, lambda l: (l.unfreeze(), l.fit(1, 1e-3))))
+    refuses('have been unfrozen', lambda: inside(learn, lambda l: (l.unfreeze(), l.fit(1, 1e-3))))
     assert clean(learn)
     learn.freeze()
-    refuses('opened', lambda: inside(learn, lambda l: l.fine_tune(1, 1e-3)))
+    refuses('have been unfrozen', lambda: inside(learn, lambda l: l.fine_tune(1, 1e-3)))
     learn.freeze()
-    refuses('opened', lambda: inside(learn, lambda l: l.fit_one_cycle(3, 1e-3, cbs=GradualUnfreezing())))
+    refuses('have been unfrozen', lambda: inside(learn, lambda l: l.fit_one_cycle(3, 1e-3, cbs=GradualUnfreezing())))
     learn.freeze()
     refuses('cannot be nested', lambda: inside(learn, lambda l: l.precomputed().__enter__()))
     def other_weights(l):
         with torch.no_grad(): l.model[0][0][0].weight.mul_(1.1)
         l.fit(1, 1e-3)
-    refuses('other weights', lambda: inside(learn, other_weights))
+    refuses('precomputed have changed', lambda: inside(learn, other_weights))
     refuses('CutMix', lambda: inside(learn, lambda l: l.fit(1, 1e-3, cbs=CutMix())))
     inside(learn, lambda l: (l.freeze(), l.fit(1, 1e-3, cbs=MixUp()), l.freeze_to(-1), l.fit(1, 1e-3), l.validate()))
     learn.validate(); learn.get_preds()                        # nothing hangs after all these errors
@@ -268,7 +268,7 @@ def test_misuse():
         learn = convnet()
         for p in learn.model.parameters(): p.requires_grad_(False)
         return learn
-    refuses('every layer of the model is frozen', lambda: inside(all_frozen(), noop))
+    refuses('every layer is frozen', lambda: inside(all_frozen(), noop))
     def noisy_first():
         learn = convnet()
         learn.model = nn.Sequential(nn.Dropout(0.1), *learn.model)
@@ -296,13 +296,13 @@ def test_misuse():
         learn.model,learn.splitter,learn.opt = NotAChain(),lambda m: [params(m.body), params(m.head)],None
         learn.freeze()
         return learn
-    refuses('learn.model (NotAChain) does not just call one module after the other', lambda: inside(no_chain(), noop))
+    refuses('learn.model (NotAChain) is not a plain nn.Sequential', lambda: inside(no_chain(), noop))
     def ragged():
         learn = texts()
         rows = [(torch.randint(2, 30, (8+i//6,)), torch.tensor(i%2)) for i in range(36)]
         learn.dls = DataLoaders.from_dsets(rows, rows[:6], bs=6, num_workers=0)
         return learn
-    refuses('differ in shape', lambda: inside(ragged(), noop))
+    refuses('have different shapes', lambda: inside(ragged(), noop))
     for kwargs,words_,exc in ((dict(n_aug=-1), 'n_aug=-1', ValueError), (dict(n_aug=1.5), 'n_aug=1.5', TypeError),
                               (dict(max_memory='1'), "max_memory='1'", TypeError)):
         refuses(words_, lambda: inside(convnet(), noop, **kwargs), exc)
@@ -312,7 +312,7 @@ def test_misuse():
         learn = convnet()
         learn.dls = DataLoaders(DataLoader(Endless(), bs=4, n=20), DataLoader(Endless(), bs=4, n=20))
         return learn
-    refuses('dls[0]: its items must be numbered', lambda: inside(iterable(), noop))
+    refuses('dls[0]: activations can be stored only', lambda: inside(iterable(), noop))
 
 def test_the_cache():
     # %% nbs/checks/precompute.ipynb #bc9d2a23
@@ -485,14 +485,14 @@ def test_odd_users():
         with torch.no_grad(): learn.model[0][0][0].weight.mul_(2)
         learn.save('other')
         learn.load('start')
-        refuses('other weights', lambda: inside(learn, lambda l: (l.load('other'), l.validate())))
+        refuses('precomputed have changed', lambda: inside(learn, lambda l: (l.load('other'), l.validate())))
         learn.load('start')
-        refuses('other weights', lambda: inside(learn, lambda l: (l.load('other'), l.get_preds())))
+        refuses('precomputed have changed', lambda: inside(learn, lambda l: (l.load('other'), l.get_preds())))
         learn.validate()
         def by_data(l):
             l.model[0][0][0].weight.data.mul_(-5)
             l.fit(1, 1e-3)
-        refuses('other weights', lambda: inside(learn, by_data))
+        refuses('precomputed have changed', lambda: inside(learn, by_data))
         learn = convnet(path=d)
         with learn.precomputed(): learn.export('it.pkl')
         again = load_learner(Path(d)/'it.pkl')
@@ -592,7 +592,7 @@ def test_samplers_of_your_own():
         return learn
     pairs = of_torch().dls.train.dataset
     def of_tensors(**kwargs): return with_train(torch.utils.data.DataLoader(pairs, batch_size=8, **kwargs))
-    def numbered(f): refuses('dls[0]: its items must be numbered', lambda: inside(f(), noop))
+    def numbered(f): refuses('dls[0]: activations can be stored only', lambda: inside(f(), noop))
     numbered(lambda: with_train(torch.utils.data.DataLoader(Stream(), batch_size=4)))
     numbered(lambda: with_train(torch.utils.data.DataLoader([(torch.randn(4, 5), torch.ones(4, 1))]*5, batch_size=None)))
     numbered(lambda: with_train(DataLoader([(torch.randn(4, 5), torch.ones(4, 1))]*5, bs=None)))
@@ -683,10 +683,10 @@ def test_copies_of_the_model():
             refuses(words_, lambda: inside(learn, calls(*args, event=event, **kwargs)))
             assert clean(learn)
     def touched(m): nn.init.zeros_(m[0][2][0].weight)
-    refuses_inside('other weights', still, change=touched)
-    refuses_inside('other weights', still, change=lambda m: m[0][2][1].running_mean.add_(0.1))
-    refuses_inside('other weights', still, change=lambda m: setattr(m[0][2], '0', nn.Conv2d(4, 8, 3, bias=True)))
-    refuses_inside('other weights', lambda m: lambda x: functional_call(m, {'0.0.0.weight': torch.zeros(4, 3, 3, 3)}, (x,)))
+    refuses_inside('differs from learn.model', still, change=touched)
+    refuses_inside('differs from learn.model', still, change=lambda m: m[0][2][1].running_mean.add_(0.1))
+    refuses_inside('differs from learn.model', still, change=lambda m: setattr(m[0][2], '0', nn.Conv2d(4, 8, 3, bias=True)))
+    refuses_inside('differs from learn.model', lambda m: lambda x: functional_call(m, {'0.0.0.weight': torch.zeros(4, 3, 3, 3)}, (x,)))
     refuses_inside('in training mode', still, change=lambda m: m.train())
     inside(convnet(), calls(deepcopy))                     # as the model is inside: its frozen layers in evaluation mode
     inside(of_torch(), lambda l: (l.model[0].append(nn.Tanh()), calls(still, change=lambda m: m[1].train())(l)))

@@ -181,7 +181,7 @@ def test_what_is_a_trouble():
     assert 'the loss has risen from' in learn.recorder.recoveries[0]['why']
     def bad_weights(learn): next(iter(learn.opt.state.values()))['sqr_avg'].fill_(np.inf)
     learn,_ = fitted(n_epochs(8), [Spoil(bad_weights, 21), Recover(every=10)])
-    assert re.fullmatch(r'optimizers.0.state.\d.sqr_avg not finite', learn.recorder.recoveries[0]['why'])
+    assert re.fullmatch(r'optimizers.0.state.\d.sqr_avg is not finite', learn.recorder.recoveries[0]['why'])
     learn = learner('tensors')
     learn.model.register_buffer('mask', torch.tensor([0, -np.inf]))
     fitted(n_epochs(8), [Recover(every=10)], make=lambda: learn)

@@ -164,7 +164,7 @@ def test_files_of_other_callbacks():
     test_eq(appended, 'an earlier log\n' + oracle[0])
     log = (killed/'history.csv').read_text()
     learn = learner('vision', path=killed)
-    test_fail(lambda: learn.fit(9, cbs=[CSVLogger(), Resume(killed/'r')]), contains='was begun by another fit')
+    test_fail(lambda: learn.fit(9, cbs=[CSVLogger(), Resume(killed/'r')]), contains='belongs to a different fit')
     test_eq((killed/'history.csv').read_text(), log)
 
     # %% nbs/checks/resume.ipynb #aa937d98
@@ -285,7 +285,7 @@ def test_full_disk_damaged_file():
     folder = new_folder()
     with disk_full_at(3): words = said(lambda: learner('vision').fit_one_cycle(3, 1e-2, cbs=Resume(folder/'r')))
     assert 'the checkpoint after 2 epochs could not be written ([Errno 28] No space left on device)' in words
-    assert 'No space left on device); the one before is kept' in words
+    assert 'No space left on device); the previous one is kept' in words
     test_eq(checkpoints(folder), ['fit000_epoch00003.safetensors', 'fit000_epoch00003_end.safetensors'])
     test_eq([p.name for p in (folder/'r').iterdir() if p.name.startswith('.')], ['.lock'])
 
@@ -299,7 +299,7 @@ def test_full_disk_damaged_file():
     set_seed(1)
     learn = make()
     words = said(lambda: fit(learn, [Resume(folder/'r'), Kill()]))
-    assert 'epoch00002.safetensors' in words and 'damaged' in words and 'goes on after 1 of 3 epochs' in words
+    assert 'epoch00002.safetensors' in words and 'damaged' in words and 'continues after 1 of 3 epochs' in words
     assert same_end(end(learn), run(make, fit, new_folder(), resumed=False))[0]
 
     # %% nbs/checks/resume.ipynb #fc378e45
@@ -373,7 +373,7 @@ def test_another_fit():
         learn = make()
         learn.loss_func = LabelSmoothingCrossEntropyFlat()
         return learn
-    for changed,other,what in ((make, lambda l,cbs: l.fit_one_cycle(4, 1e-2, cbs=cbs), 'epochs 3, and now it is 4'),
+    for changed,other,what in ((make, lambda l,cbs: l.fit_one_cycle(4, 1e-2, cbs=cbs), 'epochs 3, now 4'),
                                (make, lambda l,cbs: l.fit_one_cycle(3, 2e-2, cbs=cbs), 'schedule'),
                                (make, lambda l,cbs: l.fit_one_cycle(3, 1e-2, pct_start=0.5, cbs=cbs), 'schedule'),
                                (make, lambda l,cbs: l.fit_one_cycle(3, 1e-2, wd=0.3, cbs=cbs), 'hypers'),
@@ -382,13 +382,13 @@ def test_another_fit():
                                (partial(learner, 'vision', opt_func=SGD), fit, 'hypers'),
                                (partial(learner, 'tabular'), fit, 'model'), (wider, fit, 'model'),
                                (fewer, fit, 'batches of 6'), (other_data, fit, 'data'),
-                               (other_loss, fit, 'and now it is LabelSmoothingCrossEntropyFlat'),
+                               (other_loss, fit, 'now LabelSmoothingCrossEntropyFlat'),
                                (weighted_loss, fit, 'loss CrossEntropyLossFlat'), (more_dropout, fit, 'model'),
                                (make, lambda l,cbs: l.fit_one_cycle(3, 1e-2, cbs=[*cbs, Kill()]), 'callbacks')):
         learn = changed()
         before = fingerprint(learn.model)
         with contextlib.redirect_stdout(io.StringIO()):
-            test_fail(lambda: other(learn, [Resume(folder/'r'), Kill()]), contains='was begun by another fit, with')
+            test_fail(lambda: other(learn, [Resume(folder/'r'), Kill()]), contains='belongs to a different fit, with')
         with contextlib.redirect_stdout(io.StringIO()):
             test_fail(lambda: other(learn, [Resume(folder/'r'), Kill()]), contains=what)
         test_eq(fingerprint(learn.model), before)
@@ -544,9 +544,9 @@ def test_caches_are_no_weights():
     SnapshotEnsemble(learn, snaps).validate()
     empty = nn.BatchNorm1d(2, affine=False)
     test_fail(lambda: put_weights(nn.Identity(), weights_of(empty)),
-              contains='running_mean is [2], in the model missing')
+              contains='running_mean is [2], but missing in the model')
     test_fail(lambda: put_weights(nn.BatchNorm1d(3, affine=False), weights_of(empty)),
-              contains='running_mean is [2], in the model [3]')
+              contains='running_mean is [2], but [3] in the model')
 
 def test_loaders_of_your_own():
     # %% nbs/checks/resume.ipynb #e366d287
@@ -624,15 +624,15 @@ def test_loggers_come_and_go_folds_do_not():
     go(ProgressCallback(), ShowGraphCallback(), SaveModelCallback(every_epoch=True), kill=lambda: Kill(*in_batch(2)))
     def refusal(*cbs):
         try: go(*cbs)
-        except ValueError as e: return str(e).split('another fit, with ')[1].split(';')[0]
-    test_eq(refusal(GradientAccumulation(9)), 'callbacks none, and now it is GradientAccumulation(n_acc=9)')
+        except ValueError as e: return str(e).split('a different fit, with ')[1].split(';')[0]
+    test_eq(refusal(GradientAccumulation(9)), 'callbacks none, now GradientAccumulation(n_acc=9)')
     learn = go(CSVLogger(fname='other.csv'), CSVLogger())
     assert same(weights(learn), weights(plain))
     test_eq(len((folder/'other.csv').read_text().splitlines()), 1+2)
     test_eq(difference(dict(hypers=[dict(lr=1, wd=2), dict(lr=1, wd=2)]),
-                       dict(hypers=[dict(lr=1, wd=2), dict(lr=1, wd=3)])), 'hypers: wd 2, and now it is 3')
+                       dict(hypers=[dict(lr=1, wd=2), dict(lr=1, wd=3)])), 'hypers: wd 2, now 3')
     test_eq(difference(dict(callbacks=['A()', 'B()', 'B()']), dict(callbacks=['B()', 'A()', 'C()'])),
-            'callbacks B(), and now it is C()')
+            'callbacks B(), now C()')
 
     # %% nbs/checks/resume.ipynb #b7caa670
     class Fold:
@@ -666,7 +666,7 @@ def test_loggers_come_and_go_folds_do_not():
             warnings.simplefilter('error', UserWarning)
             fold(folder, a)
             fold(folder, a)                                         # finished, and known as the same
-        test_fail(lambda: fold(folder, b), contains='was begun by another fit, with data')
+        test_fail(lambda: fold(folder, b), contains='belongs to a different fit, with data')
     shuffled,folder = Fold(ids=ids[:32].copy(), names=[str(i) for i in ids]),new_folder()
     fold(folder, shuffled)
     np.random.shuffle(shuffled.ids); random.shuffle(shuffled.names)
@@ -676,4 +676,4 @@ def test_loggers_come_and_go_folds_do_not():
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter('always')
         fold(folder, Fold())
-    assert any('give each a name of its own' in str(w.message) for w in caught)
+    assert any('use a different name for each' in str(w.message) for w in caught)

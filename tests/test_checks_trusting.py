@@ -256,22 +256,22 @@ def test_losses_that_say_nothing_callbacks_that_cancel():
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter('always')
         res = learn.lr_find(show_plot=False, repeats=2)
-    test_eq((res.trust, np.isnan(res.lr), len(res.sweeps[0])), ('no number', True, 1))
+    test_eq((res.trust, np.isnan(res.lr), len(res.sweeps[0])), ('not finite', True, 1))
     assert 'whatever the rate' in str(caught[-1].message)
-    test_fail(lambda: learn.lr_range_test(show_plot=False), contains='the loss of the very first batch is NaN')
+    test_fail(lambda: learn.lr_range_test(show_plot=False), contains='the loss of the first batch is NaN')
     test_fail(lambda: learn.lr_find_groups(show_plot=False),
-              contains="no layer group's curve can be trusted (no number, no number)")
+              contains="no layer group's curve can be trusted (not finite, not finite)")
     for event in ('before_fit','before_batch'):
         learn = learner('vision')
         def stop(cb): raise CancelFitException()
         learn.add_cb(Callback(**{event: stop}))
         for f in (learn.lr_find, learn.lr_range_test, learn.lr_find_groups):
-            test_fail(lambda: f(show_plot=False), contains='the sweep saw no loss')
+            test_fail(lambda: f(show_plot=False), contains='the sweep recorded no loss')
     learn = learner('vision')
     learn.model.requires_grad_(False)
     learn.splitter = trainable_params
     for f in (learn.lr_find, learn.lr_range_test, learn.lr_find_groups):
-        test_fail(lambda: f(show_plot=False), contains='no parameter to train')
+        test_fail(lambda: f(show_plot=False), contains='no parameters to train')
 
     # %% nbs/checks/trusting.ipynb #b769183a
     rng,t = np.random.default_rng(0),np.arange(100)

@@ -25,7 +25,7 @@ def test_weights():
     # %% nbs/core/weights.ipynb #7d85b955
     test_eq(list(check_weights(m, weights)), list(weights))
     test_fail(lambda: check_weights(nn.Sequential(nn.Linear(2,3)), weights),
-              contains='0.weight is [2, 2], in the model [3, 2]')
+              contains='0.weight is [2, 2], but [3, 2] in the model')
 
     # %% nbs/core/weights.ipynb #f296e744
     before = fingerprint(m.state_dict())
@@ -35,4 +35,4 @@ def test_weights():
     test_eq(fingerprint(m.state_dict()), before)
     test_eq(m.table, torch.ones(3))                 # not part of the weights
     test_fail(lambda: put_weights(nn.Sequential(nn.Linear(2,3)), weights),
-              contains='0.weight is [2, 2], in the model [3, 2]')
+              contains='0.weight is [2, 2], but [3, 2] in the model')

@@ -240,6 +240,6 @@ def test_no_trace():
 
     # %% nbs/find/finder.ipynb #7b2048cb
     test_fail(lambda: learn.lr_find(start_lr=1., end_lr=0.1), contains='start_lr=1.0, end_lr=0.1')
-    test_fail(lambda: learn.lr_find(end_lr=[1., 10.]), contains='2 rates for a model of 1 layer groups')
+    test_fail(lambda: learn.lr_find(end_lr=[1., 10.]), contains='2 rates, but there are 1 layer groups')
     test_fail(lambda: learn.lr_find(suggest_funcs='vally'), contains="suggest_funcs='vally'")
     assert learn.opt is None

@@ -53,7 +53,7 @@ def test_the_rates():
     test_close(sweep_rates(learn, 0.1, 0.5, 2, 'lin'), [[0.1], [0.3]])
     test_close(sweep_rates(learn, 1e-4, 1., 2, 'exp', span=(0.25, 0.75)), [[1e-3], [1e-2]])
     test_close(sweep_rates(three, 1e-2, slice(0.1, 10.), 2, 'exp')[0], [1e-4, 1e-3, 1e-2])   # in the ratio of end_lr
-    test_fail(lambda: sweep_rates(learn, 1., 0.1, 100, 'exp'), contains='start_lr=1.0, end_lr=0.1: the sweep goes upwards')
+    test_fail(lambda: sweep_rates(learn, 1., 0.1, 100, 'exp'), contains='start_lr=1.0, end_lr=0.1: start_lr must be below end_lr')
     test_fail(lambda: sweep_rates(learn, 0., 0.1, 100, 'exp'), contains='start_lr=0.0: must be above 0')
 
 def test_the_callback():
@@ -96,7 +96,7 @@ def test_a_sweep_that_leaves_no_trace():
     test_close(sweep_rates(learn, 0.1, 0.5, 2, 'lin'), [[0.1], [0.3]])
     test_close(sweep_rates(learn, 1e-4, 1., 2, 'exp', span=(0.25, 0.75)), [[1e-3], [1e-2]])
     test_close(sweep_rates(three, 1e-2, slice(0.1, 10.), 2, 'exp')[0], [1e-4, 1e-3, 1e-2])   # in the ratio of end_lr
-    test_fail(lambda: sweep_rates(learn, 1., 0.1, 100, 'exp'), contains='start_lr=1.0, end_lr=0.1: the sweep goes upwards')
+    test_fail(lambda: sweep_rates(learn, 1., 0.1, 100, 'exp'), contains='start_lr=1.0, end_lr=0.1: start_lr must be below end_lr')
     test_fail(lambda: sweep_rates(learn, 0., 0.1, 100, 'exp'), contains='start_lr=0.0: must be above 0')
 
     # %% nbs/find/sweep.ipynb #84a9aecc

@@ -21,7 +21,7 @@ from fastai_lrx.keep.ensembles import SnapshotEnsemble, as_snapshots, check_act,
 def test_an_ensemble():
     # %% nbs/keep/ensembles.ipynb #1c07000b
     test_fail(lambda: as_snapshots('folder'), contains='snaps: is of type str; pass a Snapshots callback')
-    test_fail(lambda: as_snapshots(Snapshots()), contains='has no snapshot; give it to a fit with cycles first')
+    test_fail(lambda: as_snapshots(Snapshots()), contains='contains no snapshots; pass it to a fit with cycles first')
     test_fail(lambda: check_act('softmax'), contains="act='softmax': pass a function")
 
     # %% nbs/keep/ensembles.ipynb #ee9798e7
@@ -49,7 +49,7 @@ def test_an_ensemble():
     # %% nbs/keep/ensembles.ipynb #310c482d
     assert serves_batches(learn.dls.valid) and serves_batches([learn.dls.one_batch()])
     assert not serves_batches('test') and not serves_batches(learn.dls)
-    test_fail(lambda: ens._check_loader(2, None), contains='ds_idx=2: must be the number of a loader of dls, 0 to 1')
+    test_fail(lambda: ens._check_loader(2, None), contains='ds_idx=2: must be the index of a loader of dls, 0 to 1')
     test_fail(lambda: ens._check_loader(1, [1, 2]), contains='dl=[1, 2]: pass a loader')
     test_fail(lambda: ens._check_loader(1, []), contains='dl: is empty')
 
@@ -86,7 +86,7 @@ def test_the_methods_of_a_learner():
 
     # %% nbs/keep/ensembles.ipynb #f6147014
     test_fail(lambda: ens.tta(dl='test'), contains="dl='test': pass a loader")
-    test_fail(lambda: ens.show_results(ds_idx=2), contains='ds_idx=2: must be the number of a loader of dls')
+    test_fail(lambda: ens.show_results(ds_idx=2), contains='ds_idx=2: must be the index of a loader of dls')
 
 def test_how_many_are_enough():
     # %% nbs/keep/ensembles.ipynb #ee9798e7
@@ -106,7 +106,7 @@ def test_how_many_are_enough():
 
     # %% nbs/keep/ensembles.ipynb #081bd852
     test_eq((metric_to_draw(learn), metric_to_draw(learn, 'valid_loss')), ('accuracy', 'valid_loss'))
-    test_fail(lambda: metric_to_draw(learn, 'f1'), contains="metric='f1': the learner has valid_loss, accuracy")
+    test_fail(lambda: metric_to_draw(learn, 'f1'), contains="metric='f1': was not measured; choose from valid_loss, accuracy")
     with learn.no_bar(): table = SnapshotEnsemble(learn, snaps).curve()
     test_eq(len(table), 5)
     table.round(3)

@@ -80,7 +80,7 @@ def test_what_is_a_blow_up():
 
     # %% nbs/keep/recover.ipynb #42ba07a7
     test_eq(trouble([1., np.inf, np.nan], [], ['weights.0.bias']), (1, 'the loss is inf'))
-    test_eq(trouble([1., 2.], [], ['weights.0.bias', 'weights.0.weight']), (-1, 'weights.0.bias and 1 more not finite'))
+    test_eq(trouble([1., 2.], [], ['weights.0.bias', 'weights.0.weight']), (-1, 'weights.0.bias and 1 more are not finite'))
     test_eq(trouble([9.]*10, [1.]*50, [], 10), (-1, 'the loss has risen from 1 to 9'))
     test_eq([trouble([9.]*10, [1.]*50, []), trouble([1.]*10, [1.]*50, [], 10)], [None, None])
 

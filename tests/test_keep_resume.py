@@ -138,11 +138,11 @@ def test_going_on():
     with learn.no_bar(), learn.no_logging(): learn.fit(2, cbs=Resume(folder))
     r = Resume(folder)
     r.learn,r.number,r.what = learn,0,dict(epochs=3)
-    test_fail(r.find, contains='was begun by another fit, with epochs 2, and now it is 3; use another name')
+    test_fail(r.find, contains='belongs to a different fit, with epochs 2, now 3; use another name')
     r.what = r.read(2, True)[1]
     r.file(2, True).write_bytes(b'damaged')
     with warnings.catch_warnings(record=True) as caught, contextlib.redirect_stdout(io.StringIO()) as said:
         warnings.simplefilter('always')
         r.find()
     test_eq((r.done, r.finished, len(caught)), (2, False, 1))
-    assert said.getvalue().endswith('goes on after 2 of 2 epochs\n')
+    assert said.getvalue().endswith('continues after 2 of 2 epochs\n')

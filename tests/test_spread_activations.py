@@ -59,7 +59,7 @@ def test_filling():
     kept = torch.zeros(6)
     put_rows([kept], 4, [tensor([1., 2.])])
     test_eq(kept.tolist(), [0, 0, 0, 0, 1, 2])
-    test_fail(lambda: put_rows([kept], 4, [torch.zeros(2, 3)]), contains='differ in shape, [3] here and [] before')
+    test_fail(lambda: put_rows([kept], 4, [torch.zeros(2, 3)]), contains='have different shapes, [3] and []')
 
     # %% nbs/spread/activations.ipynb #e2a00006
     test_eq(first_batch(learn, dls.train, False, n=2)[0], torch.stack([x for x,y in items[:2]]))

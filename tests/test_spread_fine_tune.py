@@ -52,14 +52,14 @@ def test_gradual_unfreezing():
 
     by_hand = small_learner()
     by_hand.model.requires_grad_(False)
-    test_fail(lambda: check_trainable(by_hand), contains='all weights of learn.model are frozen', exc=ValueError)
+    test_fail(lambda: check_trainable(by_hand), contains='learn.model: all weights are frozen', exc=ValueError)
     by_hand = small_learner(train_bn=False)
     by_hand.create_opt()
     by_hand.model[1].requires_grad_(False)
     close_groups(by_hand, 3)
     test_fail(lambda: check_open(by_hand), contains='train first were frozen by hand', exc=ValueError)
     def by_kind(m): return [[p for p in m.parameters() if (p.ndim > 1)==weights] for weights in (True, False)]
-    test_fail(lambda: check_layers(small_learner(splitter=by_kind)), contains='by kind of parameter', exc=ValueError)
+    test_fail(lambda: check_layers(small_learner(splitter=by_kind)), contains='groups parameters by kind', exc=ValueError)
 
     # %% nbs/spread/fine_tune.ipynb #56c13c6a
     class Diary(Callback):
@@ -178,7 +178,7 @@ def test_the_method():
         return learn
 
     # %% nbs/spread/fine_tune.ipynb #b62a5198
-    test_fail(lambda: check_callbacks([GradualUnfreezing()]), contains='choose with unfreeze=', exc=ValueError)
+    test_fail(lambda: check_callbacks([GradualUnfreezing()]), contains='use unfreeze=', exc=ValueError)
     test_eq(stage_moms(small_learner(), None, 'one_cycle'), (0.95, 0.85, 0.95))
     test_is(stage_moms(small_learner(), None, 'sgdr'), None)
 
@@ -198,7 +198,7 @@ def test_the_method():
     test_fail(lambda: learn.fine_tune_discriminative(3, unfreeze='slowly'),
               contains="unfreeze='slowly': must be 'gradual' or 'all'", exc=ValueError)
     test_fail(lambda: learn.fine_tune_discriminative(3, [1e-4, 1e-3]),
-              contains='base_lr=[0.0001, 0.001]: 2 rates for a model of 6 layer groups', exc=ValueError)
-    test_fail(lambda: learn.fine_tune_discriminative(3, div=2.6, head_lr=1e-2), contains='head_lr=0.01: with div=', exc=ValueError)
+              contains='base_lr=[0.0001, 0.001]: has 2 rates, but there are 6 layer groups', exc=ValueError)
+    test_fail(lambda: learn.fine_tune_discriminative(3, div=2.6, head_lr=1e-2), contains='head_lr=0.01: div=', exc=ValueError)
     test_fail(lambda: learn.fine_tune_discriminative(3, layer_decay=85), contains='layer_decay=85', exc=ValueError)
     test_fail(lambda: learn.fine_tune_discriminative(3, precompute=True), contains='pass freeze_epochs=1', exc=ValueError)

@@ -69,4 +69,4 @@ def test_batches_of_activations():
     average = deepcopy(fixed)
     test_eq(average(mark(acts)), acts)                   # a copy passes them through as well
     nn.init.zeros_(average[0].weight)
-    test_fail(lambda: average(mark(acts)), contains='a copy of the model has other weights', exc=ValueError)
+    test_fail(lambda: average(mark(acts)), contains='a copy of the model differs from learn.model', exc=ValueError)

@@ -58,7 +58,7 @@ def test_a_freeze_to_that_freezes_nothing():
 
     # %% nbs/spread/freezing.ipynb #fa6e95dc
     test_eq(as_group_number(tensor(-2)), -2)
-    test_fail(lambda: as_group_number(1.5), contains='n=1.5: pass the number of a layer group', exc=TypeError)
+    test_fail(lambda: as_group_number(1.5), contains='n=1.5: pass the index of a layer group', exc=TypeError)
 
     # %% nbs/spread/freezing.ipynb #8a2ce11a
     two = small_learner()
@@ -66,7 +66,7 @@ def test_a_freeze_to_that_freezes_nothing():
         warnings.simplefilter('always')
         two.freeze_to(-2)
     said = str(caught[-1].message)
-    assert 'freeze_to(-2): the model has 2 layer groups, so nothing is frozen; learn.regroup(3) makes more' in said
+    assert 'freeze_to(-2): the model has 2 layer groups, so nothing is frozen; make more with learn.regroup(3)' in said
 
 def test_freeze_norm_layers_too():
     # %% nbs/spread/freezing.ipynb #8439b9ff

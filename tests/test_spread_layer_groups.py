@@ -39,7 +39,7 @@ def test_the_groups_a_learner_has():
 
     # %% nbs/spread/layer_groups.ipynb #0a6c1e5d
     test_fail(lambda: groups_of(with_splitter(lambda m: [params(m.head)])), contains='learn.splitter: fails on this model')
-    test_fail(lambda: groups_of(with_splitter(lambda m: [m.layer4, m.fc])), contains='group 0 holds a Sequential',
+    test_fail(lambda: groups_of(with_splitter(lambda m: [m.layer4, m.fc])), contains='group 0 contains a Sequential',
               exc=TypeError)
 
     # %% nbs/spread/layer_groups.ipynb #4ea05293

@@ -60,12 +60,12 @@ def test_the_block():
     body.load_state_dict(saved)                                # the same weights
     watch.check_weights()
     with torch.no_grad(): body.weight.mul_(2)
-    test_fail(watch.check_weights, contains='have other weights now', exc=ValueError)
+    test_fail(watch.check_weights, contains='are precomputed have changed', exc=ValueError)
 
     # %% nbs/spread/precompute.ipynb #e3a00004
     watch.learn = SimpleNamespace(cbs=[])
     watch.check_trainable(frozen=set(body.parameters()))
-    test_fail(lambda: watch.check_trainable(frozen=set()), contains='have been opened', exc=ValueError)
+    test_fail(lambda: watch.check_trainable(frozen=set()), contains='have been unfrozen', exc=ValueError)
     watch.learn.cbs.append(CutMix())
     test_fail(lambda: watch.check_trainable(set(body.parameters())), contains='CutMix cuts patches', exc=ValueError)
 

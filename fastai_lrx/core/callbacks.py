@@ -20,7 +20,7 @@ def as_callbacks(cbs)->L:
     cbs = L(cbs)
     for cb in cbs:
         if not isinstance(cb, Callback) and not (isinstance(cb, type) and issubclass(cb, Callback)):
-            raise TypeError(f"cbs: {short_repr(cb)} is not a callback")
+            raise TypeError(f"cbs: {short_repr(cb)} is not a callback; pass instances or subclasses of Callback")
     def made(cb):
         try: return cb() if isinstance(cb, type) else cb
         except TypeError as e:

@@ -53,7 +53,7 @@ def canonical(o, inner):
     if hasattr(o, '__dict__'):
         return [inner(type(o)), inner({k: v for k,v in vars(o).items() if not k.startswith('__')})]
     if ' at 0x' not in repr(o): return [name, repr(o)]
-    raise TypeError(f"cache: {o!r} has no fingerprint, so a stale cache could not be detected; "
+    raise TypeError(f"cache: {o!r} has no fingerprint, so a stale cache would go unnoticed; "
                     "omit cache, or remove this object from the dataset and transforms")
 
 def _name_of(o)->str: return f'{type(o).__module__}.{type(o).__qualname__}'

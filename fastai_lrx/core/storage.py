@@ -216,7 +216,7 @@ def state_info(path:str|os.PathLike # the file
 # %% ../../nbs/core/storage.ipynb #3ba7f209
 def damaged(path, why):
     "The error for a damaged file."
-    return ValueError(f"path={str(path)!r}: damaged, or not written by fastai_lrx ({why}); "
+    return ValueError(f"path={str(path)!r}: is damaged, or not written by fastai_lrx ({why}); "
                       f"delete it or use an earlier one")
 
 # %% ../../nbs/core/storage.ipynb #da3cef7a
@@ -279,11 +279,11 @@ def folder_of(
         os.fsencode(Path(name).absolute()).decode()
         usable = str(name) and '\0' not in str(name) and (not Path(name).exists() or Path(name).is_dir())
     except UnicodeDecodeError:
-        raise ValueError(f"{argument}={str(name)!r:.120}: is not in UTF-8, which safetensors needs to read a file; "
+        raise ValueError(f"{argument}={str(name)!r:.120}: is not valid UTF-8, which safetensors requires; "
                          f"choose another folder") from None
     except (OSError, ValueError): usable = False
     if not usable:
-        raise ValueError(f"{argument}={str(name)!r:.120}: is not a folder; pass the name of one, or of a new one")
+        raise ValueError(f"{argument}={str(name)!r:.120}: is not a folder; pass the name of an existing or a new one")
     return Path(name)
 
 # %% ../../nbs/core/storage.ipynb #30198b60

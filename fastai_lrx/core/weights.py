@@ -46,8 +46,8 @@ def check_weights(model:torch.nn.Module, weights:dict, what:str='weights')->dict
     wrong = [name for name in own | weights if not fits(shape(own, name), shape(weights, name))]
     if not wrong: return own
     first,n = wrong[0],len(own | weights)
-    raise ValueError(f"{what}: {len(wrong)} of {n} do not fit the model; {first} is {shape(weights, first)}, "
-                     f"in the model {shape(own, first)}; use the model they were taken from")
+    raise ValueError(f"{what}: {len(wrong)} of {n} do not fit the model: {first} is {shape(weights, first)}, "
+                     f"but {shape(own, first)} in the model; use the model they were taken from")
 
 # %% ../../nbs/core/weights.ipynb #65bd4004
 @torch.no_grad()

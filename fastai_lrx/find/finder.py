@@ -221,7 +221,7 @@ def why_not(res)->str:
 def warn_of_rates(res, rules:list, suggest_funcs, num_it:int):
     "Warn if the rates cannot be trusted, or if the sweep is too short for a rule that was requested by name."
     unread = [rule.name for rule,lr in zip(rules, res) if rule.built_in and np.isnan(float(lr))]
-    if rules and res.trust!='ok': warn(f"lr_find: {why_not(res)}: do not trust these rates")
+    if rules and res.trust!='ok': warn(f"lr_find: do not trust these rates: {why_not(res)}")
     elif unread and suggest_funcs != default_funcs:
         warn(f"lr_find: a sweep of {num_it} batches is too short for {', '.join(unread)}; use a larger num_it")
 
@@ -248,7 +248,7 @@ def lr_find(self:Learner,
     the sweep's rates and losses. Raises ValueError or TypeError for invalid arguments."""
     num_it = enough_batches(num_it)
     repeats,extend,watch = as_int(repeats, 'repeats', most=1000),as_bool(extend, 'extend'),as_bool(watch, 'watch')
-    device = as_device(device, 'keep the copy beside the learner')
+    device = as_device(device, 'keep the copy with the learner')
     rules = as_rules(suggest_funcs)
     rates = partial(sweep_rates, self, start_lr, end_lr, sweep=sweep)
     ours = any(takes_curve(rule.func) for rule in rules)   # fastai's rules read neither second sweep nor watched items

@@ -67,10 +67,10 @@ def next_rate(tried:dict, start:float, factor:float=10**0.5)->float:
 
 # %% ../../nbs/find/lr_search.ipynb #7069dca1
 search_reasons = {
-    'diverged': 'every short fit fell apart; pass a lower start_lr',
-    'still falling': 'the highest rate tried led to the lowest loss; pass a higher start_lr, or more budget',
-    'flat': 'no rate tried changes the validation loss much; does the fit use the rate that it is given? Then pass a '
-            'higher start_lr, or more budget'}
+    'diverged': 'every short fit diverged; pass a lower start_lr',
+    'still falling': 'the highest rate tried gave the lowest loss; pass a higher start_lr, or a larger budget',
+    'flat': 'no rate tried changes the validation loss much; check that fit uses the rate it gets, then pass a higher '
+            'start_lr, or a larger budget'}
 
 # %% ../../nbs/find/lr_search.ipynb #d12bb5e3
 class LRSearchResult(namedtuple('LRSearchResult', 'lr')):
@@ -150,7 +150,7 @@ def plan_search(n:int, budget:float)->tuple: # share of each short fit, maximum 
     n_fits = int(budget/share + 1e-9)
     if n_fits >= 3: return share,n_fits
     raise ValueError(f"budget={budget:g}: an epoch has {n} batch{'es'*(n > 1)}, so three short fits cost {3/n:.2g} "
-                     f"whole ones; pass budget={math.ceil(300/n)/100:g}, or use smaller batches")
+                     f"full fits; pass budget={math.ceil(300/n)/100:g}, or use smaller batches")
 
 # %% ../../nbs/find/lr_search.ipynb #26e47fe5
 @patch
@@ -168,7 +168,7 @@ def lr_search(self:Learner,
     unchanged afterwards. Callbacks that write files or draw are left out, except those that the fit itself passes.
     Raises ValueError or TypeError for invalid arguments, and whatever the fit raises."""
     check_planned(fit)
-    budget,device = as_float(budget, 'budget'),as_device(device, 'keep the copy beside the learner')
+    budget,device = as_float(budget, 'budget'),as_device(device, 'keep the copy with the learner')
     lr = as_float(10*default_rate(self) if start_lr is None else start_lr, 'start_lr')
     if not (0 < lr < np.inf): raise ValueError(f"start_lr={short_repr(start_lr)}: must be above 0, such as 1e-2")
     if not 0 < budget <= 10:

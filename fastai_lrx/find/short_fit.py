@@ -117,7 +117,7 @@ def short_fit(
         before = running_means(learn)
         with learn.added_cbs(short): fit(learn, lr)
         if not short.n_trained:
-            raise ValueError("fit: has trained no batch; pass a function such as lambda l, lr: l.fine_tune(5, lr)")
+            raise ValueError("fit: trained on no batch; pass a function such as lambda l, lr: l.fine_tune(5, lr)")
         moved = {name for name,mean in running_means(learn).items() if not torch.equal(mean, before.get(name, mean+1))}
         n = n_valid(learn.dls)
         n = min(n, max(1, round(short.share_trained*short.n_epochs*n)))

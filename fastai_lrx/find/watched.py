@@ -138,7 +138,7 @@ def sweep_and_refine(learn, rates, sweep:str, stop_div:bool, num_it:int, extend:
     if leave: leave_curve(learn, done)
     first = sweep_curve(done, sweep, group)
     why,(lo,hi) = diagnose(first),refined_span(first)
-    if not extend or why in ('ok','too few batches','no number','bad batch') or (sweep=='lin' and lo < 0):
+    if not extend or why in ('ok','too few batches','not finite','bad batch') or (sweep=='lin' and lo < 0):
         return [first]
     second = rates(3*num_it, span=(lo,hi))
     if not rank_distrib():

@@ -140,14 +140,14 @@ def load_anytime(self:Learner,
 
     Runs no code from the file. ValueError if the file has no such run, or one of a different model."""
     path = folder_of(name, 'name')/'trunk.safetensors'
-    if not path.exists(): raise ValueError(f"name={str(name)!r}: has no trunk in it; use the name that was saved to")
+    if not path.exists(): raise ValueError(f"name={str(name)!r}: contains no trunk; pass the folder that save wrote to")
     saved,info = load_state(path)
     if 'n_epoch' not in info or 'curve' not in info: raise damaged(path, 'no trunk')
     check_weights(get_model(self.model), saved['model']['model']['weights'], f'name={str(name)!r}')
     n = n_groups(self)
     if len(info['lr_max']) != n:
-        raise ValueError(f"name={str(name)!r}: is of a learner with {len(info['lr_max'])} layer groups, and this one "
-                         f"has {n}; use the same splitter")
+        raise ValueError(f"name={str(name)!r}: was saved from a learner with {len(info['lr_max'])} layer groups, but "
+                         f"this one has {n}; use the same splitter")
     if self.opt is None: self.create_opt()
     look_at_items(self.dls)
     put_run_state(self, saved)

@@ -102,7 +102,7 @@ def as_windows(window)->list:
     windows = [as_float(w, 'window') for w in windows]
     if not windows or not all(0 < w <= 1 for w in windows) or len(set(windows)) < len(windows):
         raise ValueError(f"window={short_repr(window)}: must be a share of the run, above 0 and at most 1, or a list "
-                         f"of different ones")
+                         f"of distinct shares")
     return windows
 
 # %% ../../nbs/keep/average.ipynb #cls
@@ -129,9 +129,9 @@ class Average(FitCallback):
         self.windows = as_windows(ifnone(window, 0.1 if kind=='exponential' else 0.25))
         self.every = one_of(every, 'every', ('batch','epoch','cycle'))
         if kind=='exponential' and every != 'batch':
-            raise ValueError(f"every={every!r}: an exponential average takes every batch; use kind='tail'")
+            raise ValueError(f"every={every!r}: an exponential average uses every batch; pass kind='tail'")
         self.validate,self.better = as_bool(validate, 'validate'),as_bool(better, 'better')
-        self.device = as_device(device, 'keep the mean beside the weights')
+        self.device = as_device(device, 'keep the mean with the weights')
         self.losses,self.chosen,self.last_weights = {},None,None
 
     @property
@@ -298,7 +298,7 @@ def check(self:Average):
     def loads(cb): return isinstance(cb, SaveModelCallback) and not (cb.every_epoch or cb.at_end)
     for cb in self.learn.cbs:
         if loads(cb) or isinstance(cb, UntilOverfit):
-            raise ValueError(f"cbs: {type(cb).__name__} loads the best weights as the fit ends, and Average its mean; "
+            raise ValueError(f"cbs: {type(cb).__name__} and Average both set the weights at the end of the fit; "
                              f"use one of them" + ", or SaveModelCallback(every_epoch=True)"*loads(cb))
 
 # %% ../../nbs/keep/average.ipynb #plan

@@ -27,8 +27,8 @@ def as_snapshots(snaps)->list:
         raise TypeError(f"snaps: is of type {type(snaps).__name__}; pass a Snapshots callback or a list of its "
                         f"snapshots, or use SnapshotEnsemble.load(folder, learn)")
     if not len(snaps):
-        raise ValueError("snaps: has no snapshot; give it to a fit with cycles first, as in learn.fit_sgdr(3, 1, "
-                         "cbs=snaps)")
+        raise ValueError("snaps: contains no snapshots; pass it to a fit with cycles first, as in learn.fit_sgdr(3, "
+                         "1, cbs=snaps)")
     return list(snaps)
 
 def check_act(act):
@@ -57,7 +57,7 @@ class SnapshotEnsemble:
         snaps = as_snapshots(snaps)
         last = None if last is None else as_int(last, 'last')
         if act is not None: check_act(act)
-        if last is not None and last > len(snaps): raise ValueError(f"last={last}: there are {len(snaps)} snapshots")
+        if last is not None and last > len(snaps): raise ValueError(f"last={last}: must be at most {len(snaps)}")
         self.learn,self.snapshots,self.act = learn,snaps[-(last or 0):],act
         check_weights(get_model(learn.model), self.snapshots[-1].load(), 'snaps')
 
@@ -71,7 +71,7 @@ class SnapshotEnsemble:
         "Load an ensemble of the snapshots in a folder. Runs no code from the files."
         folder = folder_of(folder, 'folder').absolute()
         files = snapshot_files(folder)
-        if not files: raise ValueError(f"folder={str(folder)!r}: has no snapshots in it")
+        if not files: raise ValueError(f"folder={str(folder)!r}: contains no snapshots")
         return cls(learn, [snapshot_in(path) for path in files], last, act)
 
     def __len__(self): return len(self.snapshots)
@@ -132,7 +132,7 @@ def _check_loader(self:SnapshotEnsemble, ds_idx, dl):
     "Raise unless the loader exists and has batches."
     n = len(self.learn.dls.loaders)
     if dl is None and not is_number_of_loader(ds_idx, n):
-        raise ValueError(f"ds_idx={short_repr(ds_idx)}: must be the number of a loader of dls, 0 to {n-1}; 1 is "
+        raise ValueError(f"ds_idx={short_repr(ds_idx)}: must be the index of a loader of dls, 0 to {n-1}; 1 is "
                          f"the validation set")
     if dl is not None and not serves_batches(dl):
         raise TypeError(f"dl={short_repr(dl)}: pass a loader, such as learn.dls.test_dl(items)")
@@ -221,7 +221,7 @@ def metric_to_draw(learn:Learner, metric=None)->str:
     names = names_of_metrics(learn)
     if metric is None: return names[:2][-1]
     if not isinstance(metric, str) or metric not in names:
-        raise ValueError(f"metric={short_repr(metric)}: the learner has {', '.join(names)}")
+        raise ValueError(f"metric={short_repr(metric)}: was not measured; choose from {', '.join(names)}")
     return metric
 
 # %% ../../nbs/keep/ensembles.ipynb #a4a35f64

@@ -91,7 +91,7 @@ def trouble(losses:list, usual:list, bad:list, spike=None)->tuple: # index of th
     "Find what is wrong with the last losses or with the state; `bad` has the paths in it that are not finite."
     odd = first(i for i,loss in enumerate(losses) if not math.isfinite(loss))
     if odd is not None: return odd,f'the loss is {losses[odd]}'
-    if bad: return -1,f"{bad[0]}{f' and {len(bad)-1} more' if bad[1:] else ''} not finite"
+    if bad: return -1,f"{bad[0]}{f' and {len(bad)-1} more are' if bad[1:] else ' is'} not finite"
     rise = None if spike is None else risen(losses, usual, spike)
     return rise and (-1, f'the loss has risen from {rise[0]:.3g} to {rise[1]:.3g}')
 
@@ -124,16 +124,16 @@ class Recover(FitCallback):
         if spike is not None and self.spike <= 0: raise ValueError(f"spike={spike}: must be above 0, or None")
         self.every = None if every is None else as_int(every, 'every', 10)
         self.steps = None if steps is None else as_int(steps, 'steps')
-        self.device = as_device(device, 'keep the copies beside the originals')
+        self.device = as_device(device, 'keep the copies with the originals')
 
 # %% ../../nbs/keep/recover.ipynb #ed70b0ea
 @patch
 def before_fit(self:Recover):
     if any(isinstance(cb, TerminateOnNaNCallback) for cb in self.learn.cbs):
-        warn('TerminateOnNaNCallback ends the fit at the first NaN, so Recover cannot go on; leave it out')
+        warn('TerminateOnNaNCallback ends the fit at the first NaN, so Recover cannot continue it; leave it out')
     if any(map(torch.nn.parameter.is_lazy, get_model(self.model).parameters())):
-        raise ValueError("learn.model: has lazy modules, so there is no state to go back to before the first batch; "
-                         "run one through the model first, as learn.validate() does")
+        raise ValueError("learn.model: has lazy modules, which have no state to restore before the first batch; "
+                         "initialize them first, for example with learn.validate()")
     self.between = self.every or max(10, min(25, n_batches(self.dls)))
     self.n_seen,self.since = 0,0                  # batches in this fit, and since the newest state
     self.waiting,self.recent = [],[]              # losses since then: not yet read, and read

@@ -196,7 +196,7 @@ def settle(self:Resume):
     (done,finished),finish = self.writing
     try: finish()
     except OSError as e:
-        left = 'the one before is kept' if self.checkpoints() else 'there is none yet'
+        left = 'the previous one is kept' if self.checkpoints() else 'there is none yet'
         return warn(f"Resume({str(self.folder)!r}): the checkpoint after {done} epochs could not be written ({e}); "
                     f"{left}")
     finally: self.writing = None
@@ -249,17 +249,17 @@ def check_same_fit(self:Resume, what:dict):
     "ValueError if a checkpoint belongs to a different fit."
     other = difference(what, self.what)
     if other:
-        raise ValueError(f"name={str(self.folder)!r}: was begun by another fit, with {other}; use another name, or "
+        raise ValueError(f"name={str(self.folder)!r}: belongs to a different fit, with {other}; use another name, or "
                          f"restart=True to start over")
 
 @patch
 def tell(self:Resume):
     "Print where the fit resumes; warn if a finished one may have had different data."
     if self.finished and any('only its length is known' in o for o in self.what['data']):
-        warn(f"name={str(self.folder)!r}: fit {self.number} was finished, and only the length of its data is known; if "
-             "the data differ between fits, as in cross-validation, give each a name of its own, such as "
+        warn(f"name={str(self.folder)!r}: fit {self.number} is already finished, and only the length of its data is "
+             "known; if fits differ in their data, as in cross-validation, use a different name for each, such as "
              "f'{name}_fold{i}'")
     if rank_distrib(): return
-    came_to = 'was finished; its result is back' if self.finished else (
-        f'goes on after {self.done} of {self.learn.n_epoch} epochs')
+    came_to = 'is already finished; its result is restored' if self.finished else (
+        f'continues after {self.done} of {self.learn.n_epoch} epochs')
     print(f"Resume: fit {self.number} of {str(self.folder)!r} {came_to}")

@@ -144,8 +144,8 @@ class PlannedFits:
 
 def no_data(*args, **kwargs):
     "Replaces methods that need data."
-    raise ValueError("learn.dry_run(): sweeps, comparisons and predictions need data; give the rate that you "
-                     "expect, or do them before the dry run")
+    raise ValueError("learn.dry_run(): sweeps, comparisons and predictions need data; pass the rate you expect, "
+                     "or run them before the dry run")
 
 def share_batches(dls:DataLoaders):
     "Give each process its share of the batches."
@@ -160,7 +160,7 @@ def dry_run(self:Learner):
 
     Works with any fit method, fastai's included. Afterwards the learner is unchanged. What needs data raises ValueError
     inside the block: `lr_find`, `lr_search`, `base_lr=None`, `compare`, `validate`, `get_preds`."""
-    if '_do_epoch_validate' in vars(self): raise ValueError("learn.dry_run() is open already; it cannot be nested")
+    if '_do_epoch_validate' in vars(self): raise ValueError("learn.dry_run() is already active; it cannot be nested")
     fits,is_shared = PlannedFits(self),hasattr(self, 'distributed_trainer')
     refused = 'lr_find', 'lr_range_test', 'lr_find_groups', 'lr_search', 'compare', 'validate', 'get_preds'
     stand_ins = dict(added_cbs=fits.added_cbs, _do_fit=fits.do_fit, _do_epoch_validate=noop,

@@ -52,8 +52,8 @@ class GradualUnfreezing(FitCallback):
 
     def before_fit(self):
         if len(self.opt.param_lists) < 2:
-            raise ValueError("GradualUnfreezing: the model has one layer group, so there is nothing to open; "
-                             "learn.regroup(4) makes more")
+            raise ValueError("GradualUnfreezing: the model has one layer group, so there is nothing to unfreeze; "
+                             "make more with learn.regroup(4)")
         check_layers(self.learn)
         check_trainable(self.learn)
         self.open_groups()
@@ -84,22 +84,22 @@ class GradualUnfreezing(FitCallback):
 def check_trainable(learn:Learner):
     "Raise ValueError if every parameter in the layer groups was frozen by hand."
     if len(frozen_by_hand(learn)) == sum(map(len, groups_of(learn))):
-        raise ValueError("all weights of learn.model are frozen, so there is nothing to train; open some "
+        raise ValueError("learn.model: all weights are frozen, so there is nothing to train; unfreeze some "
                          "(requires_grad_)")
 
 def check_layers(learn:Learner):
     "Raise ValueError if the layer groups are not layers, which could be unfrozen one by one."
     name = torn_module(learn)
-    if name: raise ValueError("the layer groups are by kind of parameter, as for weight decay "
-                              f"(see {name!r}), not by layer, so they cannot be unfrozen one by one; "
-                              "give the learner a splitter by layers, or regroup it (learn.regroup, n_groups=)")
+    if name: raise ValueError("learn.splitter: groups parameters by kind, as for weight decay "
+                              f"(see {name!r}), not by layer, so the groups cannot be unfrozen one by one; "
+                              "use a splitter by layer, or regroup the model (learn.regroup, n_groups=)")
 
 def check_open(learn:Learner):
     "Raise ValueError if no parameter in any layer group trains."
     if not any(p.requires_grad for ps in learn.opt.param_lists for p in ps):
         raise ValueError("the layer groups that train first were frozen by hand, so there is nothing to train; "
-                         "use freeze_epochs=0 (of GradualUnfreezing start=0), fewer groups, or open the head "
-                         "(requires_grad_)")
+                         "use freeze_epochs=0 (start=0 in GradualUnfreezing) or fewer groups, or unfreeze "
+                         "the head (requires_grad_)")
 
 # %% ../../nbs/spread/fine_tune.ipynb #fbbb9785
 def rewrap(learn:Learner):
@@ -204,7 +204,7 @@ def rate_by_search(learn:Learner, cbs:list, epochs:int, **kwargs)->float:
     def planned(learn, lr): learn.fine_tune_discriminative(epochs, lr, **kwargs)
     budget = max(0.5, 3/n_batches(learn.dls))
     with learn.added_cbs(cbs): found = learn.lr_search(planned, budget, show_plot=False)
-    if not np.isfinite(found.lr): raise ValueError("base_lr=None: lr_search has found no rate; pass one")
+    if not np.isfinite(found.lr): raise ValueError("base_lr=None: lr_search found no rate; pass one")
     print(f"fine_tune_discriminative: base_lr={found.lr:.1e}")
     return found.lr
 
@@ -238,7 +238,7 @@ def groups_to_train(learn:Learner, base_lr, n_groups:int, by_layer:bool, reset_o
     n = default_groups(learn, base_lr, by_layer) if n_groups is None else as_int(n_groups, 'n_groups', 2, most=10**5)
     if n < 2:
         raise ValueError("the model has one layer group, so there is nothing to freeze; give the learner a splitter, "
-                         "or n_groups= to cut it by its modules")
+                         "or pass n_groups= to split it by modules")
     check_trainable(learn)
     stale = is_stale(learn)
     anew = n != n_now or n_groups is not None and bool(stale or torn_module(learn))
@@ -258,15 +258,15 @@ def cut_anew(learn:Learner, n:int, told:bool):
 def check_callbacks(cbs:list):
     "Raise ValueError if `cbs` has a `GradualUnfreezing`, as `fine_tune_discriminative` adds its own."
     if not any(isinstance(cb, GradualUnfreezing) for cb in cbs): return
-    raise ValueError("cbs: fine_tune_discriminative brings its own GradualUnfreezing; choose with unfreeze=, or "
-                     "use yours with another fit method")
+    raise ValueError("cbs: fine_tune_discriminative adds its own GradualUnfreezing; use unfreeze=, or pass yours "
+                     "to another fit method")
 
 def check_choices(unfreeze, schedule, precompute:bool, freeze_epochs:int):
     "Raise ValueError for an unknown choice or a contradiction."
     one_of(unfreeze, 'unfreeze', ('gradual', 'all'))
     one_of(schedule, 'schedule', tuple(shapes))
     if precompute and not freeze_epochs:
-        raise ValueError("precompute=True: no epoch trains the head only, so there is nothing to compute for it; "
+        raise ValueError("precompute=True: needs epochs that train only the head; "
                          "pass freeze_epochs=1")
 
 def check_rates(base_lr, head_lr, layer_decay, div)->tuple:
@@ -274,10 +274,10 @@ def check_rates(base_lr, head_lr, layer_decay, div)->tuple:
     given = {k: as_float(v, k) for k,v in dict(head_lr=head_lr, layer_decay=layer_decay).items() if v is not None}
     for k,v in given.items():
         if div is not None:
-            raise ValueError(f"{k}={v:g}: with div= all rates follow from base_lr, the rate of the head; "
-                             "leave one of them out")
+            raise ValueError(f"{k}={v:g}: div= derives all rates from base_lr, the rate of the head; "
+                             "leave one of the two out")
         if lists_rates(base_lr):
-            raise ValueError(f"{k}={v:g}: base_lr has a rate for each layer group already; leave it out")
+            raise ValueError(f"{k}={v:g}: base_lr already has a rate for each layer group; leave {k} out")
     head_lr,layer_decay = given.get('head_lr'),given.get('layer_decay', 0.85)
     if head_lr is not None and head_lr <= 0: raise ValueError(f"head_lr={head_lr:g}: must be above 0, such as 1e-2")
     if 0 < layer_decay <= 1: return head_lr,layer_decay

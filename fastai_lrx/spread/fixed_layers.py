@@ -68,12 +68,12 @@ def why_not_fixed(stop:nn.Module, model:nn.Module, frozen:set)->str:
     what = f'{name} ({type(stop).__name__})'
     trains = any(p.requires_grad and p not in frozen for p in stop.parameters())
     if trains and stop is model and not is_chain(model):
-        return (f"{what} does not just call one module after the other, as nn.Sequential does, and not all of it is "
-                "frozen, so no part of it can be computed beforehand")
+        return (f"{what} is not a plain nn.Sequential, and not all of it is frozen, so no part of it can be "
+                "precomputed")
     if trains:
-        return (f"{what} comes first and is not frozen, so nothing can be computed beforehand; learn.freeze() freezes "
+        return (f"{what} comes first and is not frozen, so nothing can be precomputed; use learn.freeze() to freeze "
                 "all but the head")
-    return f"{what} comes first and is random or keeps a state, so nothing after it can be computed beforehand"
+    return f"{what} comes first and is random or stateful, so nothing after it can be precomputed"
 
 # %% ../../nbs/spread/fixed_layers.ipynb #e4a00003
 def fixed_part(model:nn.Module, x, frozen:set)->list:
@@ -81,8 +81,8 @@ def fixed_part(model:nn.Module, x, frozen:set)->list:
     model.eval()
     stages,stop = fixed_stages(model, x, frozen)
     if stop is None:
-        raise ValueError("every layer of the model is frozen, so there is nothing to train on its activations; "
-                         "learn.freeze() leaves the head open")
+        raise ValueError("learn.model: every layer is frozen, so there is nothing to train; "
+                         "use learn.freeze() to freeze all but the head")
     if any(True for m in stages for _ in m.parameters()): return stages
     raise ValueError(why_not_fixed(stop, model, frozen))
 
@@ -166,8 +166,8 @@ def check_weights(self:Bypass):
     if len(tensors) == len(self.fixed) and all(a is b for a,b in zip(tensors, self.fixed)): return
     now = [(id(t), object() if t is None or t.is_inference() else t._version) for t in tensors]
     if now != self.compared and not equal_up_to_drift(tensors, self.fixed):
-        raise ValueError("a copy of the model has other weights than learn.model in its frozen layers, "
-                         "whose activations are computed already; leave learn.precomputed() to call it")
+        raise ValueError("a copy of the model differs from learn.model in the weights of its frozen layers, "
+                         "which activations were computed with; leave learn.precomputed() to call it")
     if self.places is None: self.compared = now
 
 @patch
@@ -175,5 +175,5 @@ def check(self:Bypass):
     "Raise ValueError unless the module, even if it is a copy, would compute the stored activations."
     self.check_weights()
     if self.places is None and any(m.training and heeds_mode(type(m)) for m in self.module.modules()):
-        raise ValueError("a copy of the model has its frozen layers in training mode, but activations are those "
-                         "of evaluation mode; call its eval(), or leave learn.precomputed()")
+        raise ValueError("a copy of the model has its frozen layers in training mode, but their activations were "
+                         "computed in evaluation mode; call eval() on it, or leave learn.precomputed()")

@@ -44,7 +44,7 @@ def as_group_number(n)->int:
     "`n` as the index of a layer group; negative numbers count from the head."
     try: return operator.index(n)
     except (TypeError, RuntimeError):
-        raise TypeError(f"n={short_repr(n)}: pass the number of a layer group") from None
+        raise TypeError(f"n={short_repr(n)}: pass the index of a layer group") from None
 
 # %% ../../nbs/spread/freezing.ipynb #0b7fa6ed
 @patch
@@ -59,7 +59,7 @@ def freeze_to(self:Learner,
     n_groups = len(self.opt.param_lists)
     if n < 0 and -n >= n_groups:
         warn(f"freeze_to({n}): the model has {n_groups} layer group{'s'*(n_groups > 1)}, so nothing is frozen; "
-             f"learn.regroup({1-n}) makes more")
+             f"make more with learn.regroup({1-n})")
         n = 0
     by_hand = frozen_by_hand(self)
     self.opt.freeze_to(n)

@@ -18,7 +18,7 @@ def check_params(groups:list):
     "Raise TypeError if a layer group contains anything other than parameters."
     for i,p in ((i,p) for i,ps in enumerate(groups) for p in ps):
         if isinstance(p, Tensor): continue
-        raise TypeError(f"learn.splitter: group {i} holds a {type(p).__name__}; "
+        raise TypeError(f"learn.splitter: group {i} contains a {type(p).__name__}; "
                         "return lists of parameters, such as [params(m[0]), params(m[1])]")
 
 # %% ../../nbs/spread/layer_groups.ipynb #2c8e3071
@@ -27,7 +27,7 @@ def groups_of(learn:Learner)->list:
     try: groups = [list(ps) for ps in param_groups(learn)]
     except Exception as e:
         what = f'{type(e).__name__}: {e}'
-        raise ValueError(f"learn.splitter: fails on this model ({what}); give the learner one that fits it") from e
+        raise ValueError(f"learn.splitter: fails on this model ({what}); give the learner a splitter for it") from e
     check_params(groups)
     return groups
 
@@ -102,7 +102,7 @@ def remake_opt(learn:Learner, splitter):
     try: learn.create_opt()
     except Exception as e:
         vars(learn).update(before)
-        raise TypeError(f"opt_func: makes no optimizer of layer groups ({e}); "
+        raise TypeError(f"opt_func: cannot create an optimizer for layer groups ({e}); "
                         "with OptimWrapper, leave out convert_groups=False") from e
     learn.lr = before['lr']
 
@@ -138,8 +138,8 @@ def regroup(self:Learner,
     Parameters that the learner does not train, because its splitter leaves them out, are in no group."""
     old = self.opt
     if isinstance(old, OptimWrapper) or isinstance(self.opt_func, OptimWrapper):
-        raise TypeError("learn.opt wraps a torch optimizer, whose groups are its own: "
-                        "make it with the groups you want (`timm_split`)")
+        raise TypeError("learn.opt wraps a torch optimizer, whose groups cannot be changed; "
+                        "create it with the groups you want (`timm_split`)")
     splitter = anew_splitter(self, n_groups=n_groups, by=by, coarse=coarse, matcher=matcher)
     splitter(self.model)     # raises if the model cannot be split this way
     remake_opt(self, splitter)
@@ -223,7 +223,7 @@ def load_state_dict(self:Optimizer,
     "Load the state of an optimizer with the same layer groups; with other groups, warn and load nothing."
     how = misfit(self, sd)
     if not how: return self._orig_load_state_dict(sd)
-    warn(f"the optimizer's state was saved {how}, so the optimizer starts afresh; "
+    warn(f"the optimizer's state was saved {how}, so it is not loaded; "
          "give the learner the same groups (`learn.regroup`), then load again")
 
 # %% ../../nbs/spread/layer_groups.ipynb #f95b0d4e

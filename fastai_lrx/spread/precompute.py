@@ -71,8 +71,8 @@ class FixedBody(WithinBlock):
     def check_weights(self):
         "Raise ValueError if the weights of the fixed layers have changed."
         if self.changes() != self.versions and self.weights() != self.state:
-            raise ValueError("layers whose activations were computed beforehand have other weights now; leave "
-                             "learn.precomputed() before you load some")
+            raise ValueError("the weights of layers whose activations are precomputed have changed; leave "
+                             "learn.precomputed() before you load weights")
         self.versions = self.changes()
 
 # %% ../../nbs/spread/precompute.ipynb #e3a00003
@@ -80,8 +80,8 @@ class FixedBody(WithinBlock):
 def check_trainable(self:FixedBody, frozen:set):
     "Raise ValueError if a fixed layer is unfrozen, or if a callback needs images."
     if any(p.requires_grad and p not in frozen for p in self.fixed):
-        raise ValueError("layers whose activations were computed beforehand have been opened; leave "
-                         "learn.precomputed() before you unfreeze")
+        raise ValueError("layers whose activations are precomputed have been unfrozen; leave "
+                         "learn.precomputed() before you unfreeze them")
     if self.acts_ndim < 4 and any(c.__name__ == 'CutMix' for cb in self.learn.cbs for c in type(cb).__mro__):
         raise ValueError("cbs: CutMix cuts patches out of images, but inside learn.precomputed() there are only "
                          "their activations; use MixUp, or leave the block")
@@ -149,8 +149,8 @@ def norms_synced_once(learn:Learner):
 
 def no_transforms(*args, **kwargs):
     "Replace `dls.add_tfms` inside the block: raise ValueError."
-    raise ValueError("transforms cannot be added inside learn.precomputed(), where activations are computed already; "
-                     "leave the block")
+    raise ValueError("transforms cannot be added inside learn.precomputed(), as the activations are already computed; "
+                     "leave the block first")
 
 def cached_dls(learn:Learner, rows:list)->DataLoaders:
     "Loaders that serve `rows` in place of the items of `learn.dls`."
@@ -178,8 +178,8 @@ class PrecomputedBlock:
         "Warn if norm layers in frozen groups would train outside the block."
         fixed_outside = any(isinstance(cb, NormFreeze) for cb in self.learn.cbs)
         if any(self.watch.switches.values()) and not fixed_outside:
-            warn("norm layers of frozen groups, which fastai trains, are fixed inside learn.precomputed(); "
-                 "train_bn=False fixes them outside as well")
+            warn("learn.precomputed() also freezes the norm layers of frozen groups, which fastai trains; "
+                 "pass train_bn=False to freeze them outside the block as well")
     def enter(self):
         "Bypass the fixed modules, serve rows and add the callbacks."
         nn.modules.module.register_module_forward_pre_hook(self.watch.refuse_others)
@@ -223,7 +223,7 @@ def as_gigabytes(value, name:str)->float:
 def check_not_open(learn:Learner):
     "Raise ValueError inside the block."
     if any(isinstance(cb, FixedBody) for cb in learn.cbs):
-        raise ValueError("learn.precomputed() is open already; it cannot be nested")
+        raise ValueError("learn.precomputed() is already active; it cannot be nested")
 
 # %% ../../nbs/spread/precompute.ipynb #98da6be8
 @patch
@@ -242,7 +242,7 @@ def precomputed(self:Learner,
     n_aug = as_int(n_aug, 'n_aug', 0, most=1000)
     max_memory = as_gigabytes(max_memory, 'max_memory')
     if cache is not None: cache = folder_of(cache, 'cache')
-    device = as_device(device, 'keep activations where there is room')
+    device = as_device(device, 'choose by free memory')
     check_not_open(self)
     with norms_synced_once(self):
         block = precompute_block(self, n_aug, cache, max_memory, device)

@@ -46,8 +46,8 @@ class Rows:
 def check_numbers(at:ndarray, idxs:list, n:int):
     "Raise ValueError if a sampler returns anything but indices of `n` items."
     if at.dtype.kind not in 'iu' or at.size and not -n <= at.min() <= at.max() < n:
-        raise ValueError(f"sampler: gives {short_repr(idxs)}, which are not numbers of {n} items; "
-                         "draw whole numbers below that")
+        raise ValueError(f"sampler: returns {short_repr(idxs)}, which are not indices of {n} items; "
+                         "return integers below {n}")
 
 # %% ../../nbs/spread/rows.ipynb #e1a00007
 def take_rows(t:Tensor, at:Tensor, device:torch.device)->Tensor:
@@ -157,10 +157,10 @@ def own_method(dl):
 def check_loader(dl, i:int):
     "Raise ValueError if activations for the items of `dl`, which is `dls[i]`, cannot be kept and served."
     if not has_numbered_items(dl):
-        raise ValueError(f"dls[{i}]: its items must be numbered and come in batches, so that their activations can be "
-                         f"kept; give it a dataset with a length and indices, and a batch size")
+        raise ValueError(f"dls[{i}]: activations can be stored only for a loader that draws batches of items by index; "
+                         f"give it a dataset with a length and indices, and a batch size")
     if name := own_method(dl):
-        raise ValueError(f"dls[{i}]: {type(dl).__name__} has its own {name}, which activations cannot go through; "
+        raise ValueError(f"dls[{i}]: {type(dl).__name__} overrides {name}, which stored activations bypass; "
                          "do the same in the dataset, its transforms or collate_fn")
 
 # %% ../../nbs/spread/rows.ipynb #e1a00012

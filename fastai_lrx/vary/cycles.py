@@ -41,7 +41,7 @@ def whole_epochs(
     total = before + as_fraction(length)*per_unit
     if total > 10**7:
         raise ValueError(f"cycle_len={short_repr(cycle_len)}: {len(lengths)} cycles would take more than {10**7} "
-                         f"epochs; use fewer or shorter cycles, or cycle_mult=1 for cycles of one length")
+                         f"epochs; use fewer or shorter cycles, or cycle_mult=1 for cycles of equal length")
     n_epoch = round(total)
     if n_epoch >= 1 and abs(total-n_epoch) < Fraction(1, 10**6)*n_epoch: return n_epoch
     raise ValueError(no_whole_epochs(cycle_len, lengths, before, per_unit, total))
@@ -62,7 +62,7 @@ def as_momentum_pair(moms)->tuple: # momentum at the lowest rate, and at the hig
     right = isinstance(pair, tuple) and (len(pair)==2 or len(pair)==3 and pair[2]==pair[0])
     if not right or not 0 <= min(pair) <= max(pair) < 1:
         raise ValueError(f"moms={short_repr(moms)}: pass (momentum at lr_min, momentum at lr_max), such as (0.95, "
-                         f"0.85), or fastai's triple that ends where it began")
+                         f"0.85), or fastai's triple with equal ends")
     return pair[:2]
 
 # %% ../../nbs/vary/cycles.ipynb #660f4175
@@ -70,12 +70,12 @@ def check_schedule(learn, n_epoch, schedule, moms=None)->dict:
     "Schedules of rate and momentum for a fit of `n_epoch`; ValueError or TypeError if they cannot run."
     n_steps = n_batches(learn.dls)*n_epoch
     if n_steps > 10**8:
-        raise ValueError(f"{n_epoch} epochs of {n_steps//n_epoch} batches: schedules are for {10**8} batches at most; "
+        raise ValueError(f"{n_epoch} epochs of {n_steps//n_epoch} batches: schedules support at most {10**8} batches; "
                          f"use fewer epochs")
     schedule.cycle_ends(n_steps)   # raises if there are fewer batches than cycles
     if len(learn.dls.loaders) < 2:
-        raise ValueError("dls: has no validation loader, and every epoch ends with validation; make DataLoaders(train, "
-                         "valid), where valid may be empty")
+        raise ValueError("dls: has no validation loader, which every epoch needs; use DataLoaders(train, valid), "
+                         "where valid may be empty")
     n_valid(learn.dls)             # raises if the number is unknown
     check_optimizer(learn, **({} if moms is None else dict(mom=f'moms={moms}')))
     if moms is None: return dict(lr=schedule)
@@ -87,7 +87,7 @@ def check_fit(learn, n_epoch, cbs=None, wd=None, start_epoch=0, n=None)->L:
 
     `n` is the number of layer groups the fit will have, if not the current number."""
     start_epoch = as_int(start_epoch, 'start_epoch', 0)
-    if start_epoch > n_epoch: raise ValueError(f"start_epoch={start_epoch}: the fit has {n_epoch} epochs")
+    if start_epoch > n_epoch: raise ValueError(f"start_epoch={start_epoch}: must be at most n_epoch={n_epoch}")
     if wd is not None: group_rates(learn, wd, 'wd', n)
     return as_callbacks(cbs)
 
@@ -238,7 +238,7 @@ class UntilOverfit(FitCallback):
 
     def after_fit(self):
         if self.n_recorded is None: return
-        won = ' no cycle had a validation loss, so the weights stay as they are'
+        won = ' no cycle had a validation loss, so the weights are unchanged'
         if self.weights is not None: won = self.put_best_back()
         if not rank_distrib(): print(f'UntilOverfit:{self.end}{won}')
         self.n_recorded = None

@@ -139,14 +139,14 @@ def load_state_dict(self:Scheduled, saved:dict): vars(self).update(saved)
 def check_cycles(learn:Learner, who:str):
     "ValueError if `who` waits for the end of a cycle in a fit that has none."
     if not any(isinstance(cb, Scheduled) for cb in learn.cbs):
-        raise ValueError(f"{who} waits for the ends of cycles, and this fit has none; remove it, or use "
+        raise ValueError(f"{who} needs a fit with cycles, and this one has none; remove it, or use "
                          f"learn.fit_sgdr, fit_triangular, fit_stlr or fit_wsd, or cbs=Scheduled(lr=...) with any fit")
 
 def check_validation(learn:Learner, who:str):
     "ValueError if `who` needs validation losses in a fit that has none."
     if not (hasattr(learn, 'recorder') and learn.recorder.valid_metrics and n_valid(learn.dls)):
-        raise ValueError(f"{who} compares validation losses, and this fit will have none; give learn.dls a validation "
-                         f"set, and let its recorder keep valid_metrics")
+        raise ValueError(f"{who} needs validation losses, and this fit has none; give learn.dls a validation set, and "
+                         f"leave valid_metrics of the recorder on")
 
 # %% ../../nbs/vary/scheduled.ipynb #e6e82a80
 def ends_cycle(learn:Learner)->bool:
