@@ -10,7 +10,7 @@ from fastai_lrx.core.weights import weights_of
 def test_the_trunk_is_one_fit():
     # %% nbs/checks/anytime.ipynb #8f943dd5
     def trained(learn):
-        "All that decides how it goes on"
+        "Everything that influences further training"
         opt = learn.opt.state
         return [fingerprint(weights_of(learn.model)), random.random(), float(torch.rand(1)), float(np.random.rand()),
                 fingerprint([v for p in learn.model.parameters() for v in opt[p].values() if isinstance(v, Tensor)])]
@@ -81,7 +81,7 @@ def test_the_trunk_is_one_fit():
 def test_on_the_disk():
     # %% nbs/checks/anytime.ipynb #8f943dd5
     def trained(learn):
-        "All that decides how it goes on"
+        "Everything that influences further training"
         opt = learn.opt.state
         return [fingerprint(weights_of(learn.model)), random.random(), float(torch.rand(1)), float(np.random.rand()),
                 fingerprint([v for p in learn.model.parameters() for v in opt[p].values() if isinstance(v, Tensor)])]

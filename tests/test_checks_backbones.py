@@ -26,7 +26,7 @@ def test_a_training_step():
 
     # %% nbs/checks/backbones.ipynb #28f42f5d
     class Idle(Callback):
-        "Notes groups that get no gradient in the first step"
+        "Records groups that get no gradient in the first step"
         def before_fit(self): self.groups = None
         def before_step(self):
             if self.groups is None:
@@ -64,7 +64,7 @@ def test_a_training_step_slow():
 
     # %% nbs/checks/backbones.ipynb #28f42f5d
     class Idle(Callback):
-        "Notes groups that get no gradient in the first step"
+        "Records groups that get no gradient in the first step"
         def before_fit(self): self.groups = None
         def before_step(self):
             if self.groups is None:
@@ -121,7 +121,7 @@ def test_in_every_setting():
         frozen.fit(1, 1e-3)
         body = deepcopy(frozen.model[0].state_dict())
         with tempfile.TemporaryDirectory() as d:
-            frozen.export(Path(d)/'it.pkl')                 # takes the optimizer away, and with it what it knew of freezing
+            frozen.export(Path(d)/'it.pkl')                 # removes the optimizer, and its record of what is frozen
             again = load_learner(Path(d)/'it.pkl')
         again.predict(0)
         for l in (frozen, again):
@@ -189,7 +189,7 @@ def test_weights_sizes_statistics():
         frozen.fit(1, 1e-3)
         body = deepcopy(frozen.model[0].state_dict())
         with tempfile.TemporaryDirectory() as d:
-            frozen.export(Path(d)/'it.pkl')                 # takes the optimizer away, and with it what it knew of freezing
+            frozen.export(Path(d)/'it.pkl')                 # removes the optimizer, and its record of what is frozen
             again = load_learner(Path(d)/'it.pkl')
         again.predict(0)
         for l in (frozen, again):

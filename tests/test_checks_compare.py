@@ -12,7 +12,7 @@ import itertools, pickle
 def test_no_trace():
     # %% nbs/checks/compare.ipynb #e5846a4d
     def story(kind, look, **kwargs):
-        "Weights after training, a look, more training"
+        "Weights after training, something else, more training"
         learn = learner(kind, **kwargs)
         learn.fit(1, 1e-2)
         look(learn)
@@ -20,7 +20,7 @@ def test_no_trace():
         return weights(learn)
 
     def looks(l):
-        "Whatever a candidate may do to a learner"
+        "Everything that a candidate might do to a learner"
         l.add_cb(GradientClip(0.1))
         l.freeze()
         l.fit_sgdr(1, 1, 1e-2)
@@ -60,7 +60,7 @@ def test_no_trace():
 
     # %% nbs/checks/compare.ipynb #2bfde692
     class Tells(Callback):
-        "Counts the fits, and what looks like one, that it is told of"
+        "Counts the fits that it sees, and what looks like one"
         def __init__(self): self.n = 0
         def before_fit(self): self.n += 1
     class Writes(Tells): run_in_sweep = False
@@ -82,7 +82,7 @@ def test_no_trace():
 def test_the_same_batches():
     # %% nbs/checks/compare.ipynb #e5846a4d
     def looks(l):
-        "Whatever a candidate may do to a learner"
+        "Everything that a candidate might do to a learner"
         l.add_cb(GradientClip(0.1))
         l.freeze()
         l.fit_sgdr(1, 1, 1e-2)
@@ -229,7 +229,7 @@ def test_the_numbers():
     test_eq(aimed.epochs_to_target(aimed.runs[0]), 2.)
     for o in (res, made(dict(a=[None]))): repr(o), o._repr_html_(), o.plot(), pickle.loads(pickle.dumps(o)).table()
 
-def test_beside_stock_callbacks_and_engines():
+def test_with_stock_callbacks_and_engines():
     # %% nbs/checks/compare.ipynb #90ee7dc8
     def made(values, **kwargs):
         "A comparison with given validation losses, `{name: losses of each seed}`; None is a failed run"

@@ -15,7 +15,7 @@ from fastai_lrx.vary.schedules import CosineRestarts
 from fastai_lrx.find.sweep import LRSweep, run_sweep
 from fastai_lrx.find.watched import WatchedSweep
 
-def test_fastai_s_answers():
+def test_fastai_s_results():
     # %% nbs/checks/finding.ipynb #f668e467
     def stock_find(learn, start_lr=1e-7, end_lr=10, num_it=100, stop_div=True,
                    funcs=(stock.valley, stock.slide, stock.minimum, stock.steep)):
@@ -54,7 +54,7 @@ def test_fastai_s_answers():
                 test_eq(list(learner('vision', path=Path(d), cbs=mishap()).lr_find(show_plot=False, suggest_funcs=four,
                     **kwargs)), theirs)
 
-def test_fastai_s_answers_with_other_seeds():
+def test_fastai_s_results_with_other_seeds():
     # %% nbs/checks/finding.ipynb #f668e467
     def stock_find(learn, start_lr=1e-7, end_lr=10, num_it=100, stop_div=True,
                    funcs=(stock.valley, stock.slide, stock.minimum, stock.steep)):
@@ -204,7 +204,7 @@ def test_negative_losses():
 def test_bad_input():
     # %% nbs/checks/finding.ipynb #45fb8ddc
     def refused(f, kind=ValueError, contains='', **kwargs):
-        "`f` of a new learner raises, names what is wrong, and leaves the learner as it was"
+        "`f` of a new learner raises, names what is wrong, and leaves the learner unchanged"
         learn = learner('vision')
         names,state,rng = set(vars(learn)),[p.detach().clone() for p in learn.model.parameters()],torch.get_rng_state()
         try: f(learn)
@@ -368,7 +368,7 @@ def test_results_as_rates():
     empty = quietly(learner('tensors').lr_find, num_it=30, show_plot=False, suggest_funcs=())
     test_fail(lambda: learn.fit_one_cycle(1, empty), contains='the result has no rate')
 
-def test_a_batch_of_no_numbers():
+def test_a_batch_of_nans():
     # %% nbs/checks/finding.ipynb #f1e1d004
     def spoilt(i, value=float('nan')):
         learn = learner('tensors')

@@ -16,7 +16,7 @@ def test_nothing_accumulates():
     # %% nbs/checks/leaks.ipynb #99154f67
     @contextlib.contextmanager
     def new_folder():
-        "A folder that is gone after the block; temporary files go there, too"
+        "A folder that is deleted after the block, also for temporary files"
         old,folder = tempfile.tempdir,tempfile.mkdtemp()
         tempfile.tempdir = folder
         try: yield Path(folder).resolve()
@@ -119,7 +119,7 @@ def test_nothing_accumulates():
                              hooks=[hooks(o) for o in objects])
 
     def kinds_of_objects():
-        "How many objects there are of each kind, but for weak references, which python itself keeps for a while"
+        "The number of objects of each kind, without weak references, which Python itself keeps for a while"
         for _ in range(3): gc.collect()          # one may set free what the next one finds
         return collections.Counter(type(o) for o in gc.get_objects() if not isinstance(o, weakref.ref))
 
@@ -149,7 +149,7 @@ def test_nothing_accumulates_slow():
     # %% nbs/checks/leaks.ipynb #99154f67
     @contextlib.contextmanager
     def new_folder():
-        "A folder that is gone after the block; temporary files go there, too"
+        "A folder that is deleted after the block, also for temporary files"
         old,folder = tempfile.tempdir,tempfile.mkdtemp()
         tempfile.tempdir = folder
         try: yield Path(folder).resolve()
@@ -229,7 +229,7 @@ def test_nothing_accumulates_slow():
 
     # %% nbs/checks/leaks.ipynb #6ba1d108
     def kinds_of_objects():
-        "How many objects there are of each kind, but for weak references, which python itself keeps for a while"
+        "The number of objects of each kind, without weak references, which Python itself keeps for a while"
         for _ in range(3): gc.collect()          # one may set free what the next one finds
         return collections.Counter(type(o) for o in gc.get_objects() if not isinstance(o, weakref.ref))
 
@@ -242,7 +242,7 @@ def test_nothing_accumulates_slow():
         gc.collect()
         ctypes.CDLL(None).malloc_trim(0)
         return int(Path('/proc/self/statm').read_text().split()[1])*os.sysconf('SC_PAGE_SIZE')/2**20
-    # what such learners have not got: a part to compute beforehand, predictions in order, several groups
+    # what such learners lack: a part to precompute, predictions in order, several groups
     needs = dict(text='precomputed tuned snapshots', tabular='precomputed tuned')
     for kind in kinds:
         with new_folder():
@@ -266,7 +266,7 @@ def test_what_is_dropped_is_freed():
     # %% nbs/checks/leaks.ipynb #99154f67
     @contextlib.contextmanager
     def new_folder():
-        "A folder that is gone after the block; temporary files go there, too"
+        "A folder that is deleted after the block, also for temporary files"
         old,folder = tempfile.tempdir,tempfile.mkdtemp()
         tempfile.tempdir = folder
         try: yield Path(folder).resolve()
@@ -400,7 +400,7 @@ def test_no_file_runs_code():
     # %% nbs/checks/leaks.ipynb #99154f67
     @contextlib.contextmanager
     def new_folder():
-        "A folder that is gone after the block; temporary files go there, too"
+        "A folder that is deleted after the block, also for temporary files"
         old,folder = tempfile.tempdir,tempfile.mkdtemp()
         tempfile.tempdir = folder
         try: yield Path(folder).resolve()
@@ -482,11 +482,11 @@ def test_no_file_runs_code():
             assert words.count('damaged') == 1 and 'recomputing it' in words, words
         assert not target.exists()
 
-def test_files_that_were_made_to_do_harm():
+def test_malicious_files():
     # %% nbs/checks/leaks.ipynb #99154f67
     @contextlib.contextmanager
     def new_folder():
-        "A folder that is gone after the block; temporary files go there, too"
+        "A folder that is deleted after the block, also for temporary files"
         old,folder = tempfile.tempdir,tempfile.mkdtemp()
         tempfile.tempdir = folder
         try: yield Path(folder).resolve()
@@ -577,7 +577,7 @@ def test_cut_anywhere_any_bit():
     # %% nbs/checks/leaks.ipynb #99154f67
     @contextlib.contextmanager
     def new_folder():
-        "A folder that is gone after the block; temporary files go there, too"
+        "A folder that is deleted after the block, also for temporary files"
         old,folder = tempfile.tempdir,tempfile.mkdtemp()
         tempfile.tempdir = folder
         try: yield Path(folder).resolve()
@@ -627,7 +627,7 @@ def test_names_in_files():
     # %% nbs/checks/leaks.ipynb #99154f67
     @contextlib.contextmanager
     def new_folder():
-        "A folder that is gone after the block; temporary files go there, too"
+        "A folder that is deleted after the block, also for temporary files"
         old,folder = tempfile.tempdir,tempfile.mkdtemp()
         tempfile.tempdir = folder
         try: yield Path(folder).resolve()
@@ -686,7 +686,7 @@ def test_names_in_files():
                 words_of(train, folder, stop=1, cbs=[make(fname='best')])
                 for name in ('evil','best'): torch.save(Evil(folder/'executed'), folder/f'run/{name}.pth')
                 def change(tree):
-                    attributes_of(tree, 'fname')['best'] = -1.            # or the next epoch would be better, and saved
+                    attributes_of(tree, 'fname')['best'] = -1.            # otherwise the next epoch would be better, and saved
                     if way == 'fname': attributes_of(tree, 'fname')['fname'] = str(folder/'run/evil')
                     else:              tree['numbers']['model_dir'] = str(folder/'run')
                 forge(folder/'run'/files(folder/'run')[-1], change)
@@ -723,7 +723,7 @@ def test_odd_folders():
     # %% nbs/checks/leaks.ipynb #99154f67
     @contextlib.contextmanager
     def new_folder():
-        "A folder that is gone after the block; temporary files go there, too"
+        "A folder that is deleted after the block, also for temporary files"
         old,folder = tempfile.tempdir,tempfile.mkdtemp()
         tempfile.tempdir = folder
         try: yield Path(folder).resolve()
@@ -802,7 +802,7 @@ def test_links_and_what_is_in_the_way():
     # %% nbs/checks/leaks.ipynb #99154f67
     @contextlib.contextmanager
     def new_folder():
-        "A folder that is gone after the block; temporary files go there, too"
+        "A folder that is deleted after the block, also for temporary files"
         old,folder = tempfile.tempdir,tempfile.mkdtemp()
         tempfile.tempdir = folder
         try: yield Path(folder).resolve()

@@ -208,7 +208,7 @@ def test_on_leaving():
         learn.fit(1, 1e-2)
 
     class Breaks(Transform):
-        "Something bad with an item"
+        "Fails at an item"
         def __init__(self, what, n=20): self.what,self.n = what,n
         def encodes(self, x:PILImage):
             self.n -= 1
@@ -317,7 +317,7 @@ def test_misuse():
 def test_the_cache():
     # %% nbs/checks/precompute.ipynb #bc9d2a23
     class Count:
-        "How many batches the body computes"
+        "Counts the batches that the body computes"
         def __init__(self, learn): self.n,self.hook = 0,learn.model[0].register_forward_hook(self.add)
         def add(self, *args): self.n += 1
     def filled(learn, d, **kwargs):
@@ -454,7 +454,7 @@ def test_odd_modules():
     test_close(copies[0].eval()(x), learn.model.eval()(x), 1e-6)
     assert not any(isinstance(vars(m).get('forward'), Bypass) for m in copies[0].modules())
 
-def test_odd_users():
+def test_unusual_uses():
     # %% nbs/checks/precompute.ipynb #1cf5dd9e
     def shaken(): return convnet(partial(images, batch_tfms=Jitter()))
     learn = shaken()
@@ -465,7 +465,7 @@ def test_odd_users():
         def darker(x): return x//3 if isinstance(x, TensorImage) else x
         bright = learn.get_preds(dl=learn.dls.valid.new(after_batch=[IntToFloatTensor(), darker]))[0]
         assert not torch.allclose(bright, learn.get_preds()[0], atol=1e-4)
-        kept,at_hand = learn.dls.valid,learn.get_preds()[0]
+        kept,inside_preds = learn.dls.valid,learn.get_preds()[0]
         learn.dls.train.bs = 5
         learn.fit(1, 1e-9, cbs=(seen := Seen()))
         test_eq(len(learn.dls.train), 6)
@@ -546,7 +546,7 @@ def test_odd_users():
         assert mapped
     assert not any(Path(p).exists() for p in mapped)
 
-def test_samplers_of_your_own():
+def test_custom_samplers():
     # %% nbs/checks/precompute.ipynb #03792d3a
     class Drawn(torch.utils.data.Sampler):
         "Batches of changing size, drawn with replacement, each when it is asked for"
@@ -596,9 +596,9 @@ def test_samplers_of_your_own():
     numbered(lambda: with_train(torch.utils.data.DataLoader(Stream(), batch_size=4)))
     numbered(lambda: with_train(torch.utils.data.DataLoader([(torch.randn(4, 5), torch.ones(4, 1))]*5, batch_size=None)))
     numbered(lambda: with_train(DataLoader([(torch.randn(4, 5), torch.ones(4, 1))]*5, bs=None)))
-    refuses('dls[0]: Moved has its own __iter__', lambda: inside(with_train(Moved(pairs, batch_size=8)), noop))
-    refuses('dls[0]: Pairs has its own chunkify', lambda: inside(with_train(Pairs(pairs, bs=8)), noop))
-    refuses('dls[0]: DataLoader has its own create_batches',
+    refuses('dls[0]: Moved overrides __iter__', lambda: inside(with_train(Moved(pairs, batch_size=8)), noop))
+    refuses('dls[0]: Pairs overrides chunkify', lambda: inside(with_train(Pairs(pairs, bs=8)), noop))
+    refuses('dls[0]: DataLoader overrides create_batches',
             lambda: inside(with_train(DataLoader(pairs, bs=8, create_batches=noop)), noop))
     refuses('a batch is of type dict', lambda: inside(of_tensors(collate_fn=lambda b: dict(zip('xy', default_collate(b)))),
                                                       noop))
@@ -606,7 +606,7 @@ def test_samplers_of_your_own():
     named = of_tensors(sampler=['a', 'b'])
     refuses('which are not numbers of', lambda: inside(named, lambda l: l.fit(1, 1e-3)))
     class Opened(torch.utils.data.Dataset):
-        "What each worker opens for itself, and the first batch before there are any"
+        "Each worker opens its own rows; the first batch is read before there are workers"
         def __len__(self): return 40
         def __getitem__(self, i): return self.rows[i]
     def open_it(worker): torch.utils.data.get_worker_info().dataset.rows = pairs
@@ -655,7 +655,7 @@ def test_copies_of_the_model():
                     timms=(by_timm, lambda c,m: c.update(m)), pair=(Pair,), shallow=(copy,),
                     twice=(lambda m: deepcopy(still(m)),), functional=(functional,))
     def given(make, teacher, fixed=0):
-        "What a teacher gives in a live fit and inside"
+        "The outputs of a teacher in a live fit and inside the block"
         res = []
         for live in (True, False):
             learn,cb = make(),Teacher(*teachers[teacher])
@@ -669,7 +669,7 @@ def test_copies_of_the_model():
 
     # %% nbs/checks/precompute.ipynb #4715044f
     def calls(make, event='after_batch', change=noop, **kwargs):
-        "Calls what is made of the model inside on the batch, in `event`"
+        "Calls a module made from the model inside the block on the batch, in `event`"
         cb = Callback()
         def before_fit():
             cb.made = make(cb.learn.model)

@@ -9,7 +9,7 @@ from fastai_lrx.all import *
 from fastai_lrx.core import storage
 from fastai_lrx.keep.snapshots import snapshot_files
 from fastai_lrx.core.fingerprint import fingerprint
-from fastai_lrx.core.weights import put_weights, weights_of
+from fastai_lrx.core.weights import load_weights, weights_of
 
 def test_snapshots_are_the_weights_at_the_end_of_a_cycle():
     # %% nbs/checks/snapshots.ipynb #97fb9a69
@@ -60,7 +60,7 @@ def test_which_ones_are_kept():
         def after_epoch(self): self.epochs.append(weights_of(self.model))
 
     class Dictate(Callback):
-        "Validation losses as told, one for each epoch"
+        "Given validation losses, one for each epoch"
         order = 51                                    # right after the recorder
         def __init__(self, *losses): self.told = losses
         def after_epoch(self): self.learn.final_record[1] = self.told[self.epoch]
@@ -203,9 +203,9 @@ def test_full_disk_killed_writer_damaged_file():
 def test_the_ensemble_is_the_mean_of_its_members():
     # %% nbs/checks/snapshots.ipynb #97fb9a69
     def alone(learn, snap, do):
-        "What a learner says with the weights of a single snapshot"
+        "The result of a learner with the weights of a single snapshot"
         with learn.preserved():
-            put_weights(learn.model, snap.load())
+            load_weights(learn.model, snap.load())
             return do(learn)
 
     # %% nbs/checks/snapshots.ipynb #f32798df
@@ -280,7 +280,7 @@ def test_the_ensemble_is_the_mean_of_its_members():
     state,res = LearnerState(learn),[]
     for s in snaps.snapshots:
         state.restore()
-        put_weights(learn.model, s.load())
+        load_weights(learn.model, s.load())
         res.append(learn.tta(n=3)[0])
     state.restore()
     close(SnapshotEnsemble(learn, snaps).tta(n=3)[0], torch.stack(res).mean(0))
@@ -309,7 +309,7 @@ def test_the_ensemble_is_the_mean_of_its_members():
         def after_pred(self): singles[-1].append((F.softmax(self.pred, 1), self.y))
     for s in snaps.snapshots:
         state.restore()
-        put_weights(learn.model, s.load())
+        load_weights(learn.model, s.load())
         singles.append([])
         learn.validate(dl=learn.dls.train, cbs=Keep())
     state.restore()
@@ -321,9 +321,9 @@ def test_single_members_curves_and_refusals():
     # %% nbs/checks/snapshots.ipynb #97fb9a69
     def new_folder(): return Path(tempfile.mkdtemp())/'snaps'
     def alone(learn, snap, do):
-        "What a learner says with the weights of a single snapshot"
+        "The result of a learner with the weights of a single snapshot"
         with learn.preserved():
-            put_weights(learn.model, snap.load())
+            load_weights(learn.model, snap.load())
             return do(learn)
 
     # %% nbs/checks/snapshots.ipynb #f32798df
@@ -390,7 +390,7 @@ def test_an_ensemble_leaves_no_trace():
 
     # %% nbs/checks/snapshots.ipynb #6c26996d
     def asked(do, kind='vision'):
-        "A learner that was asked something between two fits"
+        "A learner that predicts between two fits"
         learn,snaps = trained(kind, 2, cbs=[GradientAccumulation(12)])
         plots = len(plt.get_fignums())
         cbs = list(learn.cbs)
@@ -447,7 +447,7 @@ def test_two_ranks():
 def test_until_it_overfits():
     # %% nbs/checks/snapshots.ipynb #97fb9a69
     class Dictate(Callback):
-        "Validation losses as told, one for each epoch"
+        "Given validation losses, one for each epoch"
         order = 51                                    # right after the recorder
         def __init__(self, *losses): self.told = losses
         def after_epoch(self): self.learn.final_record[1] = self.told[self.epoch]
@@ -529,18 +529,18 @@ def test_until_it_overfits():
         test_fail(lambda: other.fit_sgdr(1, 1, cbs=Snapshots(keep=1, best=True)), contains='this fit has none')
     test_fail(lambda: UntilOverfit(1.5), contains='patience=1.5')
 
-def test_looking_writes_nothing():
+def test_predicting_writes_nothing():
     # %% nbs/checks/snapshots.ipynb #f32798df
     def close(a, b, eps=1e-5):
         assert torch.allclose(torch.as_tensor(a).float(), torch.as_tensor(b).float(), atol=eps, rtol=1e-4), (a, b)
 
     # %% nbs/checks/snapshots.ipynb #7c0f1f4d
     class Counts(Callback):
-        "Sees how often it is told of an epoch"
+        "Counts the epochs that it sees"
         n = 0
         def before_epoch(self): self.n += 1
     class Writes(Counts):
-        "Says that it has no place where one only looks"
+        "Declares that it takes no part in sweeps"
         run_in_sweep = False
     def refuse(self): raise AssertionError('draws, or talks to a server')
     Wandb = type('Wandb', (Callback,), dict(__module__='fastai.callback.wandb', before_fit=refuse))
@@ -571,7 +571,7 @@ def test_looking_writes_nothing():
     close(alone.validate(), expected)
     seen = [cb.n for cb in cbs if isinstance(cb, Counts)]
     class InTheFit(Callback):
-        "Looks in the middle of a fit"
+        "Uses an ensemble in mid-fit"
         run_in_sweep = False
         def after_epoch(self): self.told = [cb.n for cb in cbs[-2:]],alone.validate(cbs=(seen := Counts())),seen.n
     learn.remove_cbs(cbs[4:7])

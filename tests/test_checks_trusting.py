@@ -237,7 +237,7 @@ def test_group_sweeps():
     assert rates.plot(ax) is ax
 
     class Frozen(Callback):
-        "Whether a group's weights are the same after the sweep's steps as before"
+        "Whether the weights of a group are the same after the sweep's steps as before"
         def before_fit(self): moved.append([p.detach().clone() for p in params(self.model[0])])
         def after_batch(self):
             if self.train_iter==8: moved[-1] = same(moved[-1], [p.detach() for p in params(self.model[0])])
@@ -247,7 +247,7 @@ def test_group_sweeps():
         learn.lr_find_groups(1e-3, 1., num_it=20, extend=False, show_plot=False)
     test_eq(moved, [False, True])
 
-def test_losses_that_say_nothing_callbacks_that_cancel():
+def test_losses_without_information_callbacks_that_cancel():
     # %% nbs/checks/trusting.ipynb #f006f31d
     class NoNumber(nn.Module):
         def forward(self, pred, y): return F.cross_entropy(pred, y)*float('nan')

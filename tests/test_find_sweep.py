@@ -15,7 +15,7 @@ from fastcore.test import *
 from fastai.test_utils import synth_learner
 from sklearn.datasets import load_digits
 from fastai_lrx.find.sweep import *
-from fastai_lrx.find.sweep import LRSweep, all_finite, leave_curve, other_seeds, run_sweep, sweep_ends, sweep_rates
+from fastai_lrx.find.sweep import LRSweep, all_finite, copy_to_recorder, other_seeds, run_sweep, sweep_ends, sweep_rates
 
 def test_a_learner_to_try_it_on():
     # %% nbs/find/sweep.ipynb #2e19d307
@@ -107,7 +107,7 @@ def test_a_sweep_that_leaves_no_trace():
     test_eq(len(learn.cbs.filter(lambda cb: isinstance(cb, LRSweep))), 0)
 
     # %% nbs/find/sweep.ipynb #415ca1f8
-    leave_curve(learn, done)
+    copy_to_recorder(learn, done)
     test_eq(learn.recorder.lrs, done.lrs)
     test_eq(len(set(other_seeds(5))), 5)
     test_eq(other_seeds(5), other_seeds(5))      # does not advance the generator

@@ -9,7 +9,7 @@ from fastai_lrx.core.callbacks import FitCallback, runs_in_sweep
 from fastai_lrx.core.learner import in_fit
 from fastai_lrx.core.processes import all_gather
 from fastai_lrx.core.state import as_device, data_and_modes_kept
-from fastai_lrx.core.weights import put_weights, state_of, weights_of
+from fastai_lrx.core.weights import load_weights, state_of, weights_of
 from fastai_lrx.vary.cycles import UntilOverfit
 from fastai_lrx.vary.scheduled import check_cycles, check_validation
 from fastcore.test import *

@@ -9,14 +9,14 @@ from fastai_lrx.core.callbacks import as_callbacks, runs_in_sweep
 from fastai_lrx.core.plots import new_axes
 from fastai_lrx.core.state import LearnerState
 from fastai_lrx.core.storage import damaged, folder_of, state_info
-from fastai_lrx.core.weights import check_weights, put_weights
+from fastai_lrx.core.weights import check_weights, load_weights
 from fastai_lrx.keep.mean_prediction import MeanPrediction, activation_of, with_softmax_known
 from fastai_lrx.keep.snapshots import Snapshot, Snapshots, snapshot_files
 from fastcore.test import *
 from sklearn.datasets import load_digits
 import fastai_lrx.vary.cycles, tempfile
 from fastai_lrx.keep.ensembles import *
-from fastai_lrx.keep.ensembles import SnapshotEnsemble, as_snapshots, check_act, disagreement, metric_to_draw, serves_batches
+from fastai_lrx.keep.ensembles import SnapshotEnsemble, as_snapshots, check_act, disagreement, looks_like_loader, metric_to_draw
 
 def test_an_ensemble():
     # %% nbs/keep/ensembles.ipynb #1c07000b
@@ -47,8 +47,8 @@ def test_an_ensemble():
     test_eq(learn.model[0].weight, weights[0])                 # the learner is unchanged
 
     # %% nbs/keep/ensembles.ipynb #310c482d
-    assert serves_batches(learn.dls.valid) and serves_batches([learn.dls.one_batch()])
-    assert not serves_batches('test') and not serves_batches(learn.dls)
+    assert looks_like_loader(learn.dls.valid) and looks_like_loader([learn.dls.one_batch()])
+    assert not looks_like_loader('test') and not looks_like_loader(learn.dls)
     test_fail(lambda: ens._check_loader(2, None), contains='ds_idx=2: must be the index of a loader of dls, 0 to 1')
     test_fail(lambda: ens._check_loader(1, [1, 2]), contains='dl=[1, 2]: pass a loader')
     test_fail(lambda: ens._check_loader(1, []), contains='dl: is empty')

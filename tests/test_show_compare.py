@@ -11,7 +11,7 @@ from fastai_lrx.core.messages import show_progress, warn
 from fastai_lrx.core.objects import generators
 from fastai_lrx.core.processes import rank_and_size
 from fastai_lrx.core.state import LearnerState, new_seed, read_scalars
-from fastai_lrx.core.weights import put_weights, weights_of
+from fastai_lrx.core.weights import load_weights, weights_of
 from fastai_lrx.keep.resume import Resume
 from fastai_lrx.show.comparison import Comparison, Run, is_lower_better
 from fastai_lrx.vary.recorder import epoch_metrics, recorded_names

@@ -71,9 +71,9 @@ def test_the_block():
 
     # %% nbs/spread/precompute.ipynb #e3a00007
     images,acts = torch.randn(1, 2),mark(torch.randn(1, 2))
-    for m,args in ((body, (images,)), (nn.ReLU(), (acts,))): watch.refuse_others(m, args)
-    test_fail(lambda: watch.refuse_others(body, (acts,)), contains='Linear: is called on a batch', exc=ValueError)
-    nn.modules.module.register_module_forward_pre_hook(watch.refuse_others)
+    for m,args in ((body, (images,)), (nn.ReLU(), (acts,))): watch.refuse_other_modules(m, args)
+    test_fail(lambda: watch.refuse_other_modules(body, (acts,)), contains='Linear: is called on a batch', exc=ValueError)
+    nn.modules.module.register_module_forward_pre_hook(watch.refuse_other_modules)
     remove_hooks_of(watch)
     assert not nn.modules.module._global_forward_pre_hooks
 

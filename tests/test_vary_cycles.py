@@ -8,7 +8,7 @@ from fastai_lrx.core.args import as_float, as_fraction, as_int, as_rates, short_
 from fastai_lrx.core.callbacks import FitCallback, as_callbacks
 from fastai_lrx.core.learner import check_any_trains, check_optimizer, group_rates, n_batches, n_valid
 from fastai_lrx.core.state import autocast_kept
-from fastai_lrx.core.weights import put_weights, weights_of
+from fastai_lrx.core.weights import load_weights, weights_of
 from fastai_lrx.vary.decays import WarmupStableDecay
 from fastai_lrx.vary.recorder import epoch_metrics, mark_step
 from fastai_lrx.vary.scheduled import Scheduled, check_cycles, check_validation

@@ -136,9 +136,9 @@ def globals_read(f)->dict:
     "The global variables that a function reads, limited to plain data and user code."
     def names(code):
         return [*code.co_names, *(name for c in code.co_consts if isinstance(c, CodeType) for name in names(c))]
-    def tells(v):
+    def is_relevant(v):
         if isinstance(v, (FunctionType,type)) or hasattr(v, '__wrapped__'): return is_user_code(v)
         is_data = canonical.dispatch(type(v)) is not canonical.dispatch(object)
         return is_data and not isinstance(v, (MethodType,ModuleType,BuiltinFunctionType))
     read = sorted(set(names(f.__code__)) & f.__globals__.keys())
-    return {name: f.__globals__[name] for name in read if tells(f.__globals__[name])}
+    return {name: f.__globals__[name] for name in read if is_relevant(f.__globals__[name])}

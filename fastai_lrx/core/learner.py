@@ -138,8 +138,8 @@ def set_hyper(self:_BaseOptimizer,
 def as_metric(metric, name:str)->Metric:
     "Convert a function or class to a fastai `Metric`; TypeError for anything else."
     try:
-        made = mk_metric(metric)
-        if (callable(metric) or isinstance(metric, Metric)) and isinstance(made, Metric) and made.name: return made
+        res = mk_metric(metric)
+        if (callable(metric) or isinstance(metric, Metric)) and isinstance(res, Metric) and res.name: return res
     except (TypeError, AttributeError): pass
     raise TypeError(f"{name}={short_repr(metric)}: pass a fastai metric, or a function of predictions and targets, "
                     f"such as accuracy")

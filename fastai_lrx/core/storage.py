@@ -23,7 +23,7 @@ from .messages import warn
 
 # %% ../../nbs/core/storage.ipynb #85ec3d3a
 @contextmanager
-def _workplace(path:Path):
+def _temporary_folder(path:Path):
     "Create and lock a temporary folder next to `path`, and remove folders left by killed processes."
     here = f'.{platform.node()}.lrx_unfinished'
     _remove_abandoned(path.parent, here)
@@ -80,7 +80,7 @@ def atomic_write(path:str|os.PathLike # the file to write
     If the block fails, `path` is unchanged and no temporary file remains."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    with _workplace(path) as folder:
+    with _temporary_folder(path) as folder:
         tmp = folder/'unfinished'
         yield tmp
         _to_disk(tmp, os.O_RDWR)

@@ -57,12 +57,12 @@ def usable_length(losses:np.ndarray, num_it:int)->int:
     losses = losses[:bad[0]] if len(bad) else losses
     if not len(losses): return 1
     tenth = max(1, num_it//10)
-    bearable = np.flatnonzero(losses <= losses[0] + 3*abs(losses[0]))[-1] + 1
-    if bearable < min(tenth, len(losses)): return int(bearable)   # exploded at once and never came back
+    tolerable = np.flatnonzero(losses <= losses[0] + 3*abs(losses[0]))[-1] + 1
+    if tolerable < min(tenth, len(losses)): return int(tolerable)   # exploded at once and never came back
     start = losses[:tenth].max()
     past_lowest = np.arange(len(losses)) > losses.argmin()
-    blown = np.flatnonzero(past_lowest & (losses > 2*start - losses.min()))
-    return int(blown[0]) if len(blown) else len(losses)
+    exploded = np.flatnonzero(past_lowest & (losses > 2*start - losses.min()))
+    return int(exploded[0]) if len(exploded) else len(losses)
 
 # %% ../../nbs/find/curves.ipynb #c-parts
 def checked_parts(curve)->dict:

@@ -20,7 +20,7 @@ from .short_fit import loss_before, short_fit
 from ..vary.scheduled import check_validation
 
 # %% ../../nbs/find/lr_search.ipynb #36370d18
-def falls_apart(loss:float, start:float)->bool:
+def diverges(loss:float, start:float)->bool:
     "Whether a fit that began at the loss `start` ends at twice that loss or more."
     return not loss < start + abs(start)
 
@@ -28,7 +28,7 @@ def edge(tried:dict, start:float)->float:
     """The rate at which fits begin to fall apart, given the loss at each rate tried.
 
     Infinite if none did, 0 if all did."""
-    good = [lr for lr in sorted(tried) if not falls_apart(tried[lr], start)]
+    good = [lr for lr in sorted(tried) if not diverges(tried[lr], start)]
     bad = [lr for lr in sorted(tried) if not good or lr > good[-1]]
     if not good or not bad: return 0. if bad else np.inf
     heights = [min(tried[lr]-start, 1e3*abs(start)) for lr in (good[-1], bad[0])]    # above the start
@@ -62,8 +62,8 @@ def best_rate(tried:dict, start:float)->float:
 def next_rate(tried:dict, start:float, factor:float=10**0.5)->float:
     "The rate to try next, given the losses at the rates tried; None if no other is needed."
     low,high = min(tried),max(tried)
-    if not falls_apart(tried[high], start): return high*factor
-    if falls_apart(tried[low], start) or tried[low] <= min(tried.values()): return low/factor
+    if not diverges(tried[high], start): return high*factor
+    if diverges(tried[low], start) or tried[low] <= min(tried.values()): return low/factor
 
 # %% ../../nbs/find/lr_search.ipynb #7069dca1
 search_reasons = {
@@ -128,7 +128,7 @@ def plot(self:LRSearchResult,
     return fig or ax
 
 # %% ../../nbs/find/lr_search.ipynb #0bc09992
-def tell(res:LRSearchResult):
+def report(res:LRSearchResult):
     "Print what a search found, and warn if it cannot be trusted."
     if not rank_distrib():
         print(f"lr_search: {res.lr:.1e} ({res.interval[0]:.0e} to {res.interval[1]:.0e} should do as well), from "
@@ -188,6 +188,6 @@ def lr_search(self:Learner,
     finally:
         if bar is not None: bar.on_iter_end()
     res = search_result(tried, start, share, cost)
-    tell(res)
+    report(res)
     if show_plot and not rank_distrib(): res.plot(new_axes(shown=True)[1])
     return res

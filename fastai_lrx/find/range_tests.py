@@ -175,9 +175,9 @@ def sweep_group(learn, group:int, start_lr, end_lr, num_it:int, stop_div:bool, e
         rows = sweep_rates(learn, start_lr, end_lr, *args, sweep='exp', **kwargs)
         return [[lr if g==group else 0. for g,lr in enumerate(row)] for row in rows]
     return sweep_and_refine(learn, rates, 'exp', stop_div, num_it, extend, group=group,
-                            who=f'lr_find_groups, group {group}', device=device)[-1]
+                            caller=f'lr_find_groups, group {group}', device=device)[-1]
 
-def trusted(curves:list)->list: # a bool for each
+def readable_curves(curves:list)->list: # a bool for each
     "Whether a rate can be read off each curve; if off none, the noisy ones count, with a warning."
     whys = [None if c is None else diagnose(c) for c in curves]
     said = ', '.join(w for w in whys if w)
@@ -211,7 +211,7 @@ def lr_find_groups(self:Learner,
     n_frozen = self.opt.frozen_idx if self.opt is not None else 0
     curves = [None if g < n_frozen else sweep_group(self, g, start_lr, end_lr, num_it, stop_div, extend, device)
               for g in range(n)]
-    res = GroupRates(fill_rates([halfway(c) if ok else None for c,ok in zip(curves, trusted(curves))]))
+    res = GroupRates(fill_rates([halfway(c) if ok else None for c,ok in zip(curves, readable_curves(curves))]))
     res.curves = curves
     if show_plot and not rank_distrib(): res.plot(new_axes(shown=True)[1])
     return res

@@ -153,7 +153,7 @@ def run_sweep(learn:Learner, sweep:LRSweep, seed:int=None, device=None)->LRSweep
     return sweep
 
 # %% ../../nbs/find/sweep.ipynb #b8c3907f
-def leave_curve(learn:Learner, sweep:LRSweep):
+def copy_to_recorder(learn:Learner, sweep:LRSweep):
     "Put the curve of a sweep into the learner's recorder, as fastai does."
     learn.recorder.lrs,learn.recorder.losses,learn.recorder.hps = sweep.lrs,sweep.smooth_losses,sweep.hps
     learn.recorder.iters,learn.recorder.values = [],[]

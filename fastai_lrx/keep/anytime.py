@@ -13,8 +13,8 @@ from ..core.plots import new_axes
 from ..core.state import LearnerState
 from ..core.storage import damaged, folder_of, load_state, save_state
 from ..core.weights import check_weights
-from .resume import look_at_items
-from .run_state import put_run_state, run_state
+from .resume import read_one_item
+from .run_state import restore_run_state, run_state
 from ..vary.cycles import fit_scheduled
 from ..vary.decays import WarmupStableDecay
 from ..vary.recorder import recorded_names
@@ -149,8 +149,8 @@ def load_anytime(self:Learner,
         raise ValueError(f"name={str(name)!r}: was saved from a learner with {len(info['lr_max'])} layer groups, but "
                          f"this one has {n}; use the same splitter")
     if self.opt is None: self.create_opt()
-    look_at_items(self.dls)
-    put_run_state(self, saved)
+    read_one_item(self.dls)
+    restore_run_state(self, saved)
     run = AnytimeRun(self, info['lr_max'], info['wd'])
     run.curve = info['curve']
     run.keep_trunk(info['n_epoch'])

@@ -14,7 +14,7 @@ from ..core.callbacks import FitCallback, runs_in_sweep
 from ..core.learner import in_fit
 from ..core.processes import all_gather
 from ..core.state import as_device, data_and_modes_kept
-from ..core.weights import put_weights, state_of, weights_of
+from ..core.weights import load_weights, state_of, weights_of
 from ..vary.cycles import UntilOverfit
 from ..vary.scheduled import check_cycles, check_validation
 
@@ -143,7 +143,7 @@ class Average(FitCallback):
 
     def before_fit(self):
         self.check()
-        self.start_anew()
+        self.reset_means()
         self.done,self.norms = None,[]
         self.losses,self.chosen,self.best,self.last_weights,self.is_over = {},None,None,None,False
         if self.validate: self.add_columns()
@@ -154,12 +154,12 @@ def before_train(self:Average):
     if self.done is None: self.done = self.epoch/self.n_epoch
 
 @patch
-def start_anew(self:Average):
+def reset_means(self:Average):
     "Empty the means."
     self.means,self.counts,self.total = [{} for _ in self.windows],[0]*len(self.windows),0.
 
 @patch
-def after_recovery(self:Average): self.start_anew()
+def after_recovery(self:Average): self.reset_means()
 
 @patch
 def after_step(self:Average):
@@ -209,9 +209,9 @@ def holding(self:Average, mean:dict, last:dict):
     "Give the model the weights in `mean`, and the rest from `last`; restore `last` on exit."
     model = get_model(self.model)
     try:
-        put_weights(model, last | mean)
+        load_weights(model, last | mean)
         yield model
-    finally: put_weights(model, last)
+    finally: load_weights(model, last)
 
 @patch
 def measured(self:Average)->list:
@@ -276,7 +276,7 @@ def after_fit(self:Average):
     "Put the chosen weights into the model, once, and print which they are."
     self.drop_columns()
     if self.is_over: return                                # a finished fit that `Resume` restored
-    if self.best is not None: put_weights(get_model(self.model), self.best)
+    if self.best is not None: load_weights(get_model(self.model), self.best)
     if not rank_distrib(): print(f'Average: {self.outcome()}')
     self.best,self.is_over = None,True
 

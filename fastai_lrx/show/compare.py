@@ -17,7 +17,7 @@ from ..core.messages import show_progress, warn
 from ..core.objects import generators
 from ..core.processes import rank_and_size
 from ..core.state import LearnerState, new_seed, read_scalars
-from ..core.weights import put_weights, weights_of
+from ..core.weights import load_weights, weights_of
 from ..keep.resume import Resume
 from .comparison import Comparison, Run, is_lower_better
 from ..vary.recorder import epoch_metrics, recorded_names
@@ -169,7 +169,7 @@ def is_best_so_far(res:Comparison, run:Run)->bool:
 def keep_weights(learn:Learner, kept):
     "Load the weights of `kept`, `(run, weights)`, or warn why not."
     if kept is None: return warn("keep='best': no run has a result, so the weights are unchanged")
-    try: put_weights(get_model(learn.model), kept[1])
+    try: load_weights(get_model(learn.model), kept[1])
     except ValueError as e:
         warn(f"keep='best': the weights are unchanged, as the best candidate has changed the model ({e})")
     else: print(f"compare: the model has the weights of {kept[0].name!r} with seed {kept[0].seed}")

@@ -51,7 +51,7 @@ class Recording:
         learn.n_iter = n = n_batches(learn.dls)
         before,after = handlers(learn, 'before_batch'),handlers(learn, 'after_batch')
         frozen = frozen_params(opt)
-        closed = [all(p in frozen for p in ps) for ps in opt.param_lists]
+        frozen_groups = [all(p in frozen for p in ps) for ps in opt.param_lists]
         names = [k for k,v in opt.hypers[0].items() if isinstance(v, (int, float, np.generic))]
         values,cycles = [],[]
         try:
@@ -65,9 +65,9 @@ class Recording:
                 for f in after: f()
         finally: # also where a callback ends the epoch
             n,n_trainable = len(values),sum(p.numel() for ps in opt.param_lists for p in ps if p.requires_grad)
-            values = np.array(values, float).reshape(-1, len(names), len(closed))
+            values = np.array(values, float).reshape(-1, len(names), len(frozen_groups))
             cycles = np.array(cycles[:n], int)
-            self.epochs.append(RecordedEpoch(learn.epoch, names, values, cycles, closed, n_trainable))
+            self.epochs.append(RecordedEpoch(learn.epoch, names, values, cycles, frozen_groups, n_trainable))
 
 # %% ../../nbs/show/dry_run.ipynb #72efd8c0
 def unknown_callbacks(cbs:list)->list:

@@ -91,9 +91,9 @@ def doubts(
 )->list:
     "A list of what looks unintended in a planned fit, one sentence each."
     if not len(fit): return [f'fit {fit.number} has no iterations']
-    in_vain = before is not None and len(before) and fit.epochs[0] > 0 == before.epochs[0]
+    is_rerun = before is not None and len(before) and fit.epochs[0] > 0 == before.epochs[0]
     resumes = [f'fit {fit.number} resumes at epoch {fit.epochs[0]}, but fit {before.number} starts at epoch 0; '
-               f'leave fit {before.number} out, or its schedule runs twice'] if in_vain else []
+               f'leave fit {before.number} out, or its schedule runs twice'] if is_rerun else []
     def of_fit(sentences): return [f'fit {fit.number}: {sentence}' for sentence in sentences]
     return of_fit(cycle_doubts(fit)) + resumes + of_fit(callback_doubts(fit) + rate_doubts(fit))
 
@@ -164,10 +164,10 @@ def title_of(plan:Plan)->str:
     "The length of the plan, and the callbacks that could change it."
     n_epochs = sum(len(set(fit.epochs.tolist())) for fit in plan.fits)
     waiting = dict.fromkeys(name for fit in plan.fits for name in fit.on_losses)
-    in_vain = dict.fromkeys(name for fit in plan.fits for name in fit.overridden if name not in waiting)
+    no_effect = dict.fromkeys(name for fit in plan.fits for name in fit.overridden if name not in waiting)
     res = f'{n_epochs} epochs, {len(plan)} batches'
     if waiting: res += f", if {', '.join(waiting)} {'does' if len(waiting) == 1 else 'do'} not change it"
-    if in_vain: res += f"; {', '.join(in_vain)} cannot change it"
+    if no_effect: res += f"; {', '.join(no_effect)} cannot change it"
     return res
 
 # %% ../../nbs/show/plan.ipynb #036dfdef

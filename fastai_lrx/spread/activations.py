@@ -19,7 +19,7 @@ from ..core.processes import all_gather, rank_and_size
 from ..core.state import data_and_modes_kept
 from ..core.storage import load_state, mapped_state
 from .fixed_layers import apply_layers, equal_up_to_rounding
-from .rows import Rows, in_order, is_torchs, size_of_batch, with_transforms
+from .rows import Rows, in_order, is_torch_loader, size_of_batch, with_transforms
 
 # %% ../../nbs/spread/activations.ipynb #09c7e491
 def autocast_of(learn:Learner):
@@ -63,7 +63,7 @@ def check_rows(tensors:list, n:int):
 def rows_to_keep(acts, ys:list, n:int)->tuple:
     "The form (as in `Rows`) and the tensors to keep of a batch of `n` items."
     if not isinstance(acts, (Tensor,tuple,list)):
-        raise ValueError(f"activations of type {type(acts).__name__} cannot be stored; return tensors or tuples of them")
+        raise ValueError(f"activations of type {type(acts).__name__} cannot be stored; return tensors, or tuples")
     n_acts = None if isinstance(acts, Tensor) else len(acts)
     tensors = [*([acts] if n_acts is None else acts), *ys]
     check_rows(tensors, n)
@@ -101,7 +101,7 @@ def computed_batches(learn:Learner, stages:list, dl, mixed):
     for _ in range(0, len(in_order(dl)), n_ranks):
         yield from (parts for parts in in_all_processes(learn, compute_next) if parts is not None)
 
-def put_rows(tensors:list, at:int, parts:list):
+def copy_rows(tensors:list, at:int, parts:list):
     "Copy the tensors `parts` of a batch into `tensors`, starting at row `at`."
     for t,part in zip(tensors, parts):
         if part.shape[1:] != t.shape[1:]:
@@ -157,7 +157,7 @@ def fill_view(self:RowsMaker, dl, augmented:bool, tensors:list, start:int, bar):
     at = start
     with with_transforms(dl.dataset, augmented):
         for parts in computed_batches(self.learn, self.stages, dl, self.mixed):
-            put_rows(tensors, at, parts)
+            copy_rows(tensors, at, parts)
             at += len(parts[0])
             next(bar)
     if at-start != len(dl.dataset):
@@ -184,7 +184,7 @@ def _(o, inner): return [type(o).__name__, inner(o.to_dict('list') if isinstance
 # %% ../../nbs/spread/activations.ipynb #15fec8ac
 def transforms_of(dl, augmented:bool)->list:
     "The transforms of a loader that affect the activations, without augmentation unless `augmented`."
-    if is_torchs(dl): return [dl.collate_fn]
+    if is_torch_loader(dl): return [dl.collate_fn]
     lists = getattr(dl.dataset, 'tls', [dl.dataset] if isinstance(dl.dataset, TfmdLists) else [])
     pipelines = [*(getattr(dl, name, None) for name in ('after_item', 'before_batch', 'after_batch')),
                  *(tl.tfms for tl in lists)]
