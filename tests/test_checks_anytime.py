@@ -10,7 +10,7 @@ from fastai_lrx.core.weights import weights_of
 def test_the_trunk_is_one_fit():
     # %% nbs/checks/anytime.ipynb #8f943dd5
     def trained(learn):
-        "All that decides how it goes on"
+        "Everything that influences further training"
         opt = learn.opt.state
         return [fingerprint(weights_of(learn.model)), random.random(), float(torch.rand(1)), float(np.random.rand()),
                 fingerprint([v for p in learn.model.parameters() for v in opt[p].values() if isinstance(v, Tensor)])]
@@ -81,7 +81,7 @@ def test_the_trunk_is_one_fit():
 def test_on_the_disk():
     # %% nbs/checks/anytime.ipynb #8f943dd5
     def trained(learn):
-        "All that decides how it goes on"
+        "Everything that influences further training"
         opt = learn.opt.state
         return [fingerprint(weights_of(learn.model)), random.random(), float(torch.rand(1)), float(np.random.rand()),
                 fingerprint([v for p in learn.model.parameters() for v in opt[p].values() if isinstance(v, Tensor)])]
@@ -105,7 +105,7 @@ def test_on_the_disk():
             test_eq(trunk_of(again.more(1).cooldown(1).more(1)), expected)
     other = learner('tabular')
     before = fingerprint(weights_of(other.model))
-    test_fail(lambda: other.load_anytime(path/'none'), contains='has no trunk in it')
+    test_fail(lambda: other.load_anytime(path/'none'), contains='contains no trunk')
     (path/'other').mkdir()
     storage.save_state(path/'other/trunk.safetensors', dict(a=1), n=1)
     test_fail(lambda: other.load_anytime(path/'other'), contains='damaged, or not written by fastai_lrx')
@@ -114,7 +114,7 @@ def test_on_the_disk():
     test_fail(lambda: other.load_anytime(path), contains='do not fit the model')
     other = learner('vision')
     other.splitter = params
-    test_fail(lambda: other.load_anytime(path), contains='is of a learner with 2 layer groups, and this one has 1')
+    test_fail(lambda: other.load_anytime(path), contains='was saved from a learner with 2 layer groups, but this one has 1')
     other = learner('tabular')
     test_eq(fingerprint(weights_of(other.model)), before)
 

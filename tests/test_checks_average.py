@@ -21,7 +21,7 @@ def test_the_mean():
             self.at.append((self.epoch + (self.iter+1)/self.n_iter)/self.n_epoch)
 
     def fitted(average, kind='vision', do=lambda l,cbs: l.fit(4, 1e-2, cbs=cbs), **kwargs):
-        "A learner after a fit with `average`, and what was seen meanwhile"
+        "A learner after a fit with `average`, and what was recorded during the fit"
         learn,every = learner(kind, **kwargs),Every()
         with contextlib.redirect_stdout(io.StringIO()): do(learn, [every] if average is None else [average, every])
         return learn,every
@@ -51,7 +51,7 @@ def test_the_mean():
     check_mean(Average('tail', 1, every='epoch'), lambda at: np.isclose(at*4 % 1, 0).astype(float))
     check_mean(Average('tail', 0.5), tail, do=lambda l,cbs: l.fit(6, 1e-2, cbs=cbs, start_epoch=2))
 
-def test_nobody_notices():
+def test_the_run_is_unaffected():
     # %% nbs/checks/average.ipynb #a0569432
     class Every(Callback):
         "The weights after every step, and their place in the run"
@@ -62,7 +62,7 @@ def test_nobody_notices():
             self.at.append((self.epoch + (self.iter+1)/self.n_iter)/self.n_epoch)
 
     def fitted(average, kind='vision', do=lambda l,cbs: l.fit(4, 1e-2, cbs=cbs), **kwargs):
-        "A learner after a fit with `average`, and what was seen meanwhile"
+        "A learner after a fit with `average`, and what was recorded during the fit"
         learn,every = learner(kind, **kwargs),Every()
         with contextlib.redirect_stdout(io.StringIO()): do(learn, [every] if average is None else [average, every])
         return learn,every
@@ -123,7 +123,7 @@ def test_what_was_measured_is_true():
             self.at.append((self.epoch + (self.iter+1)/self.n_iter)/self.n_epoch)
 
     def fitted(average, kind='vision', do=lambda l,cbs: l.fit(4, 1e-2, cbs=cbs), **kwargs):
-        "A learner after a fit with `average`, and what was seen meanwhile"
+        "A learner after a fit with `average`, and what was recorded during the fit"
         learn,every = learner(kind, **kwargs),Every()
         with contextlib.redirect_stdout(io.StringIO()): do(learn, [every] if average is None else [average, every])
         return learn,every
@@ -137,7 +137,7 @@ def test_what_was_measured_is_true():
         test_close(learn.validate()[0], average.losses[best], 1e-5)
 
     class Foretold(Average):
-        "The losses are dictated"
+        "Measures given losses"
         def measured(self): return [self.told.pop(0)]
     def decided(*told, **kwargs):
         average = Foretold('tail', [0.3, 0.6], **kwargs)
@@ -208,7 +208,7 @@ def test_however_a_fit_ends():
             self.at.append((self.epoch + (self.iter+1)/self.n_iter)/self.n_epoch)
 
     def fitted(average, kind='vision', do=lambda l,cbs: l.fit(4, 1e-2, cbs=cbs), **kwargs):
-        "A learner after a fit with `average`, and what was seen meanwhile"
+        "A learner after a fit with `average`, and what was recorded during the fit"
         learn,every = learner(kind, **kwargs),Every()
         with contextlib.redirect_stdout(io.StringIO()): do(learn, [every] if average is None else [average, every])
         return learn,every
@@ -279,7 +279,7 @@ def test_killed_and_run_again():
         ended = average.chosen,average.losses,fingerprint(weights_of(learn.model))
         if _: test_eq(ended, first_end)
         first_end = ended
-    assert 'was finished; its result is back' in out.getvalue() and 'Average:' not in out.getvalue()
+    assert 'is already finished; its result is restored' in out.getvalue() and 'Average:' not in out.getvalue()
 
 def test_activations_export_ranks():
     # %% nbs/checks/average.ipynb #a0569432

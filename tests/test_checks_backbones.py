@@ -26,7 +26,7 @@ def test_a_training_step():
 
     # %% nbs/checks/backbones.ipynb #28f42f5d
     class Idle(Callback):
-        "Notes groups that get no gradient in the first step"
+        "Records groups that get no gradient in the first step"
         def before_fit(self): self.groups = None
         def before_step(self):
             if self.groups is None:
@@ -64,7 +64,7 @@ def test_a_training_step_slow():
 
     # %% nbs/checks/backbones.ipynb #28f42f5d
     class Idle(Callback):
-        "Notes groups that get no gradient in the first step"
+        "Records groups that get no gradient in the first step"
         def before_fit(self): self.groups = None
         def before_step(self):
             if self.groups is None:
@@ -121,7 +121,7 @@ def test_in_every_setting():
         frozen.fit(1, 1e-3)
         body = deepcopy(frozen.model[0].state_dict())
         with tempfile.TemporaryDirectory() as d:
-            frozen.export(Path(d)/'it.pkl')                 # takes the optimizer away, and with it what it knew of freezing
+            frozen.export(Path(d)/'it.pkl')                 # removes the optimizer, and its record of what is frozen
             again = load_learner(Path(d)/'it.pkl')
         again.predict(0)
         for l in (frozen, again):
@@ -189,7 +189,7 @@ def test_weights_sizes_statistics():
         frozen.fit(1, 1e-3)
         body = deepcopy(frozen.model[0].state_dict())
         with tempfile.TemporaryDirectory() as d:
-            frozen.export(Path(d)/'it.pkl')                 # takes the optimizer away, and with it what it knew of freezing
+            frozen.export(Path(d)/'it.pkl')                 # removes the optimizer, and its record of what is frozen
             again = load_learner(Path(d)/'it.pkl')
         again.predict(0)
         for l in (frozen, again):
@@ -254,21 +254,21 @@ def test_bad_input():
     dls = noise()
     refused = partial(timm_learner, dls, n_out=3, loss_func=CrossEntropyLossFlat())
     test_fail(lambda: refused('resnet_18'), exc=ValueError,
-              contains="arch='resnet_18': timm has no such architecture; close to it: resnet18")
+              contains="arch='resnet_18': timm has no such architecture; similar names: resnet18")
     test_fail(lambda: refused('qqqq'), contains="timm.list_models() lists them", exc=ValueError)
     test_fail(lambda: refused('resnet18.best'), exc=ValueError,
-              contains="arch='resnet18.best': timm has no weights of this name; it has resnet18.a1_in1k")
+              contains="arch='resnet18.best': timm has no weights with this tag; choose from resnet18.a1_in1k")
     test_fail(lambda: refused(resnet18), contains="vision_learner", exc=TypeError)
     test_fail(lambda: refused('resnet10t', 40, pretrained=False), contains="n_groups=40", exc=ValueError)
     test_fail(lambda: refused('resnet10t', 1, pretrained=False), contains="n_groups=1: must be at least 2", exc=ValueError)
-    test_fail(lambda: refused('crossvit_tiny_240', pretrained=False), contains="the size it was made for is (3, 240, 240)",
+    test_fail(lambda: refused('crossvit_tiny_240', pretrained=False), contains="it was made for (3, 240, 240)",
               exc=ValueError)
     test_fail(lambda: refused('halonet_h1', pretrained=False), contains="cannot take images of 3 x 32 x 32", exc=ValueError)
     for name in ('pool', 'concat_pool', 'cut', 'weights', 'num_classes', 'in_chans'):
         test_fail(lambda: refused('resnet10t', **{name: 1}), contains=f'{name}: ', exc=TypeError)
     test_fail(lambda: timm_learner(noise(), 'resnet10t'), contains='n_out', exc=ValueError)
     test_fail(lambda: timm_learner(learner('text').dls, 'resnet10t', n_out=3),
-              contains='dls: the first of a batch must be images', exc=ValueError)
+              contains='dls: a batch must start with images', exc=ValueError)
     test_fail(lambda: refused('resnet10t', drop_paths=1), contains='drop_paths', exc=TypeError)
     test_eq(len(dls.after_batch.fs), 0)
     for name in ('features_only', 'checkpoint_path'):
@@ -280,7 +280,7 @@ def test_bad_input():
     test_fail(lambda: refused('test_convnext', pretrained=False, global_pool='nonsense'),
               contains="arch='test_convnext' with global_pool='nonsense' cannot", exc=ValueError)
     test_fail(lambda: timm_learner(dls, 'resnet10t', n_out=0), contains='n_out=0: must be at least 1', exc=ValueError)
-    test_fail(lambda: timm_learner(None, 'resnet10t', n_out=3), contains='dls=None: must be DataLoaders', exc=TypeError)
+    test_fail(lambda: timm_learner(None, 'resnet10t', n_out=3), contains='dls=None: pass DataLoaders', exc=TypeError)
     test_fail(lambda: timm_learner(noise(n=2, bs=4), 'resnet10t', n_out=3), contains='dls.train is empty', exc=ValueError)
     plain = DataLoaders(*[torch.utils.data.DataLoader([(torch.randn(3, 32, 32), i%3) for i in range(8)], batch_size=4)
                           for _ in range(2)])

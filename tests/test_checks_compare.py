@@ -12,7 +12,7 @@ import itertools, pickle
 def test_no_trace():
     # %% nbs/checks/compare.ipynb #e5846a4d
     def story(kind, look, **kwargs):
-        "Weights after training, a look, more training"
+        "Weights after training, something else, more training"
         learn = learner(kind, **kwargs)
         learn.fit(1, 1e-2)
         look(learn)
@@ -20,7 +20,7 @@ def test_no_trace():
         return weights(learn)
 
     def looks(l):
-        "Whatever a candidate may do to a learner"
+        "Everything that a candidate might do to a learner"
         l.add_cb(GradientClip(0.1))
         l.freeze()
         l.fit_sgdr(1, 1, 1e-2)
@@ -60,7 +60,7 @@ def test_no_trace():
 
     # %% nbs/checks/compare.ipynb #2bfde692
     class Tells(Callback):
-        "Counts the fits, and what looks like one, that it is told of"
+        "Counts the fits that it sees, and what looks like one"
         def __init__(self): self.n = 0
         def before_fit(self): self.n += 1
     class Writes(Tells): run_in_sweep = False
@@ -82,7 +82,7 @@ def test_no_trace():
 def test_the_same_batches():
     # %% nbs/checks/compare.ipynb #e5846a4d
     def looks(l):
-        "Whatever a candidate may do to a learner"
+        "Everything that a candidate might do to a learner"
         l.add_cb(GradientClip(0.1))
         l.freeze()
         l.fit_sgdr(1, 1, 1e-2)
@@ -177,7 +177,7 @@ def test_the_numbers():
         res = learn.compare({'tripping': tripping, 'flat': lambda l: l.fit(3, 1e-3), 'losing': losing, 'lazy': noop},
                             seeds=[5, 6, 7])
     test_eq([str(w.message) for w in caught], ["learn.compare(): 'tripping' failed in 1 of 3 runs: ValueError: tripped",
-                                               "learn.compare(): 'lazy' has trained no batch"])
+                                               "learn.compare(): 'lazy' has not trained on any batch"])
     t,df = res.table(),res.to_frame()
     last = df[df.name=='flat'].groupby('seed').last()
     for k in ('valid_loss','accuracy'):
@@ -187,7 +187,7 @@ def test_the_numbers():
         test_close(t.loc['flat', (k,'best')], np.mean(best), 1e-9)
         test_close(t.loc['flat', (k,'best se')], np.std(best, ddof=1)/3**0.5, 1e-9)
     test_eq(t['runs','ended'].tolist(), [2, 3, 3, 3])
-    test_eq(t['runs','remarks'].tolist(), ['ValueError: tripped', '', '', 'has trained no batch'])
+    test_eq(t['runs','remarks'].tolist(), ['ValueError: tripped', '', '', 'has not trained on any batch'])
     # the best weights were put back
     for run in res.of('losing'): test_eq(run.final['valid_loss'], min(o['valid_loss'] for o in run.curve))
     for run in res.of('lazy'): test_eq(run.final, res.start)
@@ -229,7 +229,7 @@ def test_the_numbers():
     test_eq(aimed.epochs_to_target(aimed.runs[0]), 2.)
     for o in (res, made(dict(a=[None]))): repr(o), o._repr_html_(), o.plot(), pickle.loads(pickle.dumps(o)).table()
 
-def test_beside_stock_callbacks_and_engines():
+def test_with_stock_callbacks_and_engines():
     # %% nbs/checks/compare.ipynb #90ee7dc8
     def made(values, **kwargs):
         "A comparison with given validation losses, `{name: losses of each seed}`; None is a failed run"
@@ -259,7 +259,7 @@ def test_beside_stock_callbacks_and_engines():
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter('always')
             res = learn.compare({'resumed': lambda l: l.fit(1, 1e-2, cbs=Resume('r'))}, seeds=1)
-        assert 'ValueError: Resume: would mistake one run' in str(caught[-1].message)
+        assert 'ValueError: cbs: Resume would take one run' in str(caught[-1].message)
         test_eq(list(Path(d).iterdir()), [])
     def other_model(l):
         l.model = nn.Sequential(nn.Flatten(), nn.Linear(432, 3))
@@ -275,8 +275,8 @@ def test_beside_stock_callbacks_and_engines():
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter('always')
         res = learn.compare({'plain': lambda l: l.fit(1, 1e-2), 'other loss': other_loss}, seeds=1, monitor='accuracy')
-    test_eq([str(w.message) for w in caught], ["learn.compare(): 'other loss' has changed loss_func, so its losses are not "
-                                               "those of the others; decide by a metric (monitor=)"])
+    test_eq([str(w.message) for w in caught], ["learn.compare(): 'other loss' has changed loss_func, so its losses cannot "
+                                               "be compared with the others; use a metric (monitor=)"])
     assert res.table()['accuracy','final'].notna().all()
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter('always')

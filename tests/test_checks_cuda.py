@@ -15,7 +15,7 @@ def test_no_trace_cuda():
     for precision in ('fp32', 'bf16', 'fp16') if has_card else ('fp32',):
         for kind in kinds:
             _,plain = story(kind, precision)
-            test_eq(differs(plain, story(kind, precision)[1]), [])                 # training is the same each time
+            test_eq(differs(plain, story(kind, precision)[1]), [])                 # training is reproducible
             for name,look in looks.items() if precision != 'bf16' else [('find', looks['find'])]:
                 changed,after = story(kind, precision, look)
                 assert not changed and not differs(plain, after), (kind, precision, name, changed, differs(plain, after))

@@ -168,15 +168,15 @@ def test_what_a_schedule_overrides():
 
     # %% nbs/checks/dry_run.ipynb #296a39b5
     class LowersMomentum(Callback):
-        "Sets what it says, depending on losses"
+        "Sets the hyperparameters that it declares, depending on losses"
         depends_on_losses = 'mom',
         def after_epoch(self):
             for h in self.opt.hypers: h['mom'] = 0.
     class Ends(ReduceLROnPlateau):
-        "Does more than to lower the rate"
+        "Does more than lower the rate"
         def after_epoch(self): super().after_epoch()
     class Last(LowersMomentum):
-        "Has its say after the schedule has had it"
+        "Sets the rate after the schedule"
         def before_step(self): self.after_epoch()
     def plateau(cls=ReduceLROnPlateau): return cls(patience=1, min_delta=10.)
     def says(plan):

@@ -13,7 +13,7 @@ from fastai_lrx.core.fingerprint import fingerprint
 def test_no_trace():
     # %% nbs/checks/engines.ipynb #3212455e
     def scaler_of(learn):
-        "All that a gradient scaler remembers."
+        "The state of a gradient scaler."
         s = vars(learn).get('scaler')
         return [] if s is None else [*s.state_dict().values(), dict(vars(s).get('_per_optimizer_states', {}))]
 
@@ -62,12 +62,12 @@ def test_no_trace():
 def test_the_plan_is_what_runs():
     # %% nbs/checks/engines.ipynb #3212455e
     def scaler_of(learn):
-        "All that a gradient scaler remembers."
+        "The state of a gradient scaler."
         s = vars(learn).get('scaler')
         return [] if s is None else [*s.state_dict().values(), dict(vars(s).get('_per_optimizer_states', {}))]
 
     class Reality(Callback):
-        "Notes what the optimizer uses at every batch, the scaler after it, and the batches after which there was a step."
+        "Records what the optimizer uses at every batch, the scaler after it, and the batches after which there was a step."
         order,run_in_dry_run,run_in_sweep = 900,False,False
         def __init__(self): self.hypers,self.frozen,self.scales,self.steps = [],[],[],[]
         def after_pred(self):
@@ -85,7 +85,7 @@ def test_the_plan_is_what_runs():
     fits = dict(sgdr=lambda l: l.fit_sgdr(2, 1, slice(1e-3, 1e-2), wd=0.1, cbs=[Snapshots(), UntilOverfit(9)]),
                 gradual=lambda l: l.fine_tune_discriminative(2, 1e-2, 1, unfreeze='gradual', train_bn=False))
     def check_plan(make, fit):
-        "The learner after a fit that was as planned, and what was seen of it"
+        "The learner after a fit that was as planned, and what was recorded"
         learn,seen = make(),Reality()
         def plan_it():
             with learn.dry_run() as plan: fit(learn)
@@ -114,7 +114,7 @@ def test_the_plan_is_what_runs():
         def after_batch(self):
             if self.training and self.fp16.skipped: assert same(self.before, [p.detach() for p in self.model.parameters()])
     class Passing(Callback):
-        "Notes the steps of a sweep, which puts its callbacks back afterwards"
+        "Records the steps of a sweep, which restores its callbacks afterwards"
         def after_step(self): seen.append(self.train_iter)
     learn,seen = make(cbs=lambda: [GradientAccumulation(20), Passing()]),[]
     found = learn.lr_find(num_it=60, extend=False, stop_div=False, show_plot=False)
@@ -123,7 +123,7 @@ def test_the_plan_is_what_runs():
 
     # %% nbs/checks/engines.ipynb #06a0e93a
     class Overflow(Callback):
-        "Gradients that are no numbers"
+        "NaN gradients"
         def after_backward(self):
             for p in self.model.parameters():
                 if p.grad is not None: p.grad.fill_(np.inf)
@@ -145,12 +145,12 @@ def test_the_plan_is_what_runs():
 def test_killed_and_run_again():
     # %% nbs/checks/engines.ipynb #3212455e
     def scaler_of(learn):
-        "All that a gradient scaler remembers."
+        "The state of a gradient scaler."
         s = vars(learn).get('scaler')
         return [] if s is None else [*s.state_dict().values(), dict(vars(s).get('_per_optimizer_states', {}))]
 
     class Reality(Callback):
-        "Notes what the optimizer uses at every batch, the scaler after it, and the batches after which there was a step."
+        "Records what the optimizer uses at every batch, the scaler after it, and the batches after which there was a step."
         order,run_in_dry_run,run_in_sweep = 900,False,False
         def __init__(self): self.hypers,self.frozen,self.scales,self.steps = [],[],[],[]
         def after_pred(self):
@@ -180,7 +180,7 @@ def test_killed_and_run_again():
         else:                             states = [opt.state[p] for ps in opt.param_lists for p in ps]
         return [v for state in states for v in state.values() if isinstance(v, Tensor)]
     def run(make, fit, folder=None, *place):
-        "All that a fit leaves; None if it was killed"
+        "Everything that a fit changes; None if it was killed"
         keep_autocast(process := Keeper())
         learn,seen = make(),Reality()
         try: quietly(fit, learn, [seen, Kill(*place)] + ([Resume(folder)] if folder else []))
@@ -264,7 +264,7 @@ def test_a_frozen_body_computed_once():
 
     # %% nbs/checks/engines.ipynb #a5ceb93e
     def left(learn):
-        "What a call that is refused leaves alone."
+        "What a call that raises must not change."
         switches = [(p.requires_grad, p.grad is None) for p in learn.model.parameters()]
         return (learn.opt, learn.opt.frozen_idx, switches, len(learn.cbs), learn.splitter,
                 [id(dl) for dl in learn.dls.loaders], torch.get_rng_state().tolist(), fingerprint(learn.model))
@@ -272,7 +272,7 @@ def test_a_frozen_body_computed_once():
         learn = engines['whole_model']()
         learn.fit(1, 1e-2)
         before = left(learn)
-        with ExceptionExpected(ValueError, 'does not just call one module after the other'):
+        with ExceptionExpected(ValueError, 'is not a plain nn.Sequential'):
             learn.fine_tune_discriminative(1, 1e-2, 1, precompute=True, **kwargs)
         test_eq(left(learn), before)
 
@@ -370,11 +370,11 @@ def test_several_inputs_and_targets():
             assert same(*ends), (name, torchs)
             ensemble = SnapshotEnsemble(learn, snaps, act=noop)
             if name == 'tuple_out':
-                with ExceptionExpected(ValueError, 'gives tuple instead of a tensor'): ensemble.validate()
+                with ExceptionExpected(ValueError, 'outputs tuple instead of a tensor'): ensemble.validate()
             else: assert np.isfinite(ensemble.validate()[0])
             assert same(ends[1][:-1], weights(learn)[:-1]), (name, torchs)
             learn.freeze()
-            with ExceptionExpected(ValueError, '2 inputs|is of type|does not just call'): learn.precomputed().__enter__()
+            with ExceptionExpected(ValueError, '2 inputs|is of type|is not a plain'): learn.precomputed().__enter__()
             test_eq(len(learn.cbs), 3)
 
 def test_refused_before_training():
@@ -439,7 +439,7 @@ def test_refused_before_training():
         for dls in ((stream(), some()), (some(), stream())):
             learn = on(*dls)
             learn.freeze()
-            refused(learn, lambda l: l.precomputed().__enter__(), ValueError, r'dls\[[01]\]: its items must be numbered')
+            refused(learn, lambda l: l.precomputed().__enter__(), ValueError, r'dls\[[01]\]: activations can be stored only')
         refused(on(some(), stream()), refused_run, *no_valid)
         refused(on(stream(), some()), refused_run, ValueError, 'dls.train has no length')
         for dls in ((some(), stream()), (some(),)):

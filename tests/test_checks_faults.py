@@ -35,7 +35,7 @@ def test_looks_leave_no_trace():
                 for what in [whats[next(turn) % len(whats)]] if only_one else whats: yield where,n,what
 
     def leaves_no_trace(name, whats, only_one=False):
-        "The number of faults a look was tried with, and what went wrong otherwise than it should."
+        "The number of faults tried in a call, and the unexpected results."
         learn,twin,look,wrong,n_faults = prepared(),learner('tensors'),looks[name],[],0
         twin.fit_sgdr(2, 1, 1e-2, cycle_mult=1, cbs=Snapshots())
         rngs = {k: get() for k,(get,_) in global_rngs().items()}
@@ -97,7 +97,7 @@ def test_looks_leave_no_trace_slow():
                 for what in [whats[next(turn) % len(whats)]] if only_one else whats: yield where,n,what
 
     def leaves_no_trace(name, whats, only_one=False):
-        "The number of faults a look was tried with, and what went wrong otherwise than it should."
+        "The number of faults tried in a call, and the unexpected results."
         learn,twin,look,wrong,n_faults = prepared(),learner('tensors'),looks[name],[],0
         twin.fit_sgdr(2, 1, 1e-2, cycle_mult=1, cbs=Snapshots())
         rngs = {k: get() for k,(get,_) in global_rngs().items()}
@@ -129,7 +129,7 @@ def test_looks_leave_no_trace_slow():
 def test_ctrl_c_at_every_line():
     # %% nbs/checks/faults.ipynb #21637022
     def survives_presses(name, files=None, last=True):
-        "At how many lines Ctrl-C was pressed during a look, and what was wrong afterwards."
+        "The number of lines at which Ctrl-C was sent during a call, and what was wrong afterwards."
         learn,look = prepared(),looks[name]
         before,wrong,points = trained_by(learn) | around(learn),[],presses(lambda: look(learn), files, last)
         for i,line in points:
@@ -155,7 +155,7 @@ def test_ctrl_c_at_every_line():
         with learn.precomputed(**kwargs): learn.fit(1)
 
     def block_survives_presses(files, last, **kwargs):
-        "At how many lines Ctrl-C was pressed while the head was trained, and what was wrong afterwards."
+        "The number of lines at which Ctrl-C was sent while the head was trained, and what was wrong afterwards."
         learn = prepared()
         learn.freeze()
         if kwargs.get('cache'): kwargs['cache'] = tempfile.mkdtemp()
@@ -204,7 +204,7 @@ def test_ctrl_c_at_every_line():
 def test_ctrl_c_at_every_line_slow():
     # %% nbs/checks/faults.ipynb #21637022
     def survives_presses(name, files=None, last=True):
-        "At how many lines Ctrl-C was pressed during a look, and what was wrong afterwards."
+        "The number of lines at which Ctrl-C was sent during a call, and what was wrong afterwards."
         learn,look = prepared(),looks[name]
         before,wrong,points = trained_by(learn) | around(learn),[],presses(lambda: look(learn), files, last)
         for i,line in points:
@@ -220,7 +220,7 @@ def test_ctrl_c_at_every_line_slow():
         with learn.precomputed(**kwargs): learn.fit(1)
 
     def block_survives_presses(files, last, **kwargs):
-        "At how many lines Ctrl-C was pressed while the head was trained, and what was wrong afterwards."
+        "The number of lines at which Ctrl-C was sent while the head was trained, and what was wrong afterwards."
         learn = prepared()
         learn.freeze()
         if kwargs.get('cache'): kwargs['cache'] = tempfile.mkdtemp()
@@ -275,7 +275,7 @@ def test_ctrl_c_at_every_line_slow():
 def test_fits_leave_a_learner_that_works():
     # %% nbs/checks/faults.ipynb #adc9de21
     def try_fit(name, where, what=None, n=0, folder=None):
-        "A learner after a fit in which something went wrong, what that raised, and what was found wrong with it."
+        "A learner after a fit with a fault, the error that it raised, and what is wrong with the learner."
         folder,learn,wrong = folder or Path(tempfile.mkdtemp()),learner('tensors'),[]
         learn.add_cb(LastStep())
         before = around(learn)
@@ -293,7 +293,7 @@ def test_fits_leave_a_learner_that_works():
         return learn,folder,e,wrong
 
     def survives_faults(name, whats, only_one=False, wheres=(*events, *sites)):
-        "The number of faults a fit was tried with, and what went wrong otherwise than it should."
+        "The number of faults tried in a fit, and the unexpected results."
         turn,n_faults,wrong = itertools.count(list(fits).index(name)*4),0,[]     # another fault for each fit
         for where in wheres:
             learn,folder,e,found = try_fit(name, where)
@@ -331,7 +331,7 @@ def test_fits_leave_a_learner_that_works():
 def test_fits_leave_a_learner_that_works_slow():
     # %% nbs/checks/faults.ipynb #adc9de21
     def try_fit(name, where, what=None, n=0, folder=None):
-        "A learner after a fit in which something went wrong, what that raised, and what was found wrong with it."
+        "A learner after a fit with a fault, the error that it raised, and what is wrong with the learner."
         folder,learn,wrong = folder or Path(tempfile.mkdtemp()),learner('tensors'),[]
         learn.add_cb(LastStep())
         before = around(learn)
@@ -349,7 +349,7 @@ def test_fits_leave_a_learner_that_works_slow():
         return learn,folder,e,wrong
 
     def survives_faults(name, whats, only_one=False, wheres=(*events, *sites)):
-        "The number of faults a fit was tried with, and what went wrong otherwise than it should."
+        "The number of faults tried in a fit, and the unexpected results."
         turn,n_faults,wrong = itertools.count(list(fits).index(name)*4),0,[]     # another fault for each fit
         for where in wheres:
             learn,folder,e,found = try_fit(name, where)
@@ -422,10 +422,10 @@ def test_callbacks_that_skip_a_part():
     assert isinstance(raised(learn.fit, 3), KeyboardInterrupt)
     learn.remove_cb(stop)
     log = (folder/'history.csv').read_text()
-    assert log and 'was begun by another fit' in str(raised(learn.fit, 5))
+    assert log and 'belongs to a different fit' in str(raised(learn.fit, 5))
     test_eq((folder/'history.csv').read_text(), log)
 
-def test_losses_that_are_no_numbers():
+def test_losses_that_are_not_finite():
     # %% nbs/checks/faults.ipynb #4c1461d5
     class NoNumber(Callback):
         "The training loss is `value` from the n-th batch on"
@@ -454,7 +454,7 @@ def test_losses_that_are_no_numbers():
 def test_full_disks_files_that_cannot_be_read_or_removed():
     # %% nbs/checks/faults.ipynb #adc9de21
     def try_fit(name, where, what=None, n=0, folder=None):
-        "A learner after a fit in which something went wrong, what that raised, and what was found wrong with it."
+        "A learner after a fit with a fault, the error that it raised, and what is wrong with the learner."
         folder,learn,wrong = folder or Path(tempfile.mkdtemp()),learner('tensors'),[]
         learn.add_cb(LastStep())
         before = around(learn)
@@ -472,7 +472,7 @@ def test_full_disks_files_that_cannot_be_read_or_removed():
         return learn,folder,e,wrong
 
     def survives_faults(name, whats, only_one=False, wheres=(*events, *sites)):
-        "The number of faults a fit was tried with, and what went wrong otherwise than it should."
+        "The number of faults tried in a fit, and the unexpected results."
         turn,n_faults,wrong = itertools.count(list(fits).index(name)*4),0,[]     # another fault for each fit
         for where in wheres:
             learn,folder,e,found = try_fit(name, where)
@@ -523,7 +523,7 @@ def test_full_disks_files_that_cannot_be_read_or_removed():
         return [(name, call, n, kind, stays, *wrong)] if wrong else []
 
     def disks(only_one):
-        "How many calls have failed, and what was wrong afterwards."
+        "The number of calls that failed, and what was wrong afterwards."
         turn,total,wrong = itertools.count(),0,[]
         for name,write in writers.items():
             learn = learner('tensors')
@@ -603,7 +603,7 @@ def test_full_disks_files_that_cannot_be_read_or_removed():
 def test_full_disks_files_that_cannot_be_read_or_removed_slow():
     # %% nbs/checks/faults.ipynb #adc9de21
     def try_fit(name, where, what=None, n=0, folder=None):
-        "A learner after a fit in which something went wrong, what that raised, and what was found wrong with it."
+        "A learner after a fit with a fault, the error that it raised, and what is wrong with the learner."
         folder,learn,wrong = folder or Path(tempfile.mkdtemp()),learner('tensors'),[]
         learn.add_cb(LastStep())
         before = around(learn)
@@ -621,7 +621,7 @@ def test_full_disks_files_that_cannot_be_read_or_removed_slow():
         return learn,folder,e,wrong
 
     def survives_faults(name, whats, only_one=False, wheres=(*events, *sites)):
-        "The number of faults a fit was tried with, and what went wrong otherwise than it should."
+        "The number of faults tried in a fit, and the unexpected results."
         turn,n_faults,wrong = itertools.count(list(fits).index(name)*4),0,[]     # another fault for each fit
         for where in wheres:
             learn,folder,e,found = try_fit(name, where)
@@ -672,7 +672,7 @@ def test_full_disks_files_that_cannot_be_read_or_removed_slow():
         return [(name, call, n, kind, stays, *wrong)] if wrong else []
 
     def disks(only_one):
-        "How many calls have failed, and what was wrong afterwards."
+        "The number of calls that failed, and what was wrong afterwards."
         turn,total,wrong = itertools.count(),0,[]
         for name,write in writers.items():
             learn = learner('tensors')
@@ -752,7 +752,7 @@ def test_killed_in_the_middle_of_a_write():
 
     lock,taken = storage._lock,[]
     def too_late(folder, wait):
-        "Somebody tidies up between the making of a folder and its lock"
+        "Another process removes a folder before it is locked"
         if wait and not taken: folder.rmdir(); taken.append(folder)
         return lock(folder, wait)
     storage._lock = too_late
@@ -830,7 +830,7 @@ def test_two_processes_with_the_same_path():
 
     # %% nbs/checks/faults.ipynb #64358825
     class Hold(Callback):
-        "Says that it trains, and waits until it is told to go on"
+        "Signals that it trains, and waits for a signal to continue"
         order,pipes = 2000,None
         def before_batch(self):
             if Hold.pipes: os.write(Hold.pipes[0], b'.'); os.read(Hold.pipes[1], 1)

@@ -15,7 +15,7 @@ from fastai_lrx.vary.schedules import CosineRestarts
 from fastai_lrx.find.sweep import LRSweep, run_sweep
 from fastai_lrx.find.watched import WatchedSweep
 
-def test_fastai_s_answers():
+def test_fastai_s_results():
     # %% nbs/checks/finding.ipynb #f668e467
     def stock_find(learn, start_lr=1e-7, end_lr=10, num_it=100, stop_div=True,
                    funcs=(stock.valley, stock.slide, stock.minimum, stock.steep)):
@@ -54,7 +54,7 @@ def test_fastai_s_answers():
                 test_eq(list(learner('vision', path=Path(d), cbs=mishap()).lr_find(show_plot=False, suggest_funcs=four,
                     **kwargs)), theirs)
 
-def test_fastai_s_answers_with_other_seeds():
+def test_fastai_s_results_with_other_seeds():
     # %% nbs/checks/finding.ipynb #f668e467
     def stock_find(learn, start_lr=1e-7, end_lr=10, num_it=100, stop_div=True,
                    funcs=(stock.valley, stock.slide, stock.minimum, stock.steep)):
@@ -204,7 +204,7 @@ def test_negative_losses():
 def test_bad_input():
     # %% nbs/checks/finding.ipynb #45fb8ddc
     def refused(f, kind=ValueError, contains='', **kwargs):
-        "`f` of a new learner raises, names what is wrong, and leaves the learner as it was"
+        "`f` of a new learner raises, names what is wrong, and leaves the learner unchanged"
         learn = learner('vision')
         names,state,rng = set(vars(learn)),[p.detach().clone() for p in learn.model.parameters()],torch.get_rng_state()
         try: f(learn)
@@ -219,7 +219,7 @@ def test_bad_input():
     refused(lambda l: l.lr_find(0.), contains='start_lr=0.0')
     refused(lambda l: l.lr_find(-1e-3), contains='start_lr=-0.001')
     refused(lambda l: l.lr_find(float('nan')), contains='nan')
-    refused(lambda l: l.lr_find([1e-7]*3), contains='3 rates for a model of 2 layer groups')
+    refused(lambda l: l.lr_find([1e-7]*3), contains='3 rates, but there are 2 layer groups')
     refused(lambda l: l.lr_find('fast'), TypeError, contains="'fast'")
     refused(lambda l: l.lr_find(num_it=10.5), TypeError, contains='num_it=10.5')
     refused(lambda l: l.lr_find(sweep='log'), contains="sweep='log'")
@@ -240,7 +240,7 @@ def test_bad_input():
     refused(lambda l: l.fit_sgdr(2.5, 1), TypeError, contains='n_cycles=2.5')
     refused(lambda l: l.fit_sgdr(2, -1), contains='cycle_len=-1')
     refused(lambda l: l.fit_sgdr(2, 1, cycle_mult=0), contains='cycle_mult=0')
-    refused(lambda l: l.fit_sgdr(2, 1, [1e-3]*3), contains='3 rates for a model of 2 layer groups')
+    refused(lambda l: l.fit_sgdr(2, 1, [1e-3]*3), contains='3 rates, but there are 2 layer groups')
     refused(lambda l: l.fit_sgdr(2, 1, -1e-3), contains='lr_max=-0.001')
     refused(lambda l: l.fit_sgdr(2, 1, 0.1, lr_min=0.2), contains='lr_min=0.2')
     refused(lambda l: l.fit_sgdr(2, 1, cycle_decay=-1), contains='cycle_decay=-1')
@@ -364,11 +364,11 @@ def test_results_as_rates():
     learn = learner('vision')
     b = Bounds(1e-3, 1e-2)
     for fit in (learn.fit_one_cycle, learn.fit_stlr, learn.fit_wsd, lambda n, lr: learn.fit_sgdr(n, 1, lr)):
-        test_fail(lambda: fit(1, b), contains='Bounds has two rates and stands for none of them; pass lr_max=b.lr_max')
+        test_fail(lambda: fit(1, b), contains='Bounds: holds two rates, not one; pass lr_max=b.lr_max')
     empty = quietly(learner('tensors').lr_find, num_it=30, show_plot=False, suggest_funcs=())
     test_fail(lambda: learn.fit_one_cycle(1, empty), contains='the result has no rate')
 
-def test_a_batch_of_no_numbers():
+def test_a_batch_of_nans():
     # %% nbs/checks/finding.ipynb #f1e1d004
     def spoilt(i, value=float('nan')):
         learn = learner('tensors')
@@ -383,7 +383,7 @@ def test_a_batch_of_no_numbers():
                 res = spoilt(i, value).lr_find(show_plot=False)
             test_eq((res.trust, len(res.sweeps[0]), len(caught)), ('bad batch', 1, 1))
             said = str(caught[0].message)
-            assert 'values that are NaN or infinite, and so has its loss, whatever the rate' in said, said
+            assert 'NaN or infinite values, so its loss is not finite, whatever the rate' in said, said
             assert f'(batch {batch} of its epoch)' in said, said
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter('always')

@@ -9,13 +9,13 @@ from copy import deepcopy
 from timm.optim import param_groups_layer_decay, param_groups_weight_decay
 import timm
 from fastai_lrx.all import *
-from fastai_lrx.spread.fine_tune import n_open, shapes, staged_schedule
+from fastai_lrx.spread.fine_tune import n_unfrozen, shapes, staged_schedule
 from fastai.callback.schedule import combined_cos
 
 def test_at_every_batch():
     # %% nbs/checks/fine_tune.ipynb #883293a7
     class Log(Callback):
-        "What holds in every batch: rates, momenta, frozen groups, the parameters' own switch, the stage"
+        "Records for every batch: rates, momenta, frozen groups, requires_grad, the stage"
         def before_fit(self): self.rows = []
         def after_pred(self):
             if not self.training: return
@@ -31,7 +31,7 @@ def test_at_every_batch():
         learn.splitter = four_groups
         return learn
     def ulmfit(learn, epochs, base_lr=1e-2, freeze_epochs=1, **kwargs):
-        "The head first, then a group more with each epoch, rates that fall by 2.6"
+        "Gradual unfreezing with rates that fall by 2.6, as in ULMFiT"
         learn.fine_tune_discriminative(epochs, base_lr, freeze_epochs, **(dict(div=2.6, unfreeze='gradual') | kwargs))
     def four_groups(m): return [params(o) for o in m]
 
@@ -56,7 +56,7 @@ def test_at_every_batch():
             np.testing.assert_allclose(rates, want, atol=1e-6)
             np.testing.assert_allclose(moms, [mom]*4, atol=1e-5)
         for i,(_,_,is_open,stage) in enumerate(log.rows):
-            n = n_open(i//n_iter, frozen+epochs, 4, frozen)
+            n = n_unfrozen(i//n_iter, frozen+epochs, 4, frozen)
             test_eq(is_open, [False]*(4-n) + [True]*n)
     test_eq(log.rows[-1][2], [True]*4)
 
@@ -85,10 +85,10 @@ def test_at_every_batch():
     @given(n_epoch=st.integers(1,12), groups=st.integers(2,9), start=st.integers(0,12), every=st.integers(1,4),
            at_once=st.booleans())
     def test_openings(n_epoch, groups, start, every, at_once):
-        plan = [n_open(e, n_epoch, groups, start, every, at_once) for e in range(n_epoch)]
+        plan = [n_unfrozen(e, n_epoch, groups, start, every, at_once) for e in range(n_epoch)]
         assert plan==sorted(plan) and all(1 <= n <= groups for n in plan)
         assert all(n==1 for n in plan[:start])
-        if start < n_epoch and every==1: test_eq(plan[-1], groups)      # all are open in the end
+        if start < n_epoch and every==1: test_eq(plan[-1], groups)      # all are unfrozen in the end
         changes = [b-a for a,b in zip(plan, plan[1:])]
         if len(range(start, n_epoch, every)) >= groups-1 and not at_once: assert max(changes, default=0) <= 1
         assert all(e >= start and (e-start)%every==0 for e,c in enumerate(changes, 1) if c)
@@ -97,7 +97,7 @@ def test_at_every_batch():
 def test_layer_by_layer():
     # %% nbs/checks/fine_tune.ipynb #c-layers
     def by_definition(learn, base_lr, decay=0.85, head_lr=1e-2):
-        "The highest rates of a learner cut into its layers"
+        "The highest rates of a learner with a group per layer"
         *body,head = timm_split(learn.model, None)
         falling = [base_lr*decay**k for k in range(len(body), 0, -1)]
         sizes = [np.median([np.sqrt((p.detach().numpy()**2).mean()) for p in ps if p.ndim > 1] or [1]) for ps in body]
@@ -155,7 +155,7 @@ def test_layer_by_layer():
             whole.fine_tune_discriminative(3, 1e-1)
         assert same(list(learn.model.parameters()), list(whole.model.parameters()))
 
-def test_opening_keeps_what_was_learnt():
+def test_unfreezing_keeps_what_was_learned():
     # %% nbs/checks/fine_tune.ipynb #883293a7
     def deep(cbs=None, seed=0, **kwargs):
         "A tiny vision learner of four layer groups"
@@ -165,7 +165,7 @@ def test_opening_keeps_what_was_learnt():
         learn.splitter = four_groups
         return learn
     def ulmfit(learn, epochs, base_lr=1e-2, freeze_epochs=1, **kwargs):
-        "The head first, then a group more with each epoch, rates that fall by 2.6"
+        "Gradual unfreezing with rates that fall by 2.6, as in ULMFiT"
         learn.fine_tune_discriminative(epochs, base_lr, freeze_epochs, **(dict(div=2.6, unfreeze='gradual') | kwargs))
     def four_groups(m): return [params(o) for o in m]
 
@@ -202,7 +202,7 @@ def test_opening_keeps_what_was_learnt():
 def test_one_run():
     # %% nbs/checks/fine_tune.ipynb #883293a7
     class Log(Callback):
-        "What holds in every batch: rates, momenta, frozen groups, the parameters' own switch, the stage"
+        "Records for every batch: rates, momenta, frozen groups, requires_grad, the stage"
         def before_fit(self): self.rows = []
         def after_pred(self):
             if not self.training: return
@@ -218,7 +218,7 @@ def test_one_run():
         learn.splitter = four_groups
         return learn
     def ulmfit(learn, epochs, base_lr=1e-2, freeze_epochs=1, **kwargs):
-        "The head first, then a group more with each epoch, rates that fall by 2.6"
+        "Gradual unfreezing with rates that fall by 2.6, as in ULMFiT"
         learn.fine_tune_discriminative(epochs, base_lr, freeze_epochs, **(dict(div=2.6, unfreeze='gradual') | kwargs))
     def four_groups(m): return [params(o) for o in m]
 
@@ -253,7 +253,7 @@ def test_one_run():
 def test_text_and_tables():
     # %% nbs/checks/fine_tune.ipynb #883293a7
     class Log(Callback):
-        "What holds in every batch: rates, momenta, frozen groups, the parameters' own switch, the stage"
+        "Records for every batch: rates, momenta, frozen groups, requires_grad, the stage"
         def before_fit(self): self.rows = []
         def after_pred(self):
             if not self.training: return
@@ -261,7 +261,7 @@ def test_text_and_tables():
             self.rows.append(([h['lr'] for h in self.opt.hypers], [h['mom'] for h in self.opt.hypers], open_,
                               self.fine_tune_stage))
     def ulmfit(learn, epochs, base_lr=1e-2, freeze_epochs=1, **kwargs):
-        "The head first, then a group more with each epoch, rates that fall by 2.6"
+        "Gradual unfreezing with rates that fall by 2.6, as in ULMFiT"
         learn.fine_tune_discriminative(epochs, base_lr, freeze_epochs, **(dict(div=2.6, unfreeze='gradual') | kwargs))
 
     # %% nbs/checks/fine_tune.ipynb #48c53031
@@ -306,7 +306,7 @@ def test_text_and_tables():
 def test_accumulation_bf16_two_ranks():
     # %% nbs/checks/fine_tune.ipynb #883293a7
     class Log(Callback):
-        "What holds in every batch: rates, momenta, frozen groups, the parameters' own switch, the stage"
+        "Records for every batch: rates, momenta, frozen groups, requires_grad, the stage"
         def before_fit(self): self.rows = []
         def after_pred(self):
             if not self.training: return
@@ -322,7 +322,7 @@ def test_accumulation_bf16_two_ranks():
         learn.splitter = four_groups
         return learn
     def ulmfit(learn, epochs, base_lr=1e-2, freeze_epochs=1, **kwargs):
-        "The head first, then a group more with each epoch, rates that fall by 2.6"
+        "Gradual unfreezing with rates that fall by 2.6, as in ULMFiT"
         learn.fine_tune_discriminative(epochs, base_lr, freeze_epochs, **(dict(div=2.6, unfreeze='gradual') | kwargs))
     def four_groups(m): return [params(o) for o in m]
 
@@ -381,7 +381,7 @@ def test_resumed_and_left_in_the_learner():
                               splitter=IndexSplitter(range(24))).dataloaders(list(range(72)), bs=8, num_workers=0)
         return learn
     def ulmfit(learn, epochs, base_lr=1e-2, freeze_epochs=1, **kwargs):
-        "The head first, then a group more with each epoch, rates that fall by 2.6"
+        "Gradual unfreezing with rates that fall by 2.6, as in ULMFiT"
         learn.fine_tune_discriminative(epochs, base_lr, freeze_epochs, **(dict(div=2.6, unfreeze='gradual') | kwargs))
     def four_groups(m): return [params(o) for o in m]
 
@@ -422,7 +422,7 @@ def test_resumed_and_left_in_the_learner():
     learn.validate()
     test_eq(len(learn.recorder.group_hps['lr']), len(learn.dls.train))     # still there to be plotted
 
-def test_computed_beforehand():
+def test_precomputed():
     # %% nbs/checks/fine_tune.ipynb #883293a7
     def deep(cbs=None, seed=0, **kwargs):
         "A tiny vision learner of four layer groups"
@@ -438,7 +438,7 @@ def test_computed_beforehand():
                               splitter=IndexSplitter(range(24))).dataloaders(list(range(72)), bs=8, num_workers=0)
         return learn
     def ulmfit(learn, epochs, base_lr=1e-2, freeze_epochs=1, **kwargs):
-        "The head first, then a group more with each epoch, rates that fall by 2.6"
+        "Gradual unfreezing with rates that fall by 2.6, as in ULMFiT"
         learn.fine_tune_discriminative(epochs, base_lr, freeze_epochs, **(dict(div=2.6, unfreeze='gradual') | kwargs))
     def four_groups(m): return [params(o) for o in m]
 
@@ -479,7 +479,7 @@ def test_computed_beforehand():
 def test_frozen_by_hand():
     # %% nbs/checks/fine_tune.ipynb #883293a7
     def ulmfit(learn, epochs, base_lr=1e-2, freeze_epochs=1, **kwargs):
-        "The head first, then a group more with each epoch, rates that fall by 2.6"
+        "Gradual unfreezing with rates that fall by 2.6, as in ULMFiT"
         learn.fine_tune_discriminative(epochs, base_lr, freeze_epochs, **(dict(div=2.6, unfreeze='gradual') | kwargs))
 
     # %% nbs/checks/fine_tune.ipynb #4ddb9fd9
@@ -570,7 +570,7 @@ def test_frozen_by_hand():
 def test_nothing_to_train_or_no_layers():
     # %% nbs/checks/fine_tune.ipynb #883293a7
     def ulmfit(learn, epochs, base_lr=1e-2, freeze_epochs=1, **kwargs):
-        "The head first, then a group more with each epoch, rates that fall by 2.6"
+        "Gradual unfreezing with rates that fall by 2.6, as in ULMFiT"
         learn.fine_tune_discriminative(epochs, base_lr, freeze_epochs, **(dict(div=2.6, unfreeze='gradual') | kwargs))
 
     # %% nbs/checks/fine_tune.ipynb #4ddb9fd9
@@ -593,13 +593,13 @@ def test_nothing_to_train_or_no_layers():
     expected = everything - {'0.0', '0.1', '2.1'}
 
     # %% nbs/checks/fine_tune.ipynb #e60d5e34
-    for splitter,words in ((each_layer, 'all weights of learn.model are frozen'),
-                           (trainable_params, 'no parameter to train')):
+    for splitter,words in ((each_layer, 'learn.model: all weights are frozen'),
+                           (trainable_params, 'no parameters to train')):
         learn = adapted(splitter, frozen=lambda m: [m])
         test_fail(lambda: discriminative(learn), contains=words, exc=ValueError)
         assert learn.opt is None
     learn = adapted(frozen=lambda m: [m])
-    test_fail(lambda: learn.fit(2, cbs=GradualUnfreezing()), contains='all weights of learn.model are frozen',
+    test_fail(lambda: learn.fit(2, cbs=GradualUnfreezing()), contains='learn.model: all weights are frozen',
               exc=ValueError)
     learn = adapted(frozen=lambda m: [m[3]], train_bn=False)     # the head by hand: the frozen stage has nothing to train
     for f in (discriminative, lambda l: ulmfit(l, 1, None), lambda l: l.fit(2, cbs=GradualUnfreezing())):
@@ -674,24 +674,24 @@ def test_bad_input():
         ((3,), dict(div=-2.6), 'div=-2.6'),
         ((3,), dict(div=1e-300), 'div=1e-300'),
         ((3,), dict(head_lr=0), 'head_lr=0: must be above 0'),
-        ((3,), dict(head_lr=1e-2, div=2.6), 'head_lr=0.01: with div='),
-        ((3,), dict(layer_decay=0.8, div=2.6), 'layer_decay=0.8: with div='),
-        ((3, [1e-3]*4), dict(layer_decay=0.8), 'layer_decay=0.8: base_lr has a rate for each layer group already'),
-        ((3, slice(1e-4, 1e-3)), dict(head_lr=1e-2), 'head_lr=0.01: base_lr has a rate for each layer group already'),
+        ((3,), dict(head_lr=1e-2, div=2.6), 'head_lr=0.01: div='),
+        ((3,), dict(layer_decay=0.8, div=2.6), 'layer_decay=0.8: div='),
+        ((3, [1e-3]*4), dict(layer_decay=0.8), 'layer_decay=0.8: base_lr already has a rate for each layer group'),
+        ((3, slice(1e-4, 1e-3)), dict(head_lr=1e-2), 'head_lr=0.01: base_lr already has a rate for each layer group'),
         ((3,), dict(layer_decay=1.2), 'layer_decay=1.2: must be above 0 and at most 1'),
-        ((3,), dict(precompute=True), 'precompute=True: no epoch trains the head only'),
-        ((3, [1e-3]*3), {}, '3 rates for a model of 4 layer groups'),
+        ((3,), dict(precompute=True), 'precompute=True: needs epochs that train only the head'),
+        ((3, [1e-3]*3), {}, '3 rates, but there are 4 layer groups'),
         ((3, -1e-3), {}, 'must not be negative'),
         ((3, slice(-1e-3, 1e-2)), {}, 'must not be negative'),
         ((3, float('nan')), {}, 'must be finite'),
         ((3,), dict(n_groups=99), 'n_groups=99'),
         ((3,), dict(n_groups=1), 'n_groups=1: must be at least 2'),
-        ((3, [1e-3]*4), dict(n_groups=3), '4 rates for a model of 3 layer groups'),
+        ((3, [1e-3]*4), dict(n_groups=3), '4 rates, but there are 3 layer groups'),
         ((3,), dict(moms=(1.5, 0.2)), 'moms=(1.5, 0.2)'),
-        ((3,), dict(start_epoch=5), 'start_epoch=5: the fit has 3 epochs'),
+        ((3,), dict(start_epoch=5), 'start_epoch=5: must be at most n_epoch=3'),
         ((3,), dict(start_epoch=-1), 'start_epoch=-1'),
         ((3,), dict(wd=-1), 'wd=-1'),
-        ((3,), dict(cbs=GradualUnfreezing()), 'brings its own GradualUnfreezing'))
+        ((3,), dict(cbs=GradualUnfreezing()), 'adds its own GradualUnfreezing'))
     for args,kwargs,words_ in wrong:
         test_fail(lambda: learn.fine_tune_discriminative(*args, **kwargs), contains=words_, exc=ValueError)
     test_fail(lambda: learn.fine_tune_discriminative(2.5), contains='epochs=2.5', exc=TypeError)
@@ -714,7 +714,7 @@ def test_bad_input():
     with warnings.catch_warnings():
         warnings.simplefilter('ignore')
         test_fail(lambda: before.fine_tune_discriminative(2, None, n_groups=3),
-                  contains='base_lr=None: lr_search has found no rate', exc=ValueError)
+                  contains='base_lr=None: lr_search found no rate', exc=ValueError)
     assert before.opt is None and before.splitter is four_groups and len(before.cbs)==n_cbs
     assert same(state, list(before.model.parameters()))
     test_fail(lambda: learner('tabular').fit(1, 1e-3, cbs=GradualUnfreezing()), contains='one layer group', exc=ValueError)

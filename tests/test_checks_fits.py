@@ -11,7 +11,7 @@ from fastai_lrx.core.args import *
 def test_every_method_learner_and_engine():
     # %% nbs/checks/fits.ipynb #5bf588eb
     class Spy(Callback):
-        "Notes what the optimizer really used, and where cycles ended."
+        "Records what the optimizer used, and where cycles ended."
         order = 1000
         def before_fit(self): self.lrs,self.moms,self.ends = [],[],[]
         def before_backward(self):
@@ -73,7 +73,7 @@ def test_every_method_learner_and_engine():
 def test_start_in_the_middle():
     # %% nbs/checks/fits.ipynb #5bf588eb
     class Spy(Callback):
-        "Notes what the optimizer really used, and where cycles ended."
+        "Records what the optimizer used, and where cycles ended."
         order = 1000
         def before_fit(self): self.lrs,self.moms,self.ends = [],[],[]
         def before_backward(self):
@@ -104,7 +104,7 @@ def test_start_in_the_middle():
 def test_another_number_of_batches_in_mid_fit():
     # %% nbs/checks/fits.ipynb #5bf588eb
     class Spy(Callback):
-        "Notes what the optimizer really used, and where cycles ended."
+        "Records what the optimizer used, and where cycles ended."
         order = 1000
         def before_fit(self): self.lrs,self.moms,self.ends = [],[],[]
         def before_backward(self):
@@ -169,7 +169,7 @@ def test_another_number_of_batches_in_mid_fit():
 def test_rates_of_every_type():
     # %% nbs/checks/fits.ipynb #5bf588eb
     class Spy(Callback):
-        "Notes what the optimizer really used, and where cycles ended."
+        "Records what the optimizer used, and where cycles ended."
         order = 1000
         def before_fit(self): self.lrs,self.moms,self.ends = [],[],[]
         def before_backward(self):
@@ -251,13 +251,13 @@ def test_the_rate_that_the_optimizer_function_brings():
     assert max(quietly(lambda: (l := learner('tensors', opt_func=partial(Adam, lr=7e-3)),
                                 l.fit_sgdr(1, 1, 1e-2))[0]).recorder.hps['lr']) == 1e-2
 
-def test_what_cannot_be_trained_is_said_at_once():
+def test_what_cannot_be_trained_raises_an_error_at_once():
     # %% nbs/checks/fits.ipynb #f1e1d023
     learn = learner('tensors')
     learn.model.requires_grad_(False)
     for fit in (lambda: learn.fit_sgdr(1, 1, 1e-2), lambda: learn.fit_stlr(1, 1e-2),
                 lambda: learn.fit_wsd(1, 1e-2), lambda: learn.lr_find(show_plot=False)):
-        test_fail(fit, contains='learn.model: all its weights are frozen', exc=ValueError)
+        test_fail(fit, contains='learn.model: all weights are frozen', exc=ValueError)
     learn = learner('tensors')
     learn.dls = DataLoaders(learn.dls.train)
     before = [p.detach().clone() for p in learn.model.parameters()]

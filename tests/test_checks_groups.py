@@ -31,7 +31,7 @@ def test_every_family_of_timm():
         assert early in layers[0], arch
     model,_ = on_meta('levit_128s')
     model.group_matcher = lambda coarse: dict(stem='^no_such_name')      # as in older versions of timm
-    assert len(model_layers(model)[0]) > 8                               # the names of its modules tell, too
+    assert len(model_layers(model)[0]) > 8                               # from the names of its modules
 
 def test_other_models():
     # %% nbs/checks/groups.ipynb #c747b454
@@ -90,7 +90,7 @@ def test_other_models():
     test_eq(len(nothing.layer_groups), 0)
 
     # %% nbs/checks/groups.ipynb #db0fca0e
-    blocks = {'blocks': r'^0\.(\d+)'}                   # layers of one's own, in a model that is none of timm's
+    blocks = {'blocks': r'^0\.(\d+)'}                   # custom layers, in a model that is not from timm
     own = nn.Sequential(nn.Sequential(*(nn.Linear(4, 4) for _ in range(6))), nn.Linear(4, 2))
     test_eq([len(g) for g in timm_split(own, 4, matcher=blocks)], [4, 4, 4, 2])
     test_eq([len(g) for g in timm_split(own, 3, matcher=lambda name: int(name.startswith('0.5')))], [10, 2, 2])
@@ -215,12 +215,12 @@ def test_frozen_by_hand():
     assert list(learn.layer_groups.to_frame().trainable)[0] > 0
 
     # %% nbs/checks/groups.ipynb #24801e65
-    learn = adapted(each_layer, frozen=lambda m: [])             # what the learner froze is opened again
+    learn = adapted(each_layer, frozen=lambda m: [])             # what the learner froze is unfrozen again
     learn.freeze()
     learn.regroup(3)
     learn.unfreeze()
     test_eq(open_layers(learn), [0, 1, 2, 3])
-    learn = adapted(each_layer)                                  # stock's unfreeze opens all that the splitter gives
+    learn = adapted(each_layer)                                  # stock's unfreeze unfreezes all that the splitter returns
     learn.freeze()
     learn.unfreeze()
     test_eq(open_layers(learn), [0, 1, 2, 3])
@@ -231,7 +231,7 @@ def test_frozen_by_hand():
     learn.regroup(2)
     learn.unfreeze()
     test_eq(open_layers(learn), [0, 1, 2, 3])
-    learn = adapted(each_layer, frozen=lambda m: [m[0]])         # freezing opens no norm layer that was frozen by hand
+    learn = adapted(each_layer, frozen=lambda m: [m[0]])         # freezing unfreezes no norm layer that was frozen by hand
     learn.freeze_to(-2)
     test_eq(open_layers(learn), [1, 2, 3])                       # that of layer 1 trains, as stock has it
     with tempfile.TemporaryDirectory() as d:
@@ -244,7 +244,7 @@ def test_frozen_by_hand():
         test_eq(open_layers(loaded), [1, 3])
 
     # %% nbs/checks/groups.ipynb #1846e692
-    learn = adapted(frozen=lambda m: [m[0]]).regroup(3)          # NormFreeze: its running statistics stand still, too
+    learn = adapted(frozen=lambda m: [m[0]]).regroup(3)          # NormFreeze: its running statistics do not change either
     before = deepcopy(learn.model.state_dict())
     learn.fit(1, 1e-2, cbs=NormFreeze())
     moved = {int(name[0]) for name,t in learn.model.state_dict().items() if not t.equal(before[name])}
@@ -275,7 +275,7 @@ def test_other_optimizers_other_heads():
         return ' '.join(str(w.message) for w in caught)
     learn = ranger_state(2)
     loaded = deepcopy(first(learn.model.parameters()))
-    assert 'starts afresh' in reload(ranger_state(3), learn)
+    assert 'so it is not loaded' in reload(ranger_state(3), learn)
     test_eq((learn.opt.count, learn.opt.slow_weights), (0, None))        # afresh, not drawn back to the weights of before
     learn.fit(1, 1e-2)
     saved = ranger_state(2)
@@ -324,7 +324,7 @@ def test_other_optimizers_other_heads():
 
 def test_bad_input():
     # %% nbs/checks/groups.ipynb #db0fca0e
-    blocks = {'blocks': r'^0\.(\d+)'}                   # layers of one's own, in a model that is none of timm's
+    blocks = {'blocks': r'^0\.(\d+)'}                   # custom layers, in a model that is not from timm
     own = nn.Sequential(nn.Sequential(*(nn.Linear(4, 4) for _ in range(6))), nn.Linear(4, 2))
     test_eq([len(g) for g in timm_split(own, 4, matcher=blocks)], [4, 4, 4, 2])
     test_eq([len(g) for g in timm_split(own, 3, matcher=lambda name: int(name.startswith('0.5')))], [10, 2, 2])
@@ -332,7 +332,7 @@ def test_bad_input():
     # %% nbs/checks/groups.ipynb #e90e328d
     model = learner('vision').model
     test_fail(lambda: timm_split(model, 1), contains='n_groups=1: must be at least 2')
-    test_fail(lambda: timm_split(model, 99), contains='n_groups=99: this model can be cut into')
+    test_fail(lambda: timm_split(model, 99), contains='n_groups=99: this model can be split into')
     test_fail(lambda: timm_split(model, 2.5), contains='n_groups=2.5', exc=TypeError)
     test_fail(lambda: timm_split(model, 2, by='size'), contains="by='size'")
     test_fail(lambda: timm_split(nn.Linear(2, 2)), contains='nothing to split')
@@ -356,7 +356,7 @@ def test_bad_input():
 
     one = learner('tabular')
     told = said(one.freeze)
-    test_eq(told, ['freeze_to(-1): the model has 1 layer group, so nothing is frozen; learn.regroup(2) makes more'])
+    test_eq(told, ['freeze_to(-1): the model has 1 layer group, so nothing is frozen; make more with learn.regroup(2)'])
     test_eq(said(lambda: one.regroup(2).freeze()), [])
     assert said(learner('vision').freeze)==[]
 
@@ -392,9 +392,9 @@ def test_bad_input():
         test_fail(lambda: discriminative_lrs(*args), contains=word)
 
     # %% nbs/checks/groups.ipynb #fe5c3182
-    for splitter,words in ((lambda m: [m[0].parameters(), m[1].parameters()], 'group 0 holds a generator'),
-                           (lambda m: [tuple(m[0].parameters()), tuple(m[1].parameters())], 'group 0 holds a tuple'),
-                           (lambda m: [[m[0]], [m[1]]], 'group 0 holds a Sequential'),
+    for splitter,words in ((lambda m: [m[0].parameters(), m[1].parameters()], 'group 0 contains a generator'),
+                           (lambda m: [tuple(m[0].parameters()), tuple(m[1].parameters())], 'group 0 contains a tuple'),
+                           (lambda m: [[m[0]], [m[1]]], 'group 0 contains a Sequential'),
                            (lambda m: [params(m.body), params(m.head)], "no attribute 'body'"),
                            (lambda m: [params(m[0]), params(m[7])], 'index 7 is out of range')):
         for made in (False, True):

@@ -16,7 +16,7 @@ def test_nothing_accumulates():
     # %% nbs/checks/leaks.ipynb #99154f67
     @contextlib.contextmanager
     def new_folder():
-        "A folder that is gone after the block; temporary files go there, too"
+        "A folder that is deleted after the block, also for temporary files"
         old,folder = tempfile.tempdir,tempfile.mkdtemp()
         tempfile.tempdir = folder
         try: yield Path(folder).resolve()
@@ -119,7 +119,7 @@ def test_nothing_accumulates():
                              hooks=[hooks(o) for o in objects])
 
     def kinds_of_objects():
-        "How many objects there are of each kind, but for weak references, which python itself keeps for a while"
+        "The number of objects of each kind, without weak references, which Python itself keeps for a while"
         for _ in range(3): gc.collect()          # one may set free what the next one finds
         return collections.Counter(type(o) for o in gc.get_objects() if not isinstance(o, weakref.ref))
 
@@ -149,7 +149,7 @@ def test_nothing_accumulates_slow():
     # %% nbs/checks/leaks.ipynb #99154f67
     @contextlib.contextmanager
     def new_folder():
-        "A folder that is gone after the block; temporary files go there, too"
+        "A folder that is deleted after the block, also for temporary files"
         old,folder = tempfile.tempdir,tempfile.mkdtemp()
         tempfile.tempdir = folder
         try: yield Path(folder).resolve()
@@ -229,7 +229,7 @@ def test_nothing_accumulates_slow():
 
     # %% nbs/checks/leaks.ipynb #6ba1d108
     def kinds_of_objects():
-        "How many objects there are of each kind, but for weak references, which python itself keeps for a while"
+        "The number of objects of each kind, without weak references, which Python itself keeps for a while"
         for _ in range(3): gc.collect()          # one may set free what the next one finds
         return collections.Counter(type(o) for o in gc.get_objects() if not isinstance(o, weakref.ref))
 
@@ -242,7 +242,7 @@ def test_nothing_accumulates_slow():
         gc.collect()
         ctypes.CDLL(None).malloc_trim(0)
         return int(Path('/proc/self/statm').read_text().split()[1])*os.sysconf('SC_PAGE_SIZE')/2**20
-    # what such learners have not got: a part to compute beforehand, predictions in order, several groups
+    # what such learners lack: a part to precompute, predictions in order, several groups
     needs = dict(text='precomputed tuned snapshots', tabular='precomputed tuned')
     for kind in kinds:
         with new_folder():
@@ -266,7 +266,7 @@ def test_what_is_dropped_is_freed():
     # %% nbs/checks/leaks.ipynb #99154f67
     @contextlib.contextmanager
     def new_folder():
-        "A folder that is gone after the block; temporary files go there, too"
+        "A folder that is deleted after the block, also for temporary files"
         old,folder = tempfile.tempdir,tempfile.mkdtemp()
         tempfile.tempdir = folder
         try: yield Path(folder).resolve()
@@ -400,7 +400,7 @@ def test_no_file_runs_code():
     # %% nbs/checks/leaks.ipynb #99154f67
     @contextlib.contextmanager
     def new_folder():
-        "A folder that is gone after the block; temporary files go there, too"
+        "A folder that is deleted after the block, also for temporary files"
         old,folder = tempfile.tempdir,tempfile.mkdtemp()
         tempfile.tempdir = folder
         try: yield Path(folder).resolve()
@@ -466,7 +466,7 @@ def test_no_file_runs_code():
             *_,older,newest = files(run/'run')
             list(itertools.islice(evil_files(run/'run'/newest, target), i+1))
             words = words_of(lambda: test_eq(same(weights(train(run)), straight), True))
-            assert words.count('damaged') == 1 and f'goes on after {int(older[12:17])} of 3 epochs' in words, words
+            assert words.count('damaged') == 1 and f'continues after {int(older[12:17])} of 3 epochs' in words, words
 
         learn = learner('tensors')
         learn.fit_sgdr(2, 1, 1e-3, 1, cbs=Snapshots(folder/'snaps'))
@@ -479,14 +479,14 @@ def test_no_file_runs_code():
         computed = frozen_vision(folder/'cache')
         for _ in evil_files(folder/'cache'/files(folder/'cache')[0], target):
             words = words_of(lambda: test_eq(same(frozen_vision(folder/'cache'), computed), True))
-            assert words.count('damaged') == 1 and 'computed anew' in words, words
+            assert words.count('damaged') == 1 and 'recomputing it' in words, words
         assert not target.exists()
 
-def test_files_that_were_made_to_do_harm():
+def test_malicious_files():
     # %% nbs/checks/leaks.ipynb #99154f67
     @contextlib.contextmanager
     def new_folder():
-        "A folder that is gone after the block; temporary files go there, too"
+        "A folder that is deleted after the block, also for temporary files"
         old,folder = tempfile.tempdir,tempfile.mkdtemp()
         tempfile.tempdir = folder
         try: yield Path(folder).resolve()
@@ -577,7 +577,7 @@ def test_cut_anywhere_any_bit():
     # %% nbs/checks/leaks.ipynb #99154f67
     @contextlib.contextmanager
     def new_folder():
-        "A folder that is gone after the block; temporary files go there, too"
+        "A folder that is deleted after the block, also for temporary files"
         old,folder = tempfile.tempdir,tempfile.mkdtemp()
         tempfile.tempdir = folder
         try: yield Path(folder).resolve()
@@ -627,7 +627,7 @@ def test_names_in_files():
     # %% nbs/checks/leaks.ipynb #99154f67
     @contextlib.contextmanager
     def new_folder():
-        "A folder that is gone after the block; temporary files go there, too"
+        "A folder that is deleted after the block, also for temporary files"
         old,folder = tempfile.tempdir,tempfile.mkdtemp()
         tempfile.tempdir = folder
         try: yield Path(folder).resolve()
@@ -686,11 +686,11 @@ def test_names_in_files():
                 words_of(train, folder, stop=1, cbs=[make(fname='best')])
                 for name in ('evil','best'): torch.save(Evil(folder/'executed'), folder/f'run/{name}.pth')
                 def change(tree):
-                    attributes_of(tree, 'fname')['best'] = -1.            # or the next epoch would be better, and saved
+                    attributes_of(tree, 'fname')['best'] = -1.            # otherwise the next epoch would be better, and saved
                     if way == 'fname': attributes_of(tree, 'fname')['fname'] = str(folder/'run/evil')
                     else:              tree['numbers']['model_dir'] = str(folder/'run')
                 forge(folder/'run'/files(folder/'run')[-1], change)
-                assert 'goes on after 2' in words_of(train, folder, cbs=[make(fname='best')])
+                assert 'continues after 2' in words_of(train, folder, cbs=[make(fname='best')])
                 assert not (folder/'executed').exists()
 
     # %% nbs/checks/leaks.ipynb #22f72883
@@ -700,7 +700,7 @@ def test_names_in_files():
         def change(tree):
             attributes_of(tree, 'append').update(path=folder, fname=Path('elsewhere'))
         forge(folder/'run'/files(folder/'run')[-1], change)
-        assert 'was finished' in words_of(train, folder, cbs=[CSVLogger('log.csv')])
+        assert 'is already finished' in words_of(train, folder, cbs=[CSVLogger('log.csv')])
         assert not (folder/'elsewhere').exists()
         test_eq((folder/'out/log.csv').read_text(), log)
 
@@ -715,7 +715,7 @@ def test_names_in_files():
                   if 'snapshots' in cb.get('own', {}))['snapshots'][0]['path'] = precious
         forge(folder/'run'/files(folder/'run')[-1], change)
         snaps = Snapshots(folder/'snaps', keep=1)
-        assert 'goes on after 2' in words_of(train, folder, cycles=True, cbs=[snaps])
+        assert 'continues after 2' in words_of(train, folder, cycles=True, cbs=[snaps])
         test_eq(precious.read_text(), 'mine')
         test_eq(snaps.snapshots[0].path, folder/'snaps/snapshot_0002.safetensors')
 
@@ -723,7 +723,7 @@ def test_odd_folders():
     # %% nbs/checks/leaks.ipynb #99154f67
     @contextlib.contextmanager
     def new_folder():
-        "A folder that is gone after the block; temporary files go there, too"
+        "A folder that is deleted after the block, also for temporary files"
         old,folder = tempfile.tempdir,tempfile.mkdtemp()
         tempfile.tempdir = folder
         try: yield Path(folder).resolve()
@@ -777,7 +777,7 @@ def test_odd_folders():
             snaps,learns = Snapshots(place/'snaps', keep=2),[]
             words = words_of(lambda: learns.append(train(place, stop=stop, cycles=True, cbs=[snaps, *cbs])))
         os.chdir(start)
-        assert 'goes on after 2' in words and len(SnapshotEnsemble.load(place/'snaps', learns[0])) == 2, words
+        assert 'continues after 2' in words and len(SnapshotEnsemble.load(place/'snaps', learns[0])) == 2, words
         return [*weights(learns[0]), SnapshotEnsemble(learns[0], snaps).get_preds()[0]]
 
     # %% nbs/checks/leaks.ipynb #e4ec9ba1
@@ -795,14 +795,14 @@ def test_odd_folders():
                 test_eq(len(files(Path(cache))), 1)
             bad = start/os.fsdecode(b'caf\xe9')
             for f in (lambda: Resume(bad), lambda: Snapshots(bad), lambda: frozen_vision(bad)):
-                test_fail(f, contains='is not in UTF-8')
+                test_fail(f, contains='is not valid UTF-8')
         finally: os.chdir(here)
 
 def test_links_and_what_is_in_the_way():
     # %% nbs/checks/leaks.ipynb #99154f67
     @contextlib.contextmanager
     def new_folder():
-        "A folder that is gone after the block; temporary files go there, too"
+        "A folder that is deleted after the block, also for temporary files"
         old,folder = tempfile.tempdir,tempfile.mkdtemp()
         tempfile.tempdir = folder
         try: yield Path(folder).resolve()
@@ -859,7 +859,7 @@ def test_links_and_what_is_in_the_way():
                   if 'snapshots' in cb.get('own', {}))['snapshots'][0]['path'] = precious
         forge(folder/'run'/files(folder/'run')[-1], change)
         snaps = Snapshots(folder/'snaps', keep=1)
-        assert 'goes on after 2' in words_of(train, folder, cycles=True, cbs=[snaps])
+        assert 'continues after 2' in words_of(train, folder, cycles=True, cbs=[snaps])
         test_eq(precious.read_text(), 'mine')
         test_eq(snaps.snapshots[0].path, folder/'snaps/snapshot_0002.safetensors')
 
@@ -878,7 +878,7 @@ def test_links_and_what_is_in_the_way():
                 snaps.mine.add(path := folder/f'snaps/snapshot_{self.epoch:04}.safetensors') or path.symlink_to(precious)
         snaps = Snapshots(folder/'snaps', keep=1)
         words_of(train, folder, cycles=True, cbs=[snaps, Link()])
-        assert 'was finished' in words_of(train, folder, cycles=True, cbs=[Snapshots(folder/'snaps', keep=1), Link()])
+        assert 'is already finished' in words_of(train, folder, cycles=True, cbs=[Snapshots(folder/'snaps', keep=1), Link()])
         test_eq(precious.read_text(), 'mine')
         test_eq(files(folder/'snaps'), ['snapshot_0002.safetensors'])
         assert not any(p.is_symlink() for name in ('run','snaps') for p in (folder/name).glob('*.safetensors'))
@@ -887,7 +887,7 @@ def test_links_and_what_is_in_the_way():
         path = folder/'cache'/files(folder/'cache')[0]
         path.unlink()
         path.symlink_to(precious)
-        assert 'computed anew' in words_of(lambda: test_eq(same(frozen_vision(folder/'cache'), computed), True))
+        assert 'recomputing it' in words_of(lambda: test_eq(same(frozen_vision(folder/'cache'), computed), True))
         test_eq((precious.read_text(), path.is_symlink()), ('mine', False))
 
     # %% nbs/checks/leaks.ipynb #fa0ac082
@@ -898,7 +898,7 @@ def test_links_and_what_is_in_the_way():
         in_the_way[1].symlink_to('nowhere')
         os.mkfifo(in_the_way[2])
         assert 'after 1 epochs could not be written' in words_of(train, folder, stop=1)
-        assert 'goes on after 2 of 3' in words_of(train, folder)
+        assert 'continues after 2 of 3' in words_of(train, folder)
         words_of(train, folder, restart=True)
         test_eq([os.path.lexists(p) for p in in_the_way], [True]*3)
 
@@ -919,5 +919,5 @@ def test_links_and_what_is_in_the_way():
             train(folder, 6, stop=4, keep_last=keep_last)
             for name in files(folder/'run'): (folder/'run'/name).write_bytes(b'damaged')
             assert 'goes on' not in words_of(train, folder, 6, stop=2, keep_last=keep_last)
-            assert 'goes on after 3 of 6' in words_of(train, folder, 6, keep_last=keep_last)
+            assert 'continues after 3 of 6' in words_of(train, folder, 6, keep_last=keep_last)
             test_eq(len(files(folder/'run')), keep_last)

@@ -21,11 +21,11 @@ def test_mishaps_in_the_sweep():
             try: learn.lr_find(num_it=15, show_plot=False, **kwargs)
             except (KeyboardInterrupt, RuntimeError): pass
         if mishap:
-            test_eq(mishap.seen, 0)   # the callback's own counter is back, too
+            test_eq(mishap.seen, 0)   # the counter of the callback is restored as well
             learn.remove_cb(mishap)
 
     def story(kind, look, num_workers=0, before=lambda l: l.fit(1, 1e-2), then=noop, cbs=None):
-        "Weights after: something, a look, something, more training"
+        "Weights after: something, a sweep, something, more training"
         learn = learner(kind, num_workers, cbs=cbs() if cbs else None)
         before(learn)
         look(learn)
@@ -54,11 +54,11 @@ def test_loader_workers():
             try: learn.lr_find(num_it=15, show_plot=False, **kwargs)
             except (KeyboardInterrupt, RuntimeError): pass
         if mishap:
-            test_eq(mishap.seen, 0)   # the callback's own counter is back, too
+            test_eq(mishap.seen, 0)   # the counter of the callback is restored as well
             learn.remove_cb(mishap)
 
     def story(kind, look, num_workers=0, before=lambda l: l.fit(1, 1e-2), then=noop, cbs=None):
-        "Weights after: something, a look, something, more training"
+        "Weights after: something, a sweep, something, more training"
         learn = learner(kind, num_workers, cbs=cbs() if cbs else None)
         before(learn)
         look(learn)
@@ -83,11 +83,11 @@ def test_fresh_frozen_with_other_optimizers():
             try: learn.lr_find(num_it=15, show_plot=False, **kwargs)
             except (KeyboardInterrupt, RuntimeError): pass
         if mishap:
-            test_eq(mishap.seen, 0)   # the callback's own counter is back, too
+            test_eq(mishap.seen, 0)   # the counter of the callback is restored as well
             learn.remove_cb(mishap)
 
     def story(kind, look, num_workers=0, before=lambda l: l.fit(1, 1e-2), then=noop, cbs=None):
-        "Weights after: something, a look, something, more training"
+        "Weights after: something, a sweep, something, more training"
         learn = learner(kind, num_workers, cbs=cbs() if cbs else None)
         before(learn)
         look(learn)
@@ -129,11 +129,11 @@ def test_step_making_callbacks():
             try: learn.lr_find(num_it=15, show_plot=False, **kwargs)
             except (KeyboardInterrupt, RuntimeError): pass
         if mishap:
-            test_eq(mishap.seen, 0)   # the callback's own counter is back, too
+            test_eq(mishap.seen, 0)   # the counter of the callback is restored as well
             learn.remove_cb(mishap)
 
     def story(kind, look, num_workers=0, before=lambda l: l.fit(1, 1e-2), then=noop, cbs=None):
-        "Weights after: something, a look, something, more training"
+        "Weights after: something, a sweep, something, more training"
         learn = learner(kind, num_workers, cbs=cbs() if cbs else None)
         before(learn)
         look(learn)
@@ -159,11 +159,11 @@ def test_preserved_anything_inside():
             try: learn.lr_find(num_it=15, show_plot=False, **kwargs)
             except (KeyboardInterrupt, RuntimeError): pass
         if mishap:
-            test_eq(mishap.seen, 0)   # the callback's own counter is back, too
+            test_eq(mishap.seen, 0)   # the counter of the callback is restored as well
             learn.remove_cb(mishap)
 
     def story(kind, look, num_workers=0, before=lambda l: l.fit(1, 1e-2), then=noop, cbs=None):
-        "Weights after: something, a look, something, more training"
+        "Weights after: something, a sweep, something, more training"
         learn = learner(kind, num_workers, cbs=cbs() if cbs else None)
         before(learn)
         look(learn)
@@ -197,7 +197,7 @@ def test_preserved_anything_inside():
     for kind in kinds:
         assert same(story(kind, noop), story(kind, survived)), kind
 
-def test_state_of_your_own_odd_tensors():
+def test_custom_state_odd_tensors():
     # %% nbs/checks/no_trace.ipynb #38af2b62
     def find(learn, end=None, **kwargs):
         "lr_find, with a mishap at the 7th batch"
@@ -208,7 +208,7 @@ def test_state_of_your_own_odd_tensors():
             try: learn.lr_find(num_it=15, show_plot=False, **kwargs)
             except (KeyboardInterrupt, RuntimeError): pass
         if mishap:
-            test_eq(mishap.seen, 0)   # the callback's own counter is back, too
+            test_eq(mishap.seen, 0)   # the counter of the callback is restored as well
             learn.remove_cb(mishap)
 
     # %% nbs/checks/no_trace.ipynb #99b0b850
@@ -268,7 +268,7 @@ def test_another_learner_lazy_modules_schedulers():
             try: learn.lr_find(num_it=15, show_plot=False, **kwargs)
             except (KeyboardInterrupt, RuntimeError): pass
         if mishap:
-            test_eq(mishap.seen, 0)   # the callback's own counter is back, too
+            test_eq(mishap.seen, 0)   # the counter of the callback is restored as well
             learn.remove_cb(mishap)
 
     # %% nbs/checks/no_trace.ipynb #f1e1d011
@@ -387,7 +387,7 @@ def test_odd_learners():
     test_eq(len(res.sweeps[0][0]), 20)
     with learn.no_bar(): learn.lr_find(num_it=20, show_plot=False)
 
-def test_what_was_left_behind_is_gone():
+def test_leftovers_are_removed():
     # %% nbs/checks/no_trace.ipynb #eb3b957a
     learn = learner('vision')
     names = set(vars(learn))

@@ -208,7 +208,7 @@ def test_falls_are_torch_s():
     many = st.lists(lr, min_size=1, max_size=3)
     def lambda_lr(f): return lambda opt: torch.optim.lr_scheduler.LambdaLR(opt, f)
     def rates_of(s, n):
-        "All values at once, which are those one by one, and those of the schedule after a trip through pickle"
+        "All values at once; they equal the values one by one, and those of the unpickled schedule"
         values = s.at(np.arange(n), n)
         close([s.at(i, n) for i in range(n)], values)
         np.testing.assert_array_equal(pickle.loads(pickle.dumps(s)).at(np.arange(n), n), values)
@@ -294,7 +294,7 @@ def test_a_cooldown_is_torch_s_schedulers_one_after_the_other():
     many = st.lists(lr, min_size=1, max_size=3)
     def lambda_lr(f): return lambda opt: torch.optim.lr_scheduler.LambdaLR(opt, f)
     def rates_of(s, n):
-        "All values at once, which are those one by one, and those of the schedule after a trip through pickle"
+        "All values at once; they equal the values one by one, and those of the unpickled schedule"
         values = s.at(np.arange(n), n)
         close([s.at(i, n) for i in range(n)], values)
         np.testing.assert_array_equal(pickle.loads(pickle.dumps(s)).at(np.arange(n), n), values)
@@ -305,7 +305,7 @@ def test_a_cooldown_is_torch_s_schedulers_one_after_the_other():
 
     # %% nbs/checks/oracles.ipynb #706bc92b
     def in_sequence(warm, cool, n, shape):
-        "Torch's schedulers for a warm-up, a constant rate and a cooldown, each where it has a step"
+        "torch's schedulers for a warm-up, a constant rate and a cooldown, each if it has a step"
         o = torch.optim.lr_scheduler
         falls = {'linear': lambda opt: o.LinearLR(opt, 1., 0., total_iters=cool),
                  'cosine': lambda opt: o.CosineAnnealingLR(opt, T_max=cool),

@@ -208,7 +208,7 @@ def test_on_leaving():
         learn.fit(1, 1e-2)
 
     class Breaks(Transform):
-        "Something bad with an item"
+        "Fails at an item"
         def __init__(self, what, n=20): self.what,self.n = what,n
         def encodes(self, x:PILImage):
             self.n -= 1
@@ -226,18 +226,18 @@ def test_on_leaving():
 def test_misuse():
     # %% nbs/checks/precompute.ipynb #68d363d5
     learn = convnet()
-    refuses('opened', lambda: inside(learn, lambda l: (l.unfreeze(), l.fit(1, 1e-3))))
+    refuses('have been unfrozen', lambda: inside(learn, lambda l: (l.unfreeze(), l.fit(1, 1e-3))))
     assert clean(learn)
     learn.freeze()
-    refuses('opened', lambda: inside(learn, lambda l: l.fine_tune(1, 1e-3)))
+    refuses('have been unfrozen', lambda: inside(learn, lambda l: l.fine_tune(1, 1e-3)))
     learn.freeze()
-    refuses('opened', lambda: inside(learn, lambda l: l.fit_one_cycle(3, 1e-3, cbs=GradualUnfreezing())))
+    refuses('have been unfrozen', lambda: inside(learn, lambda l: l.fit_one_cycle(3, 1e-3, cbs=GradualUnfreezing())))
     learn.freeze()
     refuses('cannot be nested', lambda: inside(learn, lambda l: l.precomputed().__enter__()))
     def other_weights(l):
         with torch.no_grad(): l.model[0][0][0].weight.mul_(1.1)
         l.fit(1, 1e-3)
-    refuses('other weights', lambda: inside(learn, other_weights))
+    refuses('precomputed have changed', lambda: inside(learn, other_weights))
     refuses('CutMix', lambda: inside(learn, lambda l: l.fit(1, 1e-3, cbs=CutMix())))
     inside(learn, lambda l: (l.freeze(), l.fit(1, 1e-3, cbs=MixUp()), l.freeze_to(-1), l.fit(1, 1e-3), l.validate()))
     learn.validate(); learn.get_preds()                        # nothing hangs after all these errors
@@ -268,7 +268,7 @@ def test_misuse():
         learn = convnet()
         for p in learn.model.parameters(): p.requires_grad_(False)
         return learn
-    refuses('every layer of the model is frozen', lambda: inside(all_frozen(), noop))
+    refuses('every layer is frozen', lambda: inside(all_frozen(), noop))
     def noisy_first():
         learn = convnet()
         learn.model = nn.Sequential(nn.Dropout(0.1), *learn.model)
@@ -296,13 +296,13 @@ def test_misuse():
         learn.model,learn.splitter,learn.opt = NotAChain(),lambda m: [params(m.body), params(m.head)],None
         learn.freeze()
         return learn
-    refuses('learn.model (NotAChain) does not just call one module after the other', lambda: inside(no_chain(), noop))
+    refuses('learn.model (NotAChain) is not a plain nn.Sequential', lambda: inside(no_chain(), noop))
     def ragged():
         learn = texts()
         rows = [(torch.randint(2, 30, (8+i//6,)), torch.tensor(i%2)) for i in range(36)]
         learn.dls = DataLoaders.from_dsets(rows, rows[:6], bs=6, num_workers=0)
         return learn
-    refuses('differ in shape', lambda: inside(ragged(), noop))
+    refuses('have different shapes', lambda: inside(ragged(), noop))
     for kwargs,words_,exc in ((dict(n_aug=-1), 'n_aug=-1', ValueError), (dict(n_aug=1.5), 'n_aug=1.5', TypeError),
                               (dict(max_memory='1'), "max_memory='1'", TypeError)):
         refuses(words_, lambda: inside(convnet(), noop, **kwargs), exc)
@@ -312,12 +312,12 @@ def test_misuse():
         learn = convnet()
         learn.dls = DataLoaders(DataLoader(Endless(), bs=4, n=20), DataLoader(Endless(), bs=4, n=20))
         return learn
-    refuses('dls[0]: its items must be numbered', lambda: inside(iterable(), noop))
+    refuses('dls[0]: activations can be stored only', lambda: inside(iterable(), noop))
 
 def test_the_cache():
     # %% nbs/checks/precompute.ipynb #bc9d2a23
     class Count:
-        "How many batches the body computes"
+        "Counts the batches that the body computes"
         def __init__(self, learn): self.n,self.hook = 0,learn.model[0].register_forward_hook(self.add)
         def add(self, *args): self.n += 1
     def filled(learn, d, **kwargs):
@@ -454,7 +454,7 @@ def test_odd_modules():
     test_close(copies[0].eval()(x), learn.model.eval()(x), 1e-6)
     assert not any(isinstance(vars(m).get('forward'), Bypass) for m in copies[0].modules())
 
-def test_odd_users():
+def test_unusual_uses():
     # %% nbs/checks/precompute.ipynb #1cf5dd9e
     def shaken(): return convnet(partial(images, batch_tfms=Jitter()))
     learn = shaken()
@@ -465,7 +465,7 @@ def test_odd_users():
         def darker(x): return x//3 if isinstance(x, TensorImage) else x
         bright = learn.get_preds(dl=learn.dls.valid.new(after_batch=[IntToFloatTensor(), darker]))[0]
         assert not torch.allclose(bright, learn.get_preds()[0], atol=1e-4)
-        kept,at_hand = learn.dls.valid,learn.get_preds()[0]
+        kept,inside_preds = learn.dls.valid,learn.get_preds()[0]
         learn.dls.train.bs = 5
         learn.fit(1, 1e-9, cbs=(seen := Seen()))
         test_eq(len(learn.dls.train), 6)
@@ -485,14 +485,14 @@ def test_odd_users():
         with torch.no_grad(): learn.model[0][0][0].weight.mul_(2)
         learn.save('other')
         learn.load('start')
-        refuses('other weights', lambda: inside(learn, lambda l: (l.load('other'), l.validate())))
+        refuses('precomputed have changed', lambda: inside(learn, lambda l: (l.load('other'), l.validate())))
         learn.load('start')
-        refuses('other weights', lambda: inside(learn, lambda l: (l.load('other'), l.get_preds())))
+        refuses('precomputed have changed', lambda: inside(learn, lambda l: (l.load('other'), l.get_preds())))
         learn.validate()
         def by_data(l):
             l.model[0][0][0].weight.data.mul_(-5)
             l.fit(1, 1e-3)
-        refuses('other weights', lambda: inside(learn, by_data))
+        refuses('precomputed have changed', lambda: inside(learn, by_data))
         learn = convnet(path=d)
         with learn.precomputed(): learn.export('it.pkl')
         again = load_learner(Path(d)/'it.pkl')
@@ -546,7 +546,7 @@ def test_odd_users():
         assert mapped
     assert not any(Path(p).exists() for p in mapped)
 
-def test_samplers_of_your_own():
+def test_custom_samplers():
     # %% nbs/checks/precompute.ipynb #03792d3a
     class Drawn(torch.utils.data.Sampler):
         "Batches of changing size, drawn with replacement, each when it is asked for"
@@ -592,13 +592,13 @@ def test_samplers_of_your_own():
         return learn
     pairs = of_torch().dls.train.dataset
     def of_tensors(**kwargs): return with_train(torch.utils.data.DataLoader(pairs, batch_size=8, **kwargs))
-    def numbered(f): refuses('dls[0]: its items must be numbered', lambda: inside(f(), noop))
+    def numbered(f): refuses('dls[0]: activations can be stored only', lambda: inside(f(), noop))
     numbered(lambda: with_train(torch.utils.data.DataLoader(Stream(), batch_size=4)))
     numbered(lambda: with_train(torch.utils.data.DataLoader([(torch.randn(4, 5), torch.ones(4, 1))]*5, batch_size=None)))
     numbered(lambda: with_train(DataLoader([(torch.randn(4, 5), torch.ones(4, 1))]*5, bs=None)))
-    refuses('dls[0]: Moved has its own __iter__', lambda: inside(with_train(Moved(pairs, batch_size=8)), noop))
-    refuses('dls[0]: Pairs has its own chunkify', lambda: inside(with_train(Pairs(pairs, bs=8)), noop))
-    refuses('dls[0]: DataLoader has its own create_batches',
+    refuses('dls[0]: Moved overrides __iter__', lambda: inside(with_train(Moved(pairs, batch_size=8)), noop))
+    refuses('dls[0]: Pairs overrides chunkify', lambda: inside(with_train(Pairs(pairs, bs=8)), noop))
+    refuses('dls[0]: DataLoader overrides create_batches',
             lambda: inside(with_train(DataLoader(pairs, bs=8, create_batches=noop)), noop))
     refuses('a batch is of type dict', lambda: inside(of_tensors(collate_fn=lambda b: dict(zip('xy', default_collate(b)))),
                                                       noop))
@@ -606,7 +606,7 @@ def test_samplers_of_your_own():
     named = of_tensors(sampler=['a', 'b'])
     refuses('which are not numbers of', lambda: inside(named, lambda l: l.fit(1, 1e-3)))
     class Opened(torch.utils.data.Dataset):
-        "What each worker opens for itself, and the first batch before there are any"
+        "Each worker opens its own rows; the first batch is read before there are workers"
         def __len__(self): return 40
         def __getitem__(self, i): return self.rows[i]
     def open_it(worker): torch.utils.data.get_worker_info().dataset.rows = pairs
@@ -655,7 +655,7 @@ def test_copies_of_the_model():
                     timms=(by_timm, lambda c,m: c.update(m)), pair=(Pair,), shallow=(copy,),
                     twice=(lambda m: deepcopy(still(m)),), functional=(functional,))
     def given(make, teacher, fixed=0):
-        "What a teacher gives in a live fit and inside"
+        "The outputs of a teacher in a live fit and inside the block"
         res = []
         for live in (True, False):
             learn,cb = make(),Teacher(*teachers[teacher])
@@ -669,7 +669,7 @@ def test_copies_of_the_model():
 
     # %% nbs/checks/precompute.ipynb #4715044f
     def calls(make, event='after_batch', change=noop, **kwargs):
-        "Calls what is made of the model inside on the batch, in `event`"
+        "Calls a module made from the model inside the block on the batch, in `event`"
         cb = Callback()
         def before_fit():
             cb.made = make(cb.learn.model)
@@ -683,10 +683,10 @@ def test_copies_of_the_model():
             refuses(words_, lambda: inside(learn, calls(*args, event=event, **kwargs)))
             assert clean(learn)
     def touched(m): nn.init.zeros_(m[0][2][0].weight)
-    refuses_inside('other weights', still, change=touched)
-    refuses_inside('other weights', still, change=lambda m: m[0][2][1].running_mean.add_(0.1))
-    refuses_inside('other weights', still, change=lambda m: setattr(m[0][2], '0', nn.Conv2d(4, 8, 3, bias=True)))
-    refuses_inside('other weights', lambda m: lambda x: functional_call(m, {'0.0.0.weight': torch.zeros(4, 3, 3, 3)}, (x,)))
+    refuses_inside('differs from learn.model', still, change=touched)
+    refuses_inside('differs from learn.model', still, change=lambda m: m[0][2][1].running_mean.add_(0.1))
+    refuses_inside('differs from learn.model', still, change=lambda m: setattr(m[0][2], '0', nn.Conv2d(4, 8, 3, bias=True)))
+    refuses_inside('differs from learn.model', lambda m: lambda x: functional_call(m, {'0.0.0.weight': torch.zeros(4, 3, 3, 3)}, (x,)))
     refuses_inside('in training mode', still, change=lambda m: m.train())
     inside(convnet(), calls(deepcopy))                     # as the model is inside: its frozen layers in evaluation mode
     inside(of_torch(), lambda l: (l.model[0].append(nn.Tanh()), calls(still, change=lambda m: m[1].train())(l)))

@@ -11,10 +11,10 @@ from fastai_lrx.core.fingerprint import fingerprint
 from fastai_lrx.keep import recover
 from fastai_lrx.keep.recover import copied, training_state
 
-def test_ordinary_runs_stay_as_they_are():
+def test_ordinary_runs_are_unaffected():
     # %% nbs/checks/recover.ipynb #2c6f6788
     def fitted(fit, cbs, kind='tensors', make=None):
-        "A learner after a fit, and what was said."
+        "A learner after a fit, and what the fit printed."
         learn = make() if make else learner(kind)
         with contextlib.redirect_stdout(said := io.StringIO()), warnings.catch_warnings():
             warnings.simplefilter('ignore')
@@ -41,10 +41,10 @@ def test_ordinary_runs_stay_as_they_are():
         test_eq(b.recorder.recoveries, [])
         assert same(weights(a), weights(b)), cb
 
-def test_back_to_what_was_there():
+def test_the_restored_state_is_an_earlier_one():
     # %% nbs/checks/recover.ipynb #2c6f6788
     class Spoil(Callback):
-        "Something bad in a batch of a fit, by number, or in several."
+        "A fault in one or several batches of a fit, by number."
         order,run_valid = 0,False
         def __init__(self, what, *at): self.what,self.at,self.n = what,at,0
         def before_batch(self): self.strike('inputs')
@@ -57,7 +57,7 @@ def test_back_to_what_was_there():
     def nan_inputs(learn): learn.xb = tuple(x*np.nan if x.is_floating_point() else x for x in learn.xb)
     def nan_loss(learn): learn.loss,learn.loss_grad = learn.loss*np.nan,learn.loss_grad*np.nan
     def inf_loss(learn): learn.loss,learn.loss_grad = learn.loss*np.inf,learn.loss_grad*np.inf
-    def shown_loss(learn): learn.loss = learn.loss*np.nan                # the weights do not feel it
+    def shown_loss(learn): learn.loss = learn.loss*np.nan                # does not affect the weights
     def nan_weights(learn): next(learn.model.parameters()).data.mul_(np.nan)
     def blown_weights(learn):
         for p in learn.model.parameters(): p.data.mul_(1e3)
@@ -77,7 +77,7 @@ def test_back_to_what_was_there():
         return fingerprint(as_lists(state))
 
     def fitted(fit, cbs, kind='tensors', make=None):
-        "A learner after a fit, and what was said."
+        "A learner after a fit, and what the fit printed."
         learn = make() if make else learner(kind)
         with contextlib.redirect_stdout(said := io.StringIO()), warnings.catch_warnings():
             warnings.simplefilter('ignore')
@@ -134,7 +134,7 @@ def test_back_to_what_was_there():
 
     # %% nbs/checks/recover.ipynb #2d1af343
     class Unfreeze(Callback):
-        "Opens all groups in the middle."
+        "Unfreezes all groups in mid-fit."
         order,run_valid = 0,False
         def before_batch(self):
             if self.epoch == 4 and self.iter == 2: self.opt.freeze_to(0); self.opt.set_hyper('wd', 0.1)
@@ -145,10 +145,10 @@ def test_back_to_what_was_there():
     assert found['back_to'] < 26 and all(p.requires_grad for p in learn.model.parameters())
     test_eq([learn.opt.frozen_idx, *(h['wd'] for h in learn.opt.hypers)], [0, 0.1, 0.1])
 
-def test_what_is_a_trouble():
+def test_what_counts_as_a_problem():
     # %% nbs/checks/recover.ipynb #2c6f6788
     class Spoil(Callback):
-        "Something bad in a batch of a fit, by number, or in several."
+        "A fault in one or several batches of a fit, by number."
         order,run_valid = 0,False
         def __init__(self, what, *at): self.what,self.at,self.n = what,at,0
         def before_batch(self): self.strike('inputs')
@@ -162,7 +162,7 @@ def test_what_is_a_trouble():
     def nan_weights(learn): next(learn.model.parameters()).data.mul_(np.nan)
 
     def fitted(fit, cbs, kind='tensors', make=None):
-        "A learner after a fit, and what was said."
+        "A learner after a fit, and what the fit printed."
         learn = make() if make else learner(kind)
         with contextlib.redirect_stdout(said := io.StringIO()), warnings.catch_warnings():
             warnings.simplefilter('ignore')
@@ -181,7 +181,7 @@ def test_what_is_a_trouble():
     assert 'the loss has risen from' in learn.recorder.recoveries[0]['why']
     def bad_weights(learn): next(iter(learn.opt.state.values()))['sqr_avg'].fill_(np.inf)
     learn,_ = fitted(n_epochs(8), [Spoil(bad_weights, 21), Recover(every=10)])
-    assert re.fullmatch(r'optimizers.0.state.\d.sqr_avg not finite', learn.recorder.recoveries[0]['why'])
+    assert re.fullmatch(r'optimizers.0.state.\d.sqr_avg is not finite', learn.recorder.recoveries[0]['why'])
     learn = learner('tensors')
     learn.model.register_buffer('mask', torch.tensor([0, -np.inf]))
     fitted(n_epochs(8), [Recover(every=10)], make=lambda: learn)
@@ -218,7 +218,7 @@ def test_what_is_a_trouble():
 def test_the_rates():
     # %% nbs/checks/recover.ipynb #2c6f6788
     class Spoil(Callback):
-        "Something bad in a batch of a fit, by number, or in several."
+        "A fault in one or several batches of a fit, by number."
         order,run_valid = 0,False
         def __init__(self, what, *at): self.what,self.at,self.n = what,at,0
         def before_batch(self): self.strike('inputs')
@@ -232,7 +232,7 @@ def test_the_rates():
     def nan_weights(learn): next(learn.model.parameters()).data.mul_(np.nan)
 
     def fitted(fit, cbs, kind='tensors', make=None):
-        "A learner after a fit, and what was said."
+        "A learner after a fit, and what the fit printed."
         learn = make() if make else learner(kind)
         with contextlib.redirect_stdout(said := io.StringIO()), warnings.catch_warnings():
             warnings.simplefilter('ignore')
@@ -283,10 +283,10 @@ def test_the_rates():
     fitted(n_epochs(8), [plateau, Spoil(nan_loss, 12), Recover(0.1, every=10), seen])
     assert {round(1e-2/row[0], 6) for row in seen.rows} <= {float(2**i*f) for i in range(9) for f in (1, 10)}
 
-def test_once_too_often():
+def test_too_many_recoveries():
     # %% nbs/checks/recover.ipynb #2c6f6788
     class Spoil(Callback):
-        "Something bad in a batch of a fit, by number, or in several."
+        "A fault in one or several batches of a fit, by number."
         order,run_valid = 0,False
         def __init__(self, what, *at): self.what,self.at,self.n = what,at,0
         def before_batch(self): self.strike('inputs')
@@ -313,7 +313,7 @@ def test_once_too_often():
         return fingerprint(as_lists(state))
 
     def fitted(fit, cbs, kind='tensors', make=None):
-        "A learner after a fit, and what was said."
+        "A learner after a fit, and what the fit printed."
         learn = make() if make else learner(kind)
         with contextlib.redirect_stdout(said := io.StringIO()), warnings.catch_warnings():
             warnings.simplefilter('ignore')
@@ -365,7 +365,7 @@ def test_once_too_often():
 def test_sweeps_plans_comparisons_plots():
     # %% nbs/checks/recover.ipynb #2c6f6788
     class Spoil(Callback):
-        "Something bad in a batch of a fit, by number, or in several."
+        "A fault in one or several batches of a fit, by number."
         order,run_valid = 0,False
         def __init__(self, what, *at): self.what,self.at,self.n = what,at,0
         def before_batch(self): self.strike('inputs')
@@ -378,7 +378,7 @@ def test_sweeps_plans_comparisons_plots():
     def nan_loss(learn): learn.loss,learn.loss_grad = learn.loss*np.nan,learn.loss_grad*np.nan
 
     def fitted(fit, cbs, kind='tensors', make=None):
-        "A learner after a fit, and what was said."
+        "A learner after a fit, and what the fit printed."
         learn = make() if make else learner(kind)
         with contextlib.redirect_stdout(said := io.StringIO()), warnings.catch_warnings():
             warnings.simplefilter('ignore')
@@ -409,7 +409,7 @@ def test_sweeps_plans_comparisons_plots():
 def test_ctrl_c():
     # %% nbs/checks/recover.ipynb #2c6f6788
     class Spoil(Callback):
-        "Something bad in a batch of a fit, by number, or in several."
+        "A fault in one or several batches of a fit, by number."
         order,run_valid = 0,False
         def __init__(self, what, *at): self.what,self.at,self.n = what,at,0
         def before_batch(self): self.strike('inputs')
@@ -436,7 +436,7 @@ def test_ctrl_c():
         return fingerprint(as_lists(state))
 
     def fitted(fit, cbs, kind='tensors', make=None):
-        "A learner after a fit, and what was said."
+        "A learner after a fit, and what the fit printed."
         learn = make() if make else learner(kind)
         with contextlib.redirect_stdout(said := io.StringIO()), warnings.catch_warnings():
             warnings.simplefilter('ignore')
@@ -445,18 +445,18 @@ def test_ctrl_c():
     def n_epochs(n): return lambda l,cbs: l.fit(n, 1e-2, cbs=cbs)
 
     # %% nbs/checks/recover.ipynb #0b031659
-    real,pressed = recover.put_opt_state,[]
-    def put_opt_state(opt, saved):
+    real,pressed = recover.restore_opt_state,[]
+    def restore_opt_state(opt, saved):
         if not pressed: pressed.append(signal.raise_signal(signal.SIGINT))
         real(opt, saved)
     def pressed_in_recovery():
         "Ctrl-C before the optimizer's state is back."
         learn,states = learner('tensors'),States()
-        recover.put_opt_state = put_opt_state
+        recover.restore_opt_state = restore_opt_state
         try:
             with ExceptionExpected(KeyboardInterrupt):
                 fitted(n_epochs(8), [Spoil(nan_loss, 22), Recover(every=10), states], make=lambda: learn)
-        finally: recover.put_opt_state = real
+        finally: recover.restore_opt_state = real
         found, = learn.recorder.recoveries
         test_eq(mark(copied(training_state(learn))), mark(states.all[found['back_to']]))
     usual = signal.getsignal(signal.SIGINT) is signal.default_int_handler
@@ -465,7 +465,7 @@ def test_ctrl_c():
 def test_killed_and_run_again():
     # %% nbs/checks/recover.ipynb #2c6f6788
     class Spoil(Callback):
-        "Something bad in a batch of a fit, by number, or in several."
+        "A fault in one or several batches of a fit, by number."
         order,run_valid = 0,False
         def __init__(self, what, *at): self.what,self.at,self.n = what,at,0
         def before_batch(self): self.strike('inputs')

@@ -13,7 +13,7 @@ from fastai_lrx.core.state import keep_autocast
 from fastai_lrx.keep.same_fit import description, difference
 from fastai_lrx.core.fingerprint import fingerprint
 from fastai_lrx.core.storage import load_state
-from fastai_lrx.core.weights import put_weights, weights_of
+from fastai_lrx.core.weights import load_weights, weights_of
 
 def test_every_kind_of_learner_and_of_fit():
     # %% nbs/checks/resume.ipynb #4e3cc160
@@ -37,7 +37,7 @@ def test_several_fits():
         learn.fit_one_cycle(2, slice(lr/10, lr), cbs=cbs)
         learn.fit(1, 1e-3, cbs=cbs)
     def frozen_later(learn, cbs):
-        "The body keeps gradients of zero, with which fastai goes on to decay its weights"
+        "The body keeps zero gradients, with which fastai continues to decay its weights"
         learn.fit(1, 1e-2, wd=0.3, cbs=cbs)
         learn.freeze()
         learn.fit(3, 1e-2, wd=0.3, cbs=cbs)
@@ -47,10 +47,10 @@ def test_several_fits():
 def test_callbacks_optimizers_loaders():
     # %% nbs/checks/resume.ipynb #c111a5f0
     def with_cbs(*makes, kind='vision', n=4):
-        "A fit with callbacks that are made anew in each run"
+        "A fit with new callbacks in each run"
         return partial(learner, kind),lambda l,cbs: l.fit_sgdr(n, 1, 3e-2, cycle_mult=1, cbs=[*(m() for m in makes), *cbs])
     class Counts(Callback):
-        "Remembers in plain attributes and in a generator of its own, and acts on it"
+        "Has state in plain attributes and in its own generator, and uses it"
         def __init__(self): self.n,self.seen,self.rng = 0,[],np.random.default_rng(0)
         def before_batch(self):
             if not self.training: return
@@ -58,14 +58,14 @@ def test_callbacks_optimizers_loaders():
             self.seen.append(self.n)
             self.learn.xb = (self.x + self.rng.normal()*0.01*len(self.seen),)
     class Average(Callback):
-        "Remembers a model, and says how to store it"
+        "Holds a model, and defines how to store it"
         def before_fit(self): self.mean = deepcopy(self.model)
         def after_step(self):
             for a,b in zip(self.mean.parameters(), self.model.parameters()): a.data.lerp_(b.data, 0.1)
         def after_fit(self):
             for a,b in zip(self.mean.parameters(), self.model.parameters()): b.data.copy_(a.data)
         def state_dict(self): return weights_of(self.mean)
-        def load_state_dict(self, sd): put_weights(self.mean, sd)
+        def load_state_dict(self, sd): load_weights(self.mean, sd)
     for makes in ([lambda: GradientAccumulation(40)], [bf16], [MixUp], [Counts], [Average],
                   [partial(ReduceLROnPlateau, patience=1, min_delta=10.)],
                   [partial(EarlyStoppingCallback, patience=2, min_delta=10.)],
@@ -131,18 +131,18 @@ def test_callbacks_optimizers_loaders():
 def test_files_of_other_callbacks():
     # %% nbs/checks/resume.ipynb #c111a5f0
     class Average(Callback):
-        "Remembers a model, and says how to store it"
+        "Holds a model, and defines how to store it"
         def before_fit(self): self.mean = deepcopy(self.model)
         def after_step(self):
             for a,b in zip(self.mean.parameters(), self.model.parameters()): a.data.lerp_(b.data, 0.1)
         def after_fit(self):
             for a,b in zip(self.mean.parameters(), self.model.parameters()): b.data.copy_(a.data)
         def state_dict(self): return weights_of(self.mean)
-        def load_state_dict(self, sd): put_weights(self.mean, sd)
+        def load_state_dict(self, sd): load_weights(self.mean, sd)
 
     # %% nbs/checks/resume.ipynb #24099bfe
     def files(folder, kills, append=False):
-        "Contents of the files that a fit writes, after being killed here and there"
+        "Contents of the files that a fit writes, after being killed at several places"
         if append and not (folder/'history.csv').exists(): (folder/'history.csv').write_text('an earlier log\n')
         def make():
             return learner('vision', path=folder)
@@ -164,7 +164,7 @@ def test_files_of_other_callbacks():
     test_eq(appended, 'an earlier log\n' + oracle[0])
     log = (killed/'history.csv').read_text()
     learn = learner('vision', path=killed)
-    test_fail(lambda: learn.fit(9, cbs=[CSVLogger(), Resume(killed/'r')]), contains='was begun by another fit')
+    test_fail(lambda: learn.fit(9, cbs=[CSVLogger(), Resume(killed/'r')]), contains='belongs to a different fit')
     test_eq((killed/'history.csv').read_text(), log)
 
     # %% nbs/checks/resume.ipynb #aa937d98
@@ -188,7 +188,7 @@ def test_files_of_other_callbacks():
 def test_callbacks_that_cannot_be_stored():
     # %% nbs/checks/resume.ipynb #c111a5f0
     class Counts(Callback):
-        "Remembers in plain attributes and in a generator of its own, and acts on it"
+        "Has state in plain attributes and in its own generator, and uses it"
         def __init__(self): self.n,self.seen,self.rng = 0,[],np.random.default_rng(0)
         def before_batch(self):
             if not self.training: return
@@ -208,7 +208,7 @@ def test_callbacks_that_cannot_be_stored():
 
     # %% nbs/checks/resume.ipynb #a022e4fe
     class Collects(Callback):
-        "Remembers objects of its own, none at first"
+        "Holds custom objects, none at first"
         def __init__(self): self.found = []
         def after_batch(self): self.found.append(Mishap(noop))
     with warnings.catch_warnings(record=True) as caught:
@@ -275,7 +275,7 @@ def test_full_disk_damaged_file():
     def fit(learn, cbs): learn.fit_one_cycle(3, 1e-2, cbs=cbs)
     def checkpoints(folder): return sorted(p.name for p in (folder/'r').glob('fit*'))
     def said(f):
-        "What is printed and warned of"
+        "What is printed, and the warnings"
         with warnings.catch_warnings(record=True) as caught, contextlib.redirect_stdout(out := io.StringIO()):
             warnings.simplefilter('always')
             f()
@@ -285,7 +285,7 @@ def test_full_disk_damaged_file():
     folder = new_folder()
     with disk_full_at(3): words = said(lambda: learner('vision').fit_one_cycle(3, 1e-2, cbs=Resume(folder/'r')))
     assert 'the checkpoint after 2 epochs could not be written ([Errno 28] No space left on device)' in words
-    assert 'No space left on device); the one before is kept' in words
+    assert 'No space left on device); the previous one is kept' in words
     test_eq(checkpoints(folder), ['fit000_epoch00003.safetensors', 'fit000_epoch00003_end.safetensors'])
     test_eq([p.name for p in (folder/'r').iterdir() if p.name.startswith('.')], ['.lock'])
 
@@ -299,7 +299,7 @@ def test_full_disk_damaged_file():
     set_seed(1)
     learn = make()
     words = said(lambda: fit(learn, [Resume(folder/'r'), Kill()]))
-    assert 'epoch00002.safetensors' in words and 'damaged' in words and 'goes on after 1 of 3 epochs' in words
+    assert 'epoch00002.safetensors' in words and 'damaged' in words and 'continues after 1 of 3 epochs' in words
     assert same_end(end(learn), run(make, fit, new_folder(), resumed=False))[0]
 
     # %% nbs/checks/resume.ipynb #fc378e45
@@ -373,7 +373,7 @@ def test_another_fit():
         learn = make()
         learn.loss_func = LabelSmoothingCrossEntropyFlat()
         return learn
-    for changed,other,what in ((make, lambda l,cbs: l.fit_one_cycle(4, 1e-2, cbs=cbs), 'epochs 3, and now it is 4'),
+    for changed,other,what in ((make, lambda l,cbs: l.fit_one_cycle(4, 1e-2, cbs=cbs), 'epochs 3, now 4'),
                                (make, lambda l,cbs: l.fit_one_cycle(3, 2e-2, cbs=cbs), 'schedule'),
                                (make, lambda l,cbs: l.fit_one_cycle(3, 1e-2, pct_start=0.5, cbs=cbs), 'schedule'),
                                (make, lambda l,cbs: l.fit_one_cycle(3, 1e-2, wd=0.3, cbs=cbs), 'hypers'),
@@ -382,13 +382,13 @@ def test_another_fit():
                                (partial(learner, 'vision', opt_func=SGD), fit, 'hypers'),
                                (partial(learner, 'tabular'), fit, 'model'), (wider, fit, 'model'),
                                (fewer, fit, 'batches of 6'), (other_data, fit, 'data'),
-                               (other_loss, fit, 'and now it is LabelSmoothingCrossEntropyFlat'),
+                               (other_loss, fit, 'now LabelSmoothingCrossEntropyFlat'),
                                (weighted_loss, fit, 'loss CrossEntropyLossFlat'), (more_dropout, fit, 'model'),
                                (make, lambda l,cbs: l.fit_one_cycle(3, 1e-2, cbs=[*cbs, Kill()]), 'callbacks')):
         learn = changed()
         before = fingerprint(learn.model)
         with contextlib.redirect_stdout(io.StringIO()):
-            test_fail(lambda: other(learn, [Resume(folder/'r'), Kill()]), contains='was begun by another fit, with')
+            test_fail(lambda: other(learn, [Resume(folder/'r'), Kill()]), contains='belongs to a different fit, with')
         with contextlib.redirect_stdout(io.StringIO()):
             test_fail(lambda: other(learn, [Resume(folder/'r'), Kill()]), contains=what)
         test_eq(fingerprint(learn.model), before)
@@ -469,7 +469,7 @@ def test_two_ranks():
         assert same(plain, again) and same(opened, opened_again)
         test_eq(len(names), 4)
 
-def test_caches_are_no_weights():
+def test_caches_are_not_weights():
     # %% nbs/checks/resume.ipynb #e366d287
     def fit(learn, cbs): learn.fit_one_cycle(3, 1e-2, cbs=cbs)
 
@@ -543,12 +543,12 @@ def test_caches_are_no_weights():
     learn.validate(dl=longer)                              # the table is longer now
     SnapshotEnsemble(learn, snaps).validate()
     empty = nn.BatchNorm1d(2, affine=False)
-    test_fail(lambda: put_weights(nn.Identity(), weights_of(empty)),
-              contains='running_mean is [2], in the model missing')
-    test_fail(lambda: put_weights(nn.BatchNorm1d(3, affine=False), weights_of(empty)),
-              contains='running_mean is [2], in the model [3]')
+    test_fail(lambda: load_weights(nn.Identity(), weights_of(empty)),
+              contains='running_mean is [2], but missing in the model')
+    test_fail(lambda: load_weights(nn.BatchNorm1d(3, affine=False), weights_of(empty)),
+              contains='running_mean is [2], but [3] in the model')
 
-def test_loaders_of_your_own():
+def test_custom_loaders():
     # %% nbs/checks/resume.ipynb #e366d287
     def fit(learn, cbs): learn.fit_one_cycle(3, 1e-2, cbs=cbs)
 
@@ -585,7 +585,7 @@ def test_loaders_of_your_own():
     for dl in ('abc', learn.dls.train.loaders[1].dataset, 3, (o for o in ())):
         test_fail(lambda: ens.get_preds(dl=dl), contains='pass a loader')
 
-def test_what_callbacks_know_of_others():
+def test_references_between_callbacks():
     # %% nbs/checks/resume.ipynb #aacc7809
     class Trains(Callback):
         "Trains another learner after each epoch"
@@ -604,7 +604,7 @@ def test_what_callbacks_know_of_others():
                           step=partial(other.fit, 1))), ['Trains (both, fit, later, step)'])
     test_eq(warned(Knows()), [])
 
-def test_loggers_come_and_go_folds_do_not():
+def test_loggers_may_change_folds_may_not():
     # %% nbs/checks/resume.ipynb #71c27035
     class Jolts(Callback):
         "Counts, and acts on it"
@@ -624,19 +624,19 @@ def test_loggers_come_and_go_folds_do_not():
     go(ProgressCallback(), ShowGraphCallback(), SaveModelCallback(every_epoch=True), kill=lambda: Kill(*in_batch(2)))
     def refusal(*cbs):
         try: go(*cbs)
-        except ValueError as e: return str(e).split('another fit, with ')[1].split(';')[0]
-    test_eq(refusal(GradientAccumulation(9)), 'callbacks none, and now it is GradientAccumulation(n_acc=9)')
+        except ValueError as e: return str(e).split('a different fit, with ')[1].split(';')[0]
+    test_eq(refusal(GradientAccumulation(9)), 'callbacks none, now GradientAccumulation(n_acc=9)')
     learn = go(CSVLogger(fname='other.csv'), CSVLogger())
     assert same(weights(learn), weights(plain))
     test_eq(len((folder/'other.csv').read_text().splitlines()), 1+2)
     test_eq(difference(dict(hypers=[dict(lr=1, wd=2), dict(lr=1, wd=2)]),
-                       dict(hypers=[dict(lr=1, wd=2), dict(lr=1, wd=3)])), 'hypers: wd 2, and now it is 3')
+                       dict(hypers=[dict(lr=1, wd=2), dict(lr=1, wd=3)])), 'hypers: wd 2, now 3')
     test_eq(difference(dict(callbacks=['A()', 'B()', 'B()']), dict(callbacks=['B()', 'A()', 'C()'])),
-            'callbacks B(), and now it is C()')
+            'callbacks B(), now C()')
 
     # %% nbs/checks/resume.ipynb #b7caa670
     class Fold:
-        "Items of a fold, told by whatever it is given"
+        "Items of a fold, identified by its arguments"
         def __init__(self, **kwargs): vars(self).update(kwargs)
         def __len__(self): return 32
         def __getitem__(self, i): return torch.full((5,), i/32),torch.ones(1)
@@ -666,7 +666,7 @@ def test_loggers_come_and_go_folds_do_not():
             warnings.simplefilter('error', UserWarning)
             fold(folder, a)
             fold(folder, a)                                         # finished, and known as the same
-        test_fail(lambda: fold(folder, b), contains='was begun by another fit, with data')
+        test_fail(lambda: fold(folder, b), contains='belongs to a different fit, with data')
     shuffled,folder = Fold(ids=ids[:32].copy(), names=[str(i) for i in ids]),new_folder()
     fold(folder, shuffled)
     np.random.shuffle(shuffled.ids); random.shuffle(shuffled.names)
@@ -676,4 +676,4 @@ def test_loggers_come_and_go_folds_do_not():
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter('always')
         fold(folder, Fold())
-    assert any('give each a name of its own' in str(w.message) for w in caught)
+    assert any('use a different name for each' in str(w.message) for w in caught)

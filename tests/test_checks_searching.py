@@ -135,7 +135,7 @@ def test_faults():
     learn.loss_func = NoNumber()
     res = quietly(learn.lr_search, planned, 1., show_plot=False)
     assert np.isnan(res.lr) and res.trust=='diverged'
-    test_fail(lambda: quietly(learn.fine_tune_discriminative, 1, None), contains='lr_search has found no rate')
+    test_fail(lambda: quietly(learn.fine_tune_discriminative, 1, None), contains='lr_search found no rate')
 
 def test_ranks():
     # %% nbs/checks/searching.ipynb #82803e5e

@@ -178,7 +178,7 @@ def test_one_of_them_fails():
     test_eq(said1, ['OSError: cannot read this image', 'RuntimeError: out of memory'])
     test_eq(weights0, weights1)
 
-def test_synchronised_norm_layers():
+def test_synchronized_norm_layers():
     # %% nbs/checks/several_processes.ipynb #f7d93d98
     def synced(rank):
         warnings.simplefilter('ignore')

@@ -9,7 +9,7 @@ from fastai_lrx.all import *
 from fastai_lrx.core import storage
 from fastai_lrx.keep.snapshots import snapshot_files
 from fastai_lrx.core.fingerprint import fingerprint
-from fastai_lrx.core.weights import put_weights, weights_of
+from fastai_lrx.core.weights import load_weights, weights_of
 
 def test_snapshots_are_the_weights_at_the_end_of_a_cycle():
     # %% nbs/checks/snapshots.ipynb #97fb9a69
@@ -60,7 +60,7 @@ def test_which_ones_are_kept():
         def after_epoch(self): self.epochs.append(weights_of(self.model))
 
     class Dictate(Callback):
-        "Validation losses as told, one for each epoch"
+        "Given validation losses, one for each epoch"
         order = 51                                    # right after the recorder
         def __init__(self, *losses): self.told = losses
         def after_epoch(self): self.learn.final_record[1] = self.told[self.epoch]
@@ -89,7 +89,7 @@ def test_which_ones_are_kept():
     learn.lr_find(show_plot=False)
     learn.validate(); learn.get_preds(dl=learn.dls.valid)
     test_eq(len(snaps.snapshots), 1)
-    test_fail(lambda: learn.fit(1), contains='Snapshots waits for the ends of cycles')
+    test_fail(lambda: learn.fit(1), contains='Snapshots needs a fit with cycles')
     learn.fit_sgdr(2, 1, cycle_mult=1)
     test_eq([(s.cycle, s.path.name) for s in snaps.snapshots],
             [(0, 'snapshot_0000.safetensors'), (0, 'snapshot_0001.safetensors'), (1, 'snapshot_0002.safetensors')])
@@ -195,17 +195,17 @@ def test_full_disk_killed_writer_damaged_file():
     SnapshotEnsemble.load(folder, learn, last=2).validate()
     snapshot_files(folder)[0].write_bytes(b'\x80\x04not a snapshot')
     test_fail(lambda: SnapshotEnsemble.load(folder, learn), contains='damaged, or not written by fastai_lrx')
-    test_fail(lambda: SnapshotEnsemble.load(folder/'nowhere', learn), contains='has no snapshots in it')
+    test_fail(lambda: SnapshotEnsemble.load(folder/'nowhere', learn), contains='contains no snapshots')
     snapshot_files(folder)[0].unlink()
     learn.model[1][1] = nn.Linear(8, 2)
-    test_fail(lambda: SnapshotEnsemble.load(folder, learn), contains='1.1.weight is [1, 8], in the model [2, 8]')
+    test_fail(lambda: SnapshotEnsemble.load(folder, learn), contains='1.1.weight is [1, 8], but [2, 8] in the model')
 
 def test_the_ensemble_is_the_mean_of_its_members():
     # %% nbs/checks/snapshots.ipynb #97fb9a69
     def alone(learn, snap, do):
-        "What a learner says with the weights of a single snapshot"
+        "The result of a learner with the weights of a single snapshot"
         with learn.preserved():
-            put_weights(learn.model, snap.load())
+            load_weights(learn.model, snap.load())
             return do(learn)
 
     # %% nbs/checks/snapshots.ipynb #f32798df
@@ -280,7 +280,7 @@ def test_the_ensemble_is_the_mean_of_its_members():
     state,res = LearnerState(learn),[]
     for s in snaps.snapshots:
         state.restore()
-        put_weights(learn.model, s.load())
+        load_weights(learn.model, s.load())
         res.append(learn.tta(n=3)[0])
     state.restore()
     close(SnapshotEnsemble(learn, snaps).tta(n=3)[0], torch.stack(res).mean(0))
@@ -309,7 +309,7 @@ def test_the_ensemble_is_the_mean_of_its_members():
         def after_pred(self): singles[-1].append((F.softmax(self.pred, 1), self.y))
     for s in snaps.snapshots:
         state.restore()
-        put_weights(learn.model, s.load())
+        load_weights(learn.model, s.load())
         singles.append([])
         learn.validate(dl=learn.dls.train, cbs=Keep())
     state.restore()
@@ -321,9 +321,9 @@ def test_single_members_curves_and_refusals():
     # %% nbs/checks/snapshots.ipynb #97fb9a69
     def new_folder(): return Path(tempfile.mkdtemp())/'snaps'
     def alone(learn, snap, do):
-        "What a learner says with the weights of a single snapshot"
+        "The result of a learner with the weights of a single snapshot"
         with learn.preserved():
-            put_weights(learn.model, snap.load())
+            load_weights(learn.model, snap.load())
             return do(learn)
 
     # %% nbs/checks/snapshots.ipynb #f32798df
@@ -350,7 +350,7 @@ def test_single_members_curves_and_refusals():
               SnapshotEnsemble(learn, snaps, last=n).validate(), 1e-6)
     assert torch.equal(SnapshotEnsemble(learn, snaps, last=1).get_preds()[0], learn.get_preds()[0])
     test_fail(lambda: SnapshotEnsemble(learn, snaps).get_preds(act=lambda o: o.argmax(1)),
-              contains='no output of the model gives the mean')
+              contains='has no known inverse')
     a,b = (alone(learn, snaps.snapshots[i], lambda l: l.get_preds(with_decoded=True)[2]) for i in (0, 2))
     close(SnapshotEnsemble(learn, snaps).diversity().loc['cycle 0', 'cycle 2'], (a != b).float().mean())
     plain,plain_snaps = trained('vision', loss_func=nn.CrossEntropyLoss())
@@ -370,8 +370,8 @@ def test_single_members_curves_and_refusals():
     test_fail(lambda: SnapshotEnsemble.load(learn, learn), contains='pass the name of a folder')
     for args,words in (((learn, None), 'snaps: is of type NoneType'),
                        ((learn, snaps.snapshots[0]), 'snaps: is of type Snapshot'),
-                       ((learn, 'folder'), 'snaps: is of type str'), ((learn, []), 'has no snapshot'),
-                       ((learn, Snapshots()), 'has no snapshot'), ((learn, ['x']), 'pass a Snapshots callback or a list'),
+                       ((learn, 'folder'), 'snaps: is of type str'), ((learn, []), 'contains no snapshots'),
+                       ((learn, Snapshots()), 'contains no snapshots'), ((learn, ['x']), 'pass a Snapshots callback or a list'),
                        ((learn, snaps, 4), 'last=4'), ((learn, snaps, 0), 'last=0'), ((3, snaps), 'learn=3')):
         test_fail(lambda: SnapshotEnsemble(*args), contains=words)
     learn.model = nn.Linear(2, 2)
@@ -390,7 +390,7 @@ def test_an_ensemble_leaves_no_trace():
 
     # %% nbs/checks/snapshots.ipynb #6c26996d
     def asked(do, kind='vision'):
-        "A learner that was asked something between two fits"
+        "A learner that predicts between two fits"
         learn,snaps = trained(kind, 2, cbs=[GradientAccumulation(12)])
         plots = len(plt.get_fignums())
         cbs = list(learn.cbs)
@@ -447,7 +447,7 @@ def test_two_ranks():
 def test_until_it_overfits():
     # %% nbs/checks/snapshots.ipynb #97fb9a69
     class Dictate(Callback):
-        "Validation losses as told, one for each epoch"
+        "Given validation losses, one for each epoch"
         order = 51                                    # right after the recorder
         def __init__(self, *losses): self.told = losses
         def after_epoch(self): self.learn.final_record[1] = self.told[self.epoch]
@@ -518,29 +518,29 @@ def test_until_it_overfits():
     now = weights_of(learn.model)
     learn.validate(); learn.get_preds(); learn.lr_find(show_plot=False)
     assert same_weights(now, weights_of(learn.model))
-    test_fail(lambda: learn.fit(1), contains='UntilOverfit waits for the ends of cycles')
+    test_fail(lambda: learn.fit(1), contains='UntilOverfit needs a fit with cycles')
     learn.remove_cb(UntilOverfit)
     nothing = torch.utils.data.DataLoader([], 4)
     for bad in (lambda l: setattr(l, 'dls', DataLoaders(l.dls.train, nothing)),
                 lambda l: setattr(l.recorder, 'valid_metrics', False), lambda l: l.remove_cb(Recorder)):
         other = learner('vision')
         bad(other)
-        test_fail(lambda: other.fit_sgdr(1, 1, cbs=UntilOverfit()), contains='this fit will have none')
-        test_fail(lambda: other.fit_sgdr(1, 1, cbs=Snapshots(keep=1, best=True)), contains='this fit will have none')
+        test_fail(lambda: other.fit_sgdr(1, 1, cbs=UntilOverfit()), contains='this fit has none')
+        test_fail(lambda: other.fit_sgdr(1, 1, cbs=Snapshots(keep=1, best=True)), contains='this fit has none')
     test_fail(lambda: UntilOverfit(1.5), contains='patience=1.5')
 
-def test_looking_writes_nothing():
+def test_predicting_writes_nothing():
     # %% nbs/checks/snapshots.ipynb #f32798df
     def close(a, b, eps=1e-5):
         assert torch.allclose(torch.as_tensor(a).float(), torch.as_tensor(b).float(), atol=eps, rtol=1e-4), (a, b)
 
     # %% nbs/checks/snapshots.ipynb #7c0f1f4d
     class Counts(Callback):
-        "Sees how often it is told of an epoch"
+        "Counts the epochs that it sees"
         n = 0
         def before_epoch(self): self.n += 1
     class Writes(Counts):
-        "Says that it has no place where one only looks"
+        "Declares that it takes no part in sweeps"
         run_in_sweep = False
     def refuse(self): raise AssertionError('draws, or talks to a server')
     Wandb = type('Wandb', (Callback,), dict(__module__='fastai.callback.wandb', before_fit=refuse))
@@ -571,7 +571,7 @@ def test_looking_writes_nothing():
     close(alone.validate(), expected)
     seen = [cb.n for cb in cbs if isinstance(cb, Counts)]
     class InTheFit(Callback):
-        "Looks in the middle of a fit"
+        "Uses an ensemble in mid-fit"
         run_in_sweep = False
         def after_epoch(self): self.told = [cb.n for cb in cbs[-2:]],alone.validate(cbs=(seen := Counts())),seen.n
     learn.remove_cbs(cbs[4:7])

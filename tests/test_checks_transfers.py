@@ -24,7 +24,7 @@ def test_what_is_counted():
     test_eq(reads.n, 4)
     test_eq(reads.by, dict(item=1, __float__=1, __bool__=1, cpu=1))
 
-def test_each_batch_more():
+def test_reads_per_batch():
     # %% nbs/checks/transfers.ipynb #7a5fe008
     def make(n):
         learn = photos('resnet10t', n=96, bs=96//n, size=32)

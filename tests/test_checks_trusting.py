@@ -237,7 +237,7 @@ def test_group_sweeps():
     assert rates.plot(ax) is ax
 
     class Frozen(Callback):
-        "Whether a group's weights are the same after the sweep's steps as before"
+        "Whether the weights of a group are the same after the sweep's steps as before"
         def before_fit(self): moved.append([p.detach().clone() for p in params(self.model[0])])
         def after_batch(self):
             if self.train_iter==8: moved[-1] = same(moved[-1], [p.detach() for p in params(self.model[0])])
@@ -247,7 +247,7 @@ def test_group_sweeps():
         learn.lr_find_groups(1e-3, 1., num_it=20, extend=False, show_plot=False)
     test_eq(moved, [False, True])
 
-def test_losses_that_say_nothing_callbacks_that_cancel():
+def test_losses_without_information_callbacks_that_cancel():
     # %% nbs/checks/trusting.ipynb #f006f31d
     class NoNumber(nn.Module):
         def forward(self, pred, y): return F.cross_entropy(pred, y)*float('nan')
@@ -256,22 +256,22 @@ def test_losses_that_say_nothing_callbacks_that_cancel():
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter('always')
         res = learn.lr_find(show_plot=False, repeats=2)
-    test_eq((res.trust, np.isnan(res.lr), len(res.sweeps[0])), ('no number', True, 1))
+    test_eq((res.trust, np.isnan(res.lr), len(res.sweeps[0])), ('not finite', True, 1))
     assert 'whatever the rate' in str(caught[-1].message)
-    test_fail(lambda: learn.lr_range_test(show_plot=False), contains='the loss of the very first batch is NaN')
+    test_fail(lambda: learn.lr_range_test(show_plot=False), contains='the loss of the first batch is NaN')
     test_fail(lambda: learn.lr_find_groups(show_plot=False),
-              contains="no layer group's curve can be trusted (no number, no number)")
+              contains="no layer group's curve can be trusted (not finite, not finite)")
     for event in ('before_fit','before_batch'):
         learn = learner('vision')
         def stop(cb): raise CancelFitException()
         learn.add_cb(Callback(**{event: stop}))
         for f in (learn.lr_find, learn.lr_range_test, learn.lr_find_groups):
-            test_fail(lambda: f(show_plot=False), contains='the sweep saw no loss')
+            test_fail(lambda: f(show_plot=False), contains='the sweep recorded no loss')
     learn = learner('vision')
     learn.model.requires_grad_(False)
     learn.splitter = trainable_params
     for f in (learn.lr_find, learn.lr_range_test, learn.lr_find_groups):
-        test_fail(lambda: f(show_plot=False), contains='no parameter to train')
+        test_fail(lambda: f(show_plot=False), contains='no parameters to train')
 
     # %% nbs/checks/trusting.ipynb #b769183a
     rng,t = np.random.default_rng(0),np.arange(100)

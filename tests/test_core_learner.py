@@ -37,7 +37,7 @@ def test_the_optimizer():
     check_optimizer(learn, mom='moms')
     test_fail(lambda: check_optimizer(learn, speed='speeds'), contains='speeds: the optimizer, Optimizer, has no speed')
     for p in learn.model.parameters(): p.requires_grad_(False)
-    test_fail(lambda: check_any_trains(learn), contains='all its weights are frozen')
+    test_fail(lambda: check_any_trains(learn), contains='all weights are frozen')
     assert learn.opt is None
 
     # %% nbs/core/learner.ipynb #fad72337
@@ -61,7 +61,7 @@ def test_rates_for_the_groups_of_a_learner():
     learn = synth_learner()
     test_eq(group_rates(learn, 1e-2), [1e-2])
     test_eq(group_rates(learn, None), [learn.lr])
-    test_fail(lambda: group_rates(learn, [1e-3, 1e-2]), contains='2 rates for a model of 1 layer groups')
+    test_fail(lambda: group_rates(learn, [1e-3, 1e-2]), contains='2 rates, but there are 1 layer groups')
 
     three = synth_learner(splitter=lambda m: [[m.a], [m.b], []])
     test_close(group_rates(three, slice(1e-4, 1e-2)), [1e-4, 1e-3, 1e-2])
@@ -79,4 +79,4 @@ def test_rates_for_the_groups_of_a_learner():
 def test_metrics():
     # %% nbs/core/learner.ipynb #584d9025
     test_eq(as_metric(accuracy, 'metric').name, 'accuracy')
-    test_fail(lambda: as_metric('accuracy', 'metric'), contains="metric='accuracy': pass a metric of fastai")
+    test_fail(lambda: as_metric('accuracy', 'metric'), contains="metric='accuracy': pass a fastai metric")

@@ -52,7 +52,7 @@ def test_the_state_of_a_learner():
     # %% nbs/core/state.ipynb #e21bd2a7
     test_eq(as_device('cpu', 'choose'), torch.device('cpu'))
     test_fail(lambda: as_device('meta', 'choose'),
-              contains="device='meta': there is no such device here; pass 'cpu', or None to choose")
+              contains="device='meta': is not available on this machine; pass 'cpu', or None to choose")
 
     # %% nbs/core/state.ipynb #c8f7f65d
     learn = synth_learner()

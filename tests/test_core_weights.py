@@ -5,14 +5,14 @@ from fastcore.test import *
 from torch import nn
 from fastai_lrx.core.fingerprint import fingerprint
 from fastai_lrx.core.weights import *
-from fastai_lrx.core.weights import buffers_of, check_weights, put_buffers, put_weights, weights_of
+from fastai_lrx.core.weights import buffers_of, check_weights, load_buffers, load_weights, weights_of
 
 def test_buffers():
     # %% nbs/core/weights.ipynb #7f587079
     m = nn.Sequential(nn.Linear(2,2), nn.BatchNorm1d(2))
     m.register_buffer('table', torch.zeros(3), persistent=False)
     test_eq(list(buffers_of(m)), ['1.running_mean', '1.running_var', '1.num_batches_tracked'])
-    put_buffers(m, dict(table=torch.arange(5.)))                     # a different length is fine
+    load_buffers(m, dict(table=torch.arange(5.)))                     # a different length is fine
     buffers_of(m, persistent=False)
 
 def test_weights():
@@ -25,14 +25,14 @@ def test_weights():
     # %% nbs/core/weights.ipynb #7d85b955
     test_eq(list(check_weights(m, weights)), list(weights))
     test_fail(lambda: check_weights(nn.Sequential(nn.Linear(2,3)), weights),
-              contains='0.weight is [2, 2], in the model [3, 2]')
+              contains='0.weight is [2, 2], but [3, 2] in the model')
 
     # %% nbs/core/weights.ipynb #f296e744
     before = fingerprint(m.state_dict())
     for t in (*m.parameters(), *m.buffers()): t.data += 1
     test_ne(fingerprint(m.state_dict()), before)
-    put_weights(m, weights)
+    load_weights(m, weights)
     test_eq(fingerprint(m.state_dict()), before)
     test_eq(m.table, torch.ones(3))                 # not part of the weights
-    test_fail(lambda: put_weights(nn.Sequential(nn.Linear(2,3)), weights),
-              contains='0.weight is [2, 2], in the model [3, 2]')
+    test_fail(lambda: load_weights(nn.Sequential(nn.Linear(2,3)), weights),
+              contains='0.weight is [2, 2], but [3, 2] in the model')

@@ -102,7 +102,7 @@ def test_can_the_curve_be_trusted():
         ax.set_title(diagnose(c))
         test_eq(diagnose(c), reason)
     test_eq(diagnose(SweepCurve(lrs[::10], losses[::10])), 'too few batches')
-    test_eq(diagnose(SweepCurve(lrs, losses*np.nan)), 'no number')
+    test_eq(diagnose(SweepCurve(lrs, losses*np.nan)), 'not finite')
     fig
 
 def test_the_suggestion():
@@ -129,7 +129,7 @@ def test_the_suggestion():
         ax.set_title(diagnose(c))
         test_eq(diagnose(c), reason)
     test_eq(diagnose(SweepCurve(lrs[::10], losses[::10])), 'too few batches')
-    test_eq(diagnose(SweepCurve(lrs, losses*np.nan)), 'no number')
+    test_eq(diagnose(SweepCurve(lrs, losses*np.nan)), 'not finite')
     fig
 
     # %% nbs/find/curves.ipynb #c-knows

@@ -19,7 +19,7 @@ import pickle
 from sklearn.datasets import load_digits
 import fastai_lrx.find.finder
 from fastai_lrx.find.finder import *
-from fastai_lrx.find.finder import Rule, apply_rule, as_rules, check_rule, enough_batches, field_names, loss_band, median_rate, plot_title, stock_curve, suggested_lrs, suggested_rate, suggestions, takes_curve, why_not
+from fastai_lrx.find.finder import Rule, apply_rule, as_rules, check_rule, enough_batches, field_names, loss_band, median_rate, plot_title, stock_curve, suggested_lrs, suggested_rate, suggestions, takes_curve, trust_reason
 
 def test_a_learner_to_try_it_on():
     # %% nbs/find/finder.ipynb #6c5ff779
@@ -116,7 +116,7 @@ def test_lr_find():
     test_warns(lambda: test_eq(enough_batches(3), 6))
     test_eq(enough_batches(100), 100)
     bad = suggested_lrs(['lr'], [np.nan], [[SweepCurve(lrs[:2], [np.nan]*2, [np.nan]*2, num_it=100, bad_batch=1)]])
-    test_eq(why_not(bad), f"bad batch, {reasons['bad batch']} (batch 1 of its epoch)")
+    test_eq(trust_reason(bad), f"bad batch, {reasons['bad batch']} (batch 1 of its epoch)")
 
     # %% nbs/find/finder.ipynb #ecc753b2
     learn = digits_learner()
@@ -240,6 +240,6 @@ def test_no_trace():
 
     # %% nbs/find/finder.ipynb #7b2048cb
     test_fail(lambda: learn.lr_find(start_lr=1., end_lr=0.1), contains='start_lr=1.0, end_lr=0.1')
-    test_fail(lambda: learn.lr_find(end_lr=[1., 10.]), contains='2 rates for a model of 1 layer groups')
+    test_fail(lambda: learn.lr_find(end_lr=[1., 10.]), contains='2 rates, but there are 1 layer groups')
     test_fail(lambda: learn.lr_find(suggest_funcs='vally'), contains="suggest_funcs='vally'")
     assert learn.opt is None

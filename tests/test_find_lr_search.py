@@ -70,7 +70,7 @@ def test_lr_search():
     test_eq(plan_search(100, 1.), (0.25, 4))
     test_eq(plan_search(100, 0.5), (0.12, 4))
     test_eq(plan_search(5, 0.6), (0.2, 3))
-    test_fail(lambda: plan_search(5, 0.5), contains='an epoch has 5 batches, so three short fits cost 0.6 whole ones')
+    test_fail(lambda: plan_search(5, 0.5), contains='an epoch has 5 batches, so three short fits cost 0.6 full fits')
 
     # %% nbs/find/lr_search.ipynb #241d6b9e
     def digits_of(classes, n):
@@ -124,4 +124,4 @@ def test_lr_search():
     test_fail(lambda: learn.lr_search(learn.fit_one_cycle), contains='pass a function of the learner and a rate')
     test_fail(lambda: learn.lr_search(planned, budget=0), contains='budget=0: must be above 0')
     test_fail(lambda: learn.lr_search(planned, start_lr=-1), contains='start_lr=-1: must be above 0')
-    test_fail(lambda: learn.lr_search(lambda l, lr: None), contains='fit: has trained no batch')
+    test_fail(lambda: learn.lr_search(lambda l, lr: None), contains='fit: trained on no batch')

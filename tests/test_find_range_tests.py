@@ -17,7 +17,7 @@ from fastcore.test import *
 from sklearn.datasets import load_digits
 import fastai_lrx.vary.cycles
 from fastai_lrx.find.range_tests import *
-from fastai_lrx.find.range_tests import Bounds, bounds_of, cycle_bounds, fill_rates, range_end, rises, trusted
+from fastai_lrx.find.range_tests import Bounds, bounds_of, cycle_bounds, fill_rates, range_end, readable_curves, rises
 
 def test_smith_s_range_test():
     # %% nbs/find/range_tests.ipynb #521553de
@@ -113,8 +113,8 @@ def test_one_rate_per_layer_group():
 
     # %% nbs/find/range_tests.ipynb #a5239a09
     falling,flat = SweepCurve(lrs, 2-np.arange(100)/50),SweepCurve(lrs, np.ones(100))
-    test_eq(trusted([None, flat, falling]), [False, False, True])
-    test_fail(lambda: trusted([flat, flat]), contains="no layer group's curve can be trusted (flat, flat)")
+    test_eq(readable_curves([None, flat, falling]), [False, False, True])
+    test_fail(lambda: readable_curves([flat, flat]), contains="no layer group's curve can be trusted (flat, flat)")
 
     # %% nbs/find/range_tests.ipynb #dd6825ba
     learn = digits_learner()

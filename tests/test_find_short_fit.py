@@ -12,7 +12,7 @@ from fastai_lrx.core.callbacks import FitCallback, LeanCallback, only_watches, r
 from fastai_lrx.core.learner import n_batches, n_valid
 from fastai_lrx.core.processes import all_gather
 from fastai_lrx.core.trial import trial
-from fastai_lrx.find.watched import normalise_by_batch, norms_of, shuffled
+from fastai_lrx.find.watched import norms_of, shuffled, use_batch_stats
 import pickle
 from fastcore.test import *
 from fastai.callback.all import *

@@ -15,7 +15,7 @@ from fastcore.test import *
 from fastai.test_utils import synth_learner
 from sklearn.datasets import load_digits
 from fastai_lrx.find.sweep import *
-from fastai_lrx.find.sweep import LRSweep, all_finite, leave_curve, other_seeds, run_sweep, sweep_ends, sweep_rates
+from fastai_lrx.find.sweep import LRSweep, all_finite, copy_to_recorder, other_seeds, run_sweep, sweep_ends, sweep_rates
 
 def test_a_learner_to_try_it_on():
     # %% nbs/find/sweep.ipynb #2e19d307
@@ -53,7 +53,7 @@ def test_the_rates():
     test_close(sweep_rates(learn, 0.1, 0.5, 2, 'lin'), [[0.1], [0.3]])
     test_close(sweep_rates(learn, 1e-4, 1., 2, 'exp', span=(0.25, 0.75)), [[1e-3], [1e-2]])
     test_close(sweep_rates(three, 1e-2, slice(0.1, 10.), 2, 'exp')[0], [1e-4, 1e-3, 1e-2])   # in the ratio of end_lr
-    test_fail(lambda: sweep_rates(learn, 1., 0.1, 100, 'exp'), contains='start_lr=1.0, end_lr=0.1: the sweep goes upwards')
+    test_fail(lambda: sweep_rates(learn, 1., 0.1, 100, 'exp'), contains='start_lr=1.0, end_lr=0.1: start_lr must be below end_lr')
     test_fail(lambda: sweep_rates(learn, 0., 0.1, 100, 'exp'), contains='start_lr=0.0: must be above 0')
 
 def test_the_callback():
@@ -96,7 +96,7 @@ def test_a_sweep_that_leaves_no_trace():
     test_close(sweep_rates(learn, 0.1, 0.5, 2, 'lin'), [[0.1], [0.3]])
     test_close(sweep_rates(learn, 1e-4, 1., 2, 'exp', span=(0.25, 0.75)), [[1e-3], [1e-2]])
     test_close(sweep_rates(three, 1e-2, slice(0.1, 10.), 2, 'exp')[0], [1e-4, 1e-3, 1e-2])   # in the ratio of end_lr
-    test_fail(lambda: sweep_rates(learn, 1., 0.1, 100, 'exp'), contains='start_lr=1.0, end_lr=0.1: the sweep goes upwards')
+    test_fail(lambda: sweep_rates(learn, 1., 0.1, 100, 'exp'), contains='start_lr=1.0, end_lr=0.1: start_lr must be below end_lr')
     test_fail(lambda: sweep_rates(learn, 0., 0.1, 100, 'exp'), contains='start_lr=0.0: must be above 0')
 
     # %% nbs/find/sweep.ipynb #84a9aecc
@@ -107,7 +107,7 @@ def test_a_sweep_that_leaves_no_trace():
     test_eq(len(learn.cbs.filter(lambda cb: isinstance(cb, LRSweep))), 0)
 
     # %% nbs/find/sweep.ipynb #415ca1f8
-    leave_curve(learn, done)
+    copy_to_recorder(learn, done)
     test_eq(learn.recorder.lrs, done.lrs)
     test_eq(len(set(other_seeds(5))), 5)
     test_eq(other_seeds(5), other_seeds(5))      # does not advance the generator

@@ -5,19 +5,19 @@ from fastai.basics import *
 from fastai.callback.schedule import ParamScheduler
 from fastai_lrx.core.state import uninterrupted
 from fastai_lrx.find.curves import SweepCurve, diagnose, reasons, refined_span
-from fastai_lrx.find.sweep import LRSweep, leave_curve, run_sweep, sweep_rates
+from fastai_lrx.find.sweep import LRSweep, copy_to_recorder, run_sweep, sweep_rates
 from fastcore.test import *
 from fastai.test_utils import synth_learner
 from fastai_lrx.core.plots import new_axes
 from sklearn.datasets import load_digits
 from fastai_lrx.find.watched import *
-from fastai_lrx.find.watched import WatchedSweep, items_to_watch, normalise_by_batch, norms_of, shuffled, some_batches, sweep_and_refine, sweep_curve
+from fastai_lrx.find.watched import WatchedSweep, items_to_watch, norms_of, shuffled, some_batches, sweep_and_refine, sweep_curve, use_batch_stats
 
 def test_norm_layers():
     # %% nbs/find/watched.ipynb #b407653f
     norm = nn.BatchNorm1d(3).eval()
     x = torch.randn(8, 3)*5
-    normalise_by_batch(norms_of(norm).values(), len(x))
+    use_batch_stats(norms_of(norm).values(), len(x))
     test_close(norm(x).std(0, unbiased=False), torch.ones(3), eps=1e-3)
     test_eq((norm.running_mean.abs().sum(), norm.num_batches_tracked), (0, 0))
 

@@ -93,8 +93,8 @@ def test_freeze_then_unfreeze():
     plan.plot()
 
     # %% nbs/guides/pretrained_models.ipynb #1c879b0f
-    open_groups = (~plan.fits[0].frozen).sum(1)[::plan.fits[0].per_epoch]
-    test_eq(list(open_groups), [1, 2, 3, 4, 4, 4])
+    n_training = (~plan.fits[0].frozen).sum(1)[::plan.fits[0].per_epoch]
+    test_eq(list(n_training), [1, 2, 3, 4, 4, 4])
 
 def test_a_rate_that_fits_the_weights():
     # %% nbs/guides/pretrained_models.ipynb #11ea9643

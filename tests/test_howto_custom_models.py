@@ -80,7 +80,7 @@ def test_groups_three_ways():
     learn.layer_groups.to_frame()[['first', 'last', 'parameters']]
 
     # %% nbs/howto/custom_models.ipynb #cf308afd
-    test_fail(lambda: digits_learner().regroup(9), contains='can be cut into 4 groups at most', exc=ValueError)
+    test_fail(lambda: digits_learner().regroup(9), contains='can be split into at most 4 groups', exc=ValueError)
 
     # %% nbs/howto/custom_models.ipynb #9ba5cbb5
     learn.fit_stlr(1, discriminative_lrs(4, 1e-2, div=2.6))

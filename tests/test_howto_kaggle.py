@@ -98,7 +98,7 @@ def test_sessions_that_end():
     again = digits_learner(path=data, model_dir=working/'models')
     with redirect_stdout(io.StringIO()) as said:
         again.fit_sgdr(2, 1, found.lr, cbs=[Resume('run'), Snapshots('cycles'), CSVLogger(working/'history.csv')])
-    assert 'was finished' in said.getvalue()
+    assert 'is already finished' in said.getvalue()
     assert all(torch.equal(a, b) for a,b in zip(learn.model.parameters(), again.model.parameters()))
 
 def test_installing_without_internet_access():

@@ -8,8 +8,8 @@ from fastai_lrx.core.plots import add_legend, new_axes
 from fastai_lrx.core.state import LearnerState
 from fastai_lrx.core.storage import damaged, folder_of, load_state, save_state
 from fastai_lrx.core.weights import check_weights
-from fastai_lrx.keep.resume import look_at_items
-from fastai_lrx.keep.run_state import put_run_state, run_state
+from fastai_lrx.keep.resume import read_one_item
+from fastai_lrx.keep.run_state import restore_run_state, run_state
 from fastai_lrx.vary.cycles import fit_scheduled
 from fastai_lrx.vary.decays import WarmupStableDecay
 from fastai_lrx.vary.recorder import recorded_names

@@ -9,7 +9,7 @@ from fastai_lrx.core.callbacks import FitCallback, runs_in_sweep
 from fastai_lrx.core.learner import in_fit
 from fastai_lrx.core.processes import all_gather
 from fastai_lrx.core.state import as_device, data_and_modes_kept
-from fastai_lrx.core.weights import put_weights, state_of, weights_of
+from fastai_lrx.core.weights import load_weights, state_of, weights_of
 from fastai_lrx.vary.cycles import UntilOverfit
 from fastai_lrx.vary.scheduled import check_cycles, check_validation
 from fastcore.test import *
@@ -149,10 +149,10 @@ def test_in_use():
 
     # %% nbs/keep/average.ipynb #misuse
     test_fail(lambda: Average('mean'), contains="kind='mean': must be")
-    test_fail(lambda: Average(every='epoch'), contains="every='epoch': an exponential average takes every batch; use kind='tail'")
-    test_fail(lambda: small_learner().fit(1, cbs=Average('tail', every='cycle')), contains="waits for the ends of cycles")
+    test_fail(lambda: Average(every='epoch'), contains="every='epoch': an exponential average uses every batch; pass kind='tail'")
+    test_fail(lambda: small_learner().fit(1, cbs=Average('tail', every='cycle')), contains="needs a fit with cycles")
     test_fail(lambda: small_learner().fit_sgdr(1, 1, cbs=[Average(), UntilOverfit()]),
-              contains='cbs: UntilOverfit loads the best weights as the fit ends')
+              contains='cbs: UntilOverfit and Average both set the weights')
     learn = small_learner()
     test_fail(lambda: learn.fit(1, cbs=[Average(), SaveModelCallback()]), contains='or SaveModelCallback(every_epoch=True)')
 

@@ -9,19 +9,19 @@ from fastai_lrx.core.callbacks import as_callbacks, runs_in_sweep
 from fastai_lrx.core.plots import add_legend, new_axes
 from fastai_lrx.core.state import LearnerState
 from fastai_lrx.core.storage import damaged, folder_of, state_info
-from fastai_lrx.core.weights import check_weights, put_weights
+from fastai_lrx.core.weights import check_weights, load_weights
 from fastai_lrx.keep.mean_prediction import MeanPrediction, activation_of, with_softmax_known
 from fastai_lrx.keep.snapshots import Snapshot, Snapshots, snapshot_files
 from fastcore.test import *
 from sklearn.datasets import load_digits
 import fastai_lrx.vary.cycles, tempfile
 from fastai_lrx.keep.ensembles import *
-from fastai_lrx.keep.ensembles import SnapshotEnsemble, as_snapshots, check_act, disagreement, metric_to_draw, serves_batches
+from fastai_lrx.keep.ensembles import SnapshotEnsemble, as_snapshots, check_act, disagreement, looks_like_loader, metric_to_draw
 
 def test_an_ensemble():
     # %% nbs/keep/ensembles.ipynb #1c07000b
     test_fail(lambda: as_snapshots('folder'), contains='snaps: is of type str; pass a Snapshots callback')
-    test_fail(lambda: as_snapshots(Snapshots()), contains='has no snapshot; give it to a fit with cycles first')
+    test_fail(lambda: as_snapshots(Snapshots()), contains='contains no snapshots; pass it to a fit with cycles first')
     test_fail(lambda: check_act('softmax'), contains="act='softmax': pass a function")
 
     # %% nbs/keep/ensembles.ipynb #ee9798e7
@@ -47,9 +47,9 @@ def test_an_ensemble():
     test_eq(learn.model[0].weight, weights[0])                 # the learner is unchanged
 
     # %% nbs/keep/ensembles.ipynb #310c482d
-    assert serves_batches(learn.dls.valid) and serves_batches([learn.dls.one_batch()])
-    assert not serves_batches('test') and not serves_batches(learn.dls)
-    test_fail(lambda: ens._check_loader(2, None), contains='ds_idx=2: must be the number of a loader of dls, 0 to 1')
+    assert looks_like_loader(learn.dls.valid) and looks_like_loader([learn.dls.one_batch()])
+    assert not looks_like_loader('test') and not looks_like_loader(learn.dls)
+    test_fail(lambda: ens._check_loader(2, None), contains='ds_idx=2: must be the index of a loader of dls, 0 to 1')
     test_fail(lambda: ens._check_loader(1, [1, 2]), contains='dl=[1, 2]: pass a loader')
     test_fail(lambda: ens._check_loader(1, []), contains='dl: is empty')
 
@@ -86,7 +86,7 @@ def test_the_methods_of_a_learner():
 
     # %% nbs/keep/ensembles.ipynb #f6147014
     test_fail(lambda: ens.tta(dl='test'), contains="dl='test': pass a loader")
-    test_fail(lambda: ens.show_results(ds_idx=2), contains='ds_idx=2: must be the number of a loader of dls')
+    test_fail(lambda: ens.show_results(ds_idx=2), contains='ds_idx=2: must be the index of a loader of dls')
 
 def test_how_many_are_enough():
     # %% nbs/keep/ensembles.ipynb #ee9798e7
@@ -106,7 +106,7 @@ def test_how_many_are_enough():
 
     # %% nbs/keep/ensembles.ipynb #081bd852
     test_eq((metric_to_draw(learn), metric_to_draw(learn, 'valid_loss')), ('accuracy', 'valid_loss'))
-    test_fail(lambda: metric_to_draw(learn, 'f1'), contains="metric='f1': the learner has valid_loss, accuracy")
+    test_fail(lambda: metric_to_draw(learn, 'f1'), contains="metric='f1': was not measured; choose from valid_loss, accuracy")
     with learn.no_bar(): table = SnapshotEnsemble(learn, snaps).curve()
     test_eq(len(table), 5)
     table.round(3)

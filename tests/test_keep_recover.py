@@ -13,15 +13,15 @@ from fastai_lrx.core.objects import optimizers
 from fastai_lrx.core.processes import all_gather, rank_and_size
 from fastai_lrx.core.state import as_device, read_scalars, uninterrupted
 from fastai_lrx.core.storage import storable
-from fastai_lrx.core.weights import buffers_of, put_buffers, put_weights, state_of
-from fastai_lrx.keep.run_state import opt_state, put_opt_state
+from fastai_lrx.core.weights import buffers_of, load_buffers, load_weights, state_of
+from fastai_lrx.keep.run_state import opt_state, restore_opt_state
 from fastai_lrx.vary.recorder import mark_step
 from fastcore.test import *
 from sklearn.datasets import load_digits
 from fastai_lrx.core.plots import new_axes
 import fastai_lrx.vary.cycles
 from fastai_lrx.keep.recover import *
-from fastai_lrx.keep.recover import Recover, copied, not_finite, put_training_state, risen, training_state, trouble
+from fastai_lrx.keep.recover import Recover, copied, not_finite, restore_training_state, risen, training_state, trouble
 
 def test_what_is_kept():
     # %% nbs/keep/recover.ipynb #56165d77
@@ -49,11 +49,11 @@ def test_what_is_kept():
             ended = copied(training_state(learn))
             step(learn, xs[0]*np.nan)
             assert learn.model[0].weight.isnan().all()
-            put_training_state(learn, kept)
+            restore_training_state(learn, kept)
         for x in xs[3:]: step(learn, x)
         for a,b in ((ended, training_state(learn)),): test_eq(str(a), str(copied(b)))
         learn.opt.set_hypers(lr=0.01, wd=0.5)
-        put_training_state(learn, kept)
+        restore_training_state(learn, kept)
         test_eq([(h['lr'], h['wd']) for h in learn.opt.hypers], [(0.01, 0.5)])
 
     # %% nbs/keep/recover.ipynb #933be04f
@@ -81,7 +81,7 @@ def test_what_is_a_blow_up():
 
     # %% nbs/keep/recover.ipynb #42ba07a7
     test_eq(trouble([1., np.inf, np.nan], [], ['weights.0.bias']), (1, 'the loss is inf'))
-    test_eq(trouble([1., 2.], [], ['weights.0.bias', 'weights.0.weight']), (-1, 'weights.0.bias and 1 more not finite'))
+    test_eq(trouble([1., 2.], [], ['weights.0.bias', 'weights.0.weight']), (-1, 'weights.0.bias and 1 more are not finite'))
     test_eq(trouble([9.]*10, [1.]*50, [], 10), (-1, 'the loss has risen from 1 to 9'))
     test_eq([trouble([9.]*10, [1.]*50, []), trouble([1.]*10, [1.]*50, [], 10)], [None, None])
 

@@ -9,7 +9,7 @@ from fastai_lrx.core.callbacks import FitCallback
 from fastai_lrx.core.messages import warn
 from fastai_lrx.core.processes import all_gather
 from fastai_lrx.core.storage import damaged, discard, file_content, folder_of, load_state, try_lock, write_state
-from fastai_lrx.keep.run_state import put_run_state, run_state, stateful, unsaved_callbacks
+from fastai_lrx.keep.run_state import restore_run_state, run_state, stateful, unsaved_callbacks
 from fastai_lrx.keep.same_fit import description, difference
 from fastcore.test import *
 from fastai.callback.all import *
@@ -18,7 +18,7 @@ from fastai_lrx.core.storage import load_state
 from fastai_lrx.vary.cycles import *
 import contextlib, io, subprocess, sys, tempfile
 from fastai_lrx.keep.resume import *
-from fastai_lrx.keep.resume import Resume, look_at_items, written_when_called
+from fastai_lrx.keep.resume import Resume, read_one_item, written_when_called
 
 def test_killed_and_run_again():
     # %% nbs/keep/resume.ipynb #6a3d9c3e
@@ -71,7 +71,7 @@ def test_the_callback():
     # %% nbs/keep/resume.ipynb #df2ab9b1
     learn = synth_learner()
     test_eq([getattr(dl, '_types', None) for dl in learn.dls.loaders], [None, None])
-    look_at_items(learn.dls)
+    read_one_item(learn.dls)
     assert all(dl._types for dl in learn.dls.loaders)
 
     # %% nbs/keep/resume.ipynb #b021e7cb
@@ -82,7 +82,7 @@ def test_the_callback():
     r.learn,r.named = learn,[]
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter('always')
-        for _ in range(3): r.name_forgetful()
+        for _ in range(3): r.warn_of_unsaved()
     test_eq(len(caught), 1)
     str(caught[0].message).partition(': ')[2]
 
@@ -103,7 +103,7 @@ def test_checkpoints():
     for name in names: (r.folder/f'{name}.safetensors').touch()
     test_eq(r.file(3, finished=True).stem, 'fit000_epoch00003_end')
     test_eq(r.checkpoints(), [(2, False), (3, False), (3, True)])
-    r.forget()
+    r.delete_checkpoints()
     test_eq([p.name for p in r.folder.iterdir()], ['fit000_best.safetensors'])      # not a checkpoint
 
     # %% nbs/keep/resume.ipynb #75147af3
@@ -111,17 +111,17 @@ def test_checkpoints():
     r.number = 0
     for done in range(4):
         r.writing = (done, False),r.file(done, False).touch    # stands in for writing a state
-        r.settle()
+        r.finish_writing()
     test_eq(r.checkpoints(), [(2, False), (3, False)])
     def full_disk(): raise OSError('No space left on device')
     r.writing = (4, False),full_disk
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter('always')
-        r.settle()
+        r.finish_writing()
     str(caught[0].message).partition(': ')[2]
 
     # %% nbs/keep/resume.ipynb #46a67128
-    r.acquire()
+    r.lock_folder()
     check = 'import sys; from fastai_lrx.core.storage import try_lock; print(try_lock(sys.argv[1]) is not None)'
     def is_free():
         "Whether another process can lock the folder now"
@@ -138,11 +138,11 @@ def test_going_on():
     with learn.no_bar(), learn.no_logging(): learn.fit(2, cbs=Resume(folder))
     r = Resume(folder)
     r.learn,r.number,r.what = learn,0,dict(epochs=3)
-    test_fail(r.find, contains='was begun by another fit, with epochs 2, and now it is 3; use another name')
+    test_fail(r.find, contains='belongs to a different fit, with epochs 2, now 3; use another name')
     r.what = r.read(2, True)[1]
     r.file(2, True).write_bytes(b'damaged')
     with warnings.catch_warnings(record=True) as caught, contextlib.redirect_stdout(io.StringIO()) as said:
         warnings.simplefilter('always')
         r.find()
     test_eq((r.done, r.finished, len(caught)), (2, False, 1))
-    assert said.getvalue().endswith('goes on after 2 of 2 epochs\n')
+    assert said.getvalue().endswith('continues after 2 of 2 epochs\n')

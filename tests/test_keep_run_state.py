@@ -6,17 +6,17 @@ import inspect
 from fastai.basics import *
 from fastai.callback.progress import CSVLogger, ProgressCallback, ShowGraphCallback
 from fastai_lrx.core.objects import loss_parts, optimizers, walk
-from fastai_lrx.core.remember import generator_state, put_generator_state
+from fastai_lrx.core.remember import generator_state, set_generator_state
 from fastai_lrx.core.state import global_rngs, read_scalars, uninterrupted
 from fastai_lrx.core.storage import atomic_write, storable
-from fastai_lrx.core.weights import buffers_of, put_buffers, put_weights, state_of
+from fastai_lrx.core.weights import buffers_of, load_buffers, load_weights, state_of
 from fastcore.test import *
 from fastai.callback.all import *
 from fastai.test_utils import synth_learner
 from fastai_lrx.core.fingerprint import fingerprint
 import tempfile
 from fastai_lrx.keep.run_state import *
-from fastai_lrx.keep.run_state import attributes, callback_state, data_state, is_plain, model_state, opt_state, part_state, put_attributes, put_callback_state, put_data_state, put_model_state, put_opt_state, put_part_state, put_run_state, run_state, stateful_callbacks, unsaved_callbacks
+from fastai_lrx.keep.run_state import attributes, callback_state, data_state, is_plain, model_state, opt_state, part_state, restore_attributes, restore_callback_state, restore_data_state, restore_model_state, restore_opt_state, restore_part_state, restore_run_state, run_state, stateful_callbacks, unsaved_callbacks
 
 def test_attributes_of_objects():
     # %% nbs/keep/run_state.ipynb #3d4a64bf
@@ -29,7 +29,7 @@ def test_attributes_of_objects():
     a,b = Counts(print),Counts(print)
     a.n,a.seen['a'][0] = 4,2.5
     a.rng.random()
-    put_attributes(b, attributes(a))
+    restore_attributes(b, attributes(a))
     test_eq((b.n, b.seen, b.rng.random()), (4, {'a': [2.5, None]}, a.rng.random()))
     attributes(a)['plain']
 
@@ -39,14 +39,14 @@ def test_model_and_optimizer():
     a,b = small_model(),small_model()
     a[0].bias.requires_grad_(False)
     a(torch.randn(4, 3)).pow(2).sum().backward()
-    put_model_state(b, model_state(a))
+    restore_model_state(b, model_state(a))
     test_eq(fingerprint(b), fingerprint(a))
     test_eq(b[0].weight.grad, a[0].weight.grad)
     test_eq([p.requires_grad for p in b.parameters()], [True, False, True, True])
 
     # %% nbs/keep/run_state.ipynb #b099cf5d
     a,b = nn.Sequential(nn.Dropout(0.1)),nn.Sequential(nn.Dropout(0.5))
-    put_part_state(b, part_state(a.eval()))
+    restore_part_state(b, part_state(a.eval()))
     test_eq((b[0].p, b.training), (0.1, False))
 
     # %% nbs/keep/run_state.ipynb #c956cd44
@@ -54,7 +54,7 @@ def test_model_and_optimizer():
     a,b = Adam([p], lr=0.1),Adam([q], lr=0.5)
     p.grad = torch.ones(2)
     a.step()
-    put_opt_state(b, opt_state(a))
+    restore_opt_state(b, opt_state(a))
     test_eq(b.hypers[0]['lr'], 0.1)
     test_eq(b.state[q]['sqr_avg'], a.state[p]['sqr_avg'])
 
@@ -64,7 +64,7 @@ def test_data():
     a,b = small_loaders(),small_loaders()
     state = data_state(a)
     first_epoch = list(a.train)
-    put_data_state(b, state)
+    restore_data_state(b, state)
     test_eq(list(b.train), first_epoch)
     first_epoch
 
@@ -86,7 +86,7 @@ def test_callbacks():
         def __init__(self, folder): self.folder,self.n = Path(folder),0
     then,now = Writes('on_one_machine'),Writes('on_another')
     then.n,now.learn = 3,learn
-    put_callback_state(now, callback_state(then))
+    restore_callback_state(now, callback_state(then))
     test_eq((now.n, now.folder.name), (3, 'on_another'))
 
     # %% nbs/keep/run_state.ipynb #cd16d880
@@ -114,7 +114,7 @@ def test_the_whole_run():
     train(a, 1)
     state = deepcopy(run_state(a))
     train(a, 2)
-    put_run_state(b, state)
+    restore_run_state(b, state)
     train(b, 2)
     test_eq(fingerprint(a.model), fingerprint(b.model))
     test_eq(a.recorder.values, b.recorder.values)

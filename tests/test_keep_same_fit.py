@@ -80,7 +80,7 @@ def test_what_differs():
     learn.add_cb(MixUp())
     now = description(learn)
     test_eq(difference(what, what), '')
-    test_eq(difference(what, now), 'hypers: mom 0.9, and now it is 0.5')
+    test_eq(difference(what, now), 'hypers: mom 0.9, now 0.5')
     test_eq(difference(dict(callbacks=what['callbacks']), dict(callbacks=now['callbacks'])),
-            'callbacks none, and now it is MixUp()')
-    test_eq(difference(dict(groups=[2, 4]), dict(groups=[4, 2])), 'groups [2, 4], and now it is [4, 2]')
+            'callbacks none, now MixUp()')
+    test_eq(difference(dict(groups=[2, 4]), dict(groups=[4, 2])), 'groups [2, 4], now [4, 2]')

@@ -30,7 +30,7 @@ def test_snapshots():
     [p.name for p in snapshot_files(folder)]
 
     # %% nbs/keep/snapshots.ipynb #b230e0db
-    test_fail(lambda: Snapshots(best=True), contains='best=True: say how many')
+    test_fail(lambda: Snapshots(best=True), contains='best=True: needs keep')
     test_fail(lambda: Snapshots(keep=0), contains='keep=0: must be at least 1')
 
     # %% nbs/keep/snapshots.ipynb #cffb8f45
@@ -75,8 +75,8 @@ def test_snapshots():
     test_eq([s.epoch for s in snaps.snapshots], [3, 7, 11, 15, 19])
     test_eq(last.measured['accuracy'], learn.recorder.values[-1][2])
     test_fail(lambda: learn.fit(1, cbs=Snapshots()),
-              contains='Snapshots waits for the ends of cycles, and this fit has none')
-    test_fail(lambda: Snapshots(best=True), contains='best=True: say how many')
+              contains='Snapshots needs a fit with cycles, and this one has none')
+    test_fail(lambda: Snapshots(best=True), contains='best=True: needs keep')
 
     # %% nbs/keep/snapshots.ipynb #16b047c1
     folder = Path(tempfile.mkdtemp())/'snapshots'

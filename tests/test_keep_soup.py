@@ -6,7 +6,7 @@ from fastai_lrx.core.callbacks import runs_in_sweep
 from fastai_lrx.core.learner import n_valid
 from fastai_lrx.core.state import data_and_modes_kept
 from fastai_lrx.core.trial import trial
-from fastai_lrx.core.weights import put_weights, weights_of
+from fastai_lrx.core.weights import load_weights, weights_of
 from fastai_lrx.keep.average import add_to_mean, averaged_tensors, recalibrate, running_norms
 from fastai_lrx.keep.ensembles import SnapshotEnsemble
 from fastcore.test import *

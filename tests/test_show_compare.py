@@ -11,7 +11,7 @@ from fastai_lrx.core.messages import show_progress, warn
 from fastai_lrx.core.objects import generators
 from fastai_lrx.core.processes import rank_and_size
 from fastai_lrx.core.state import LearnerState, new_seed, read_scalars
-from fastai_lrx.core.weights import put_weights, weights_of
+from fastai_lrx.core.weights import load_weights, weights_of
 from fastai_lrx.keep.resume import Resume
 from fastai_lrx.show.comparison import Comparison, Run, is_lower_better
 from fastai_lrx.vary.recorder import epoch_metrics, recorded_names
@@ -51,7 +51,7 @@ def test_one_run():
     test_eq(list(validated(learn)), ['valid_loss', 'accuracy'])
 
     # %% nbs/show/compare.ipynb #64a12dce
-    test_eq(remarks(Run('lazy', seed=0), []), 'has trained no batch')
+    test_eq(remarks(Run('lazy', seed=0), []), 'has not trained on any batch')
     error = ValueError('Exception occured in `Mixed` when calling event `before_fit`:\n\tno GPU')
     test_eq(failure(error), 'ValueError: no GPU')
 
@@ -140,7 +140,7 @@ def test_what_goes_wrong():
     # %% nbs/show/compare.ipynb #0ff84419
     test_fail(lambda: learn.compare([lambda l: l.fit(1)]), contains="pass a dict such as {'fixed'", exc=TypeError)
     test_fail(lambda: learn.compare({'fixed': None}), contains='pass a function that takes the learner', exc=TypeError)
-    test_fail(lambda: learn.compare({'fixed': noop}, seeds=[1, 1]), contains='a list of different ones', exc=ValueError)
+    test_fail(lambda: learn.compare({'fixed': noop}, seeds=[1, 1]), contains='a list of distinct ones', exc=ValueError)
     test_fail(lambda: learn.compare({'fixed': noop}, monitor='acuracy'), contains="choose one of 'valid_loss', 'accuracy'",
               exc=ValueError)
     test_fail(lambda: learn.compare({'fixed': noop}, keep='last'), contains="keep='last'", exc=ValueError)

@@ -116,7 +116,7 @@ def test_what_looks_unintended():
     learn.freeze()
     with warnings.catch_warnings(record=True) as caught, learn.dry_run() as plan:
         learn.fit_one_cycle(2, cbs=[Snapshots(), UntilOverfit()])
-    test_eq(plan.doubts, ['fit 0: Snapshots, UntilOverfit will raise an error: no cycle ends in this fit'])
+    test_eq(plan.doubts, ['fit 0: Snapshots, UntilOverfit will raise an error: this fit has no cycles'])
     learn.unfreeze()
 
     # %% nbs/show/dry_run.ipynb #cc640539

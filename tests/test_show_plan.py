@@ -44,7 +44,7 @@ def test_what_looks_unintended():
 
     # %% nbs/show/plan.ipynb #783dc7b4
     test_eq(cycle_doubts(two_epochs(lrs, ends=[15, 30])),
-            ['2 of 2 cycles end in mid-epoch, where nothing is validated', 'its last cycle is cut short, after 10 batches'])
+            ['2 of 2 cycles end in mid-epoch, without validation', 'its last cycle is cut short, after 10 batches'])
     test_eq(callback_doubts(two_epochs(lrs, overridden={'ReduceLROnPlateau': ('lr',)})),
             ['ReduceLROnPlateau cannot change lr, which a schedule sets at every batch; leave it out, or train with fit'])
     test_eq(rate_doubts(two_epochs(lrs*[0, 1])),
@@ -79,7 +79,7 @@ def test_all_fits():
 
     # %% nbs/show/plan.ipynb #94c22a9f
     plan = Plan()
-    test_eq(repr(plan), 'Plan of no fit')
+    test_eq(repr(plan), 'Plan without fits')
     plan.fits.append(fit)
     test_eq(plan.summary(batch_seconds=6)['minutes'].tolist(), [2., 2.])
     plan
@@ -105,7 +105,7 @@ def test_the_picture():
 
     # %% nbs/show/plan.ipynb #94c22a9f
     plan = Plan()
-    test_eq(repr(plan), 'Plan of no fit')
+    test_eq(repr(plan), 'Plan without fits')
     plan.fits.append(fit)
     test_eq(plan.summary(batch_seconds=6)['minutes'].tolist(), [2., 2.])
     plan

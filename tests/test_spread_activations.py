@@ -12,11 +12,11 @@ from fastai_lrx.core.processes import all_gather, rank_and_size
 from fastai_lrx.core.state import data_and_modes_kept
 from fastai_lrx.core.storage import load_state, mapped_state
 from fastai_lrx.spread.fixed_layers import apply_layers, equal_up_to_rounding
-from fastai_lrx.spread.rows import Rows, in_order, is_torchs, size_of_batch, with_transforms
+from fastai_lrx.spread.rows import Rows, in_order, is_torch_loader, size_of_batch, with_transforms
 from unittest.mock import Mock
 from fastcore.test import *
 from fastai_lrx.spread.activations import *
-from fastai_lrx.spread.activations import RowsMaker, autocast_of, cached_tensors, check_same_in_all, compute_rows, computed_batches, file_names_of, first_batch, inputs_and_targets, kept_rows, put_rows, room_on, rows_to_keep
+from fastai_lrx.spread.activations import RowsMaker, autocast_of, cached_tensors, check_same_in_all, compute_rows, computed_batches, copy_rows, file_names_of, first_batch, inputs_and_targets, kept_rows, room_on, rows_to_keep
 
 def test_a_batch():
     # %% nbs/spread/activations.ipynb #e2a00001
@@ -57,9 +57,9 @@ def test_filling():
     sizes = [len(acts) for acts,targets in computed_batches(learn, stages, dls.train, nullcontext())]
     test_eq(sizes, [4, 2])
     kept = torch.zeros(6)
-    put_rows([kept], 4, [tensor([1., 2.])])
+    copy_rows([kept], 4, [tensor([1., 2.])])
     test_eq(kept.tolist(), [0, 0, 0, 0, 1, 2])
-    test_fail(lambda: put_rows([kept], 4, [torch.zeros(2, 3)]), contains='differ in shape, [3] here and [] before')
+    test_fail(lambda: copy_rows([kept], 4, [torch.zeros(2, 3)]), contains='have different shapes, [3] and []')
 
     # %% nbs/spread/activations.ipynb #e2a00006
     test_eq(first_batch(learn, dls.train, False, n=2)[0], torch.stack([x for x,y in items[:2]]))

@@ -41,7 +41,7 @@ def test_the_body():
     # %% nbs/spread/backbones.ipynb #3ea2d921
     test_eq(timm_args('resnet18', 1, (32,32)), dict(model_name='resnet18', num_classes=0, in_chans=1))    # of any size
     test_fail(lambda: timm_args('resnet_18', 3, (32,32)),
-              contains="arch='resnet_18': timm has no such architecture; close to it: resnet18")
+              contains="arch='resnet_18': timm has no such architecture; similar names: resnet18")
 
     # %% nbs/spread/backbones.ipynb #eaf76deb
     for size in (32, 224):
@@ -64,7 +64,7 @@ def test_the_learner():
     learn.layer_groups
 
     # %% nbs/spread/backbones.ipynb #50c4fb43
-    test_fail(lambda: check_learner_args(dls, None, dict(num_classes=3)), contains='num_classes: say n_out=', exc=TypeError)
+    test_fail(lambda: check_learner_args(dls, None, dict(num_classes=3)), contains='num_classes: use n_out=', exc=TypeError)
     test_fail(lambda: check_learner_args(dls, nn.Linear, {}), contains='pass a module', exc=TypeError)      # a class
 
     # %% nbs/spread/backbones.ipynb #72e61d65

@@ -4,8 +4,8 @@ from fastai.basics import *
 from fastai_lrx.core.args import as_bool, as_float, as_int, as_rates, one_of, short_repr
 from fastai_lrx.core.callbacks import FitCallback
 from fastai_lrx.core.learner import group_rates, n_batches, n_groups as n_groups_of, optimizer_of
-from fastai_lrx.spread.freezing import NormFreeze, close_groups, frozen_by_hand, note_closed
-from fastai_lrx.spread.layer_groups import anew_splitter, groups_of, torn_module
+from fastai_lrx.spread.freezing import NormFreeze, freeze_groups, frozen_by_hand, record_frozen
+from fastai_lrx.spread.layer_groups import groups_of, module_across_groups, regroup_splitter
 from fastai_lrx.spread.layers import discriminative_lrs, timm_part, timm_split
 from fastai_lrx.spread.precompute import stages_of
 from fastai_lrx.vary.cycles import check_fit, check_schedule, fit_scheduled
@@ -19,7 +19,7 @@ from fastai_lrx.all import *
 from fastai_lrx.demo import digits_dls, pretrained_learner
 from fastai_lrx.core.plots import new_axes
 from fastai_lrx.spread.fine_tune import *
-from fastai_lrx.spread.fine_tune import GradualUnfreezing, check_callbacks, check_layers, check_open, check_trainable, close_body, default_groups, groups_to_train, n_open, rates_by_layer, shapes, stage_lengths, stage_moms, staged_schedule, weight_sizes
+from fastai_lrx.spread.fine_tune import GradualUnfreezing, check_any_unfrozen, check_callbacks, check_layers, check_trainable, default_groups, freeze_body, groups_to_train, n_unfrozen, rates_by_layer, shapes, stage_lengths, stage_moms, staged_schedule, weight_sizes
 
 def test_in_short():
     # %% nbs/spread/fine_tune.ipynb #71b9ac1b
@@ -34,10 +34,10 @@ def test_in_short():
 
 def test_which_groups_train_when():
     # %% nbs/spread/fine_tune.ipynb #f058206f
-    test_eq([n_open(e, 6, 4) for e in range(6)], [1, 2, 3, 4, 4, 4])
-    test_eq([n_open(e, 3, 6) for e in range(3)], [1, 4, 6])                  # few epochs: several at once
-    test_eq([n_open(e, 6, 4, start=2, every=2) for e in range(6)], [1, 1, 3, 3, 4, 4])
-    test_eq([n_open(e, 4, 4, start=2, at_once=True) for e in range(4)], [1, 1, 4, 4])
+    test_eq([n_unfrozen(e, 6, 4) for e in range(6)], [1, 2, 3, 4, 4, 4])
+    test_eq([n_unfrozen(e, 3, 6) for e in range(3)], [1, 4, 6])                  # few epochs: several at once
+    test_eq([n_unfrozen(e, 6, 4, start=2, every=2) for e in range(6)], [1, 1, 3, 3, 4, 4])
+    test_eq([n_unfrozen(e, 4, 4, start=2, at_once=True) for e in range(4)], [1, 1, 4, 4])
 
 def test_gradual_unfreezing():
     # %% nbs/spread/fine_tune.ipynb #1c80b7fe
@@ -52,14 +52,14 @@ def test_gradual_unfreezing():
 
     by_hand = small_learner()
     by_hand.model.requires_grad_(False)
-    test_fail(lambda: check_trainable(by_hand), contains='all weights of learn.model are frozen', exc=ValueError)
+    test_fail(lambda: check_trainable(by_hand), contains='learn.model: all weights are frozen', exc=ValueError)
     by_hand = small_learner(train_bn=False)
     by_hand.create_opt()
     by_hand.model[1].requires_grad_(False)
-    close_groups(by_hand, 3)
-    test_fail(lambda: check_open(by_hand), contains='train first were frozen by hand', exc=ValueError)
+    freeze_groups(by_hand, 3)
+    test_fail(lambda: check_any_unfrozen(by_hand), contains='train first were frozen by hand', exc=ValueError)
     def by_kind(m): return [[p for p in m.parameters() if (p.ndim > 1)==weights] for weights in (True, False)]
-    test_fail(lambda: check_layers(small_learner(splitter=by_kind)), contains='by kind of parameter', exc=ValueError)
+    test_fail(lambda: check_layers(small_learner(splitter=by_kind)), contains='groups parameters by kind', exc=ValueError)
 
     # %% nbs/spread/fine_tune.ipynb #56c13c6a
     class Diary(Callback):
@@ -116,7 +116,7 @@ def test_the_rates():
 
     # %% nbs/spread/fine_tune.ipynb #61d50c43
     closed = small_learner()
-    close_body(closed, 3, anew=True)
+    freeze_body(closed, 3, regroup=True)
     test_eq((closed.opt.frozen_idx, len(closed.opt.param_lists)), (2, 3))
 
 def test_which_groups():
@@ -178,7 +178,7 @@ def test_the_method():
         return learn
 
     # %% nbs/spread/fine_tune.ipynb #b62a5198
-    test_fail(lambda: check_callbacks([GradualUnfreezing()]), contains='choose with unfreeze=', exc=ValueError)
+    test_fail(lambda: check_callbacks([GradualUnfreezing()]), contains='use unfreeze=', exc=ValueError)
     test_eq(stage_moms(small_learner(), None, 'one_cycle'), (0.95, 0.85, 0.95))
     test_is(stage_moms(small_learner(), None, 'sgdr'), None)
 
@@ -198,7 +198,7 @@ def test_the_method():
     test_fail(lambda: learn.fine_tune_discriminative(3, unfreeze='slowly'),
               contains="unfreeze='slowly': must be 'gradual' or 'all'", exc=ValueError)
     test_fail(lambda: learn.fine_tune_discriminative(3, [1e-4, 1e-3]),
-              contains='base_lr=[0.0001, 0.001]: 2 rates for a model of 6 layer groups', exc=ValueError)
-    test_fail(lambda: learn.fine_tune_discriminative(3, div=2.6, head_lr=1e-2), contains='head_lr=0.01: with div=', exc=ValueError)
+              contains='base_lr=[0.0001, 0.001]: has 2 rates, but there are 6 layer groups', exc=ValueError)
+    test_fail(lambda: learn.fine_tune_discriminative(3, div=2.6, head_lr=1e-2), contains='head_lr=0.01: div=', exc=ValueError)
     test_fail(lambda: learn.fine_tune_discriminative(3, layer_decay=85), contains='layer_decay=85', exc=ValueError)
     test_fail(lambda: learn.fine_tune_discriminative(3, precompute=True), contains='pass freeze_epochs=1', exc=ValueError)

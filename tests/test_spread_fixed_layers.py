@@ -8,7 +8,7 @@ from fastai_lrx.core.fingerprint import fingerprint
 from fastai_lrx.core.state import read_scalars
 from fastcore.test import *
 from fastai_lrx.spread.fixed_layers import *
-from fastai_lrx.spread.fixed_layers import Bypass, apply_layers, equal_up_to_drift, fixed_part, fixed_stages, heeds_mode, is_fixed, is_marked, mark, places_of, unmarked
+from fastai_lrx.spread.fixed_layers import Bypass, apply_layers, depends_on_mode, equal_up_to_drift, fixed_part, fixed_stages, is_fixed, is_marked, mark, places_of, unmarked
 
 def test_where_to_cut():
     # %% nbs/spread/fixed_layers.ipynb #e4a00001
@@ -49,7 +49,7 @@ def test_batches_of_activations():
     assert equal_up_to_drift(tensors_of(a), tensors_of(b))
     b.running_mean += 0.1
     assert not equal_up_to_drift(tensors_of(a), tensors_of(b))
-    test_eq([heeds_mode(cls) for cls in (nn.Linear, nn.Dropout)], [False, True])
+    test_eq([depends_on_mode(cls) for cls in (nn.Linear, nn.Dropout)], [False, True])
 
     # %% nbs/spread/fixed_layers.ipynb #e4a00009
     layer = nn.Linear(2, 2)
@@ -69,4 +69,4 @@ def test_batches_of_activations():
     average = deepcopy(fixed)
     test_eq(average(mark(acts)), acts)                   # a copy passes them through as well
     nn.init.zeros_(average[0].weight)
-    test_fail(lambda: average(mark(acts)), contains='a copy of the model has other weights', exc=ValueError)
+    test_fail(lambda: average(mark(acts)), contains='a copy of the model differs from learn.model', exc=ValueError)

@@ -10,7 +10,7 @@ from fastai.vision.all import *
 import warnings
 import timm
 from fastai_lrx.spread.freezing import *
-from fastai_lrx.spread.freezing import NormFreeze, as_group_number, close_groups, fix_statistics, frozen_by_hand, frozen_params, note_closed
+from fastai_lrx.spread.freezing import NormFreeze, as_group_number, fix_statistics, freeze_groups, frozen_by_hand, frozen_params, record_frozen
 
 def test_frozen_by_hand():
     # %% nbs/spread/freezing.ipynb #8439b9ff
@@ -34,13 +34,13 @@ def test_frozen_by_hand():
     by_hand = frozen_by_hand(learn)
     learn.create_opt()
     learn.opt.freeze_to(1)
-    note_closed(learn, by_hand)                                     # all of the body except the stem can be unfrozen again
+    record_frozen(learn, by_hand)                                     # all of the body except the stem can be unfrozen again
     in_body = {id(p) for p in learn.opt.param_lists[0]}
-    test_eq({id(p) for p in learn.closed_params}, in_body - {id(p) for p in by_hand})
+    test_eq({id(p) for p in learn.frozen_with_groups}, in_body - {id(p) for p in by_hand})
 
     # %% nbs/spread/freezing.ipynb #e95d84cb
     stem.requires_grad_(False)
-    close_groups(learn, 0)                                          # unfreezes all but the stem, and keeps Adam's averages
+    freeze_groups(learn, 0)                                          # unfreezes all but the stem, and keeps Adam's averages
     test_eq([id(p) for p in learn.model.parameters() if not p.requires_grad], [id(p) for p in stem.parameters()])
 
 def test_a_freeze_to_that_freezes_nothing():
@@ -58,7 +58,7 @@ def test_a_freeze_to_that_freezes_nothing():
 
     # %% nbs/spread/freezing.ipynb #fa6e95dc
     test_eq(as_group_number(tensor(-2)), -2)
-    test_fail(lambda: as_group_number(1.5), contains='n=1.5: pass the number of a layer group', exc=TypeError)
+    test_fail(lambda: as_group_number(1.5), contains='n=1.5: pass the index of a layer group', exc=TypeError)
 
     # %% nbs/spread/freezing.ipynb #8a2ce11a
     two = small_learner()
@@ -66,7 +66,7 @@ def test_a_freeze_to_that_freezes_nothing():
         warnings.simplefilter('always')
         two.freeze_to(-2)
     said = str(caught[-1].message)
-    assert 'freeze_to(-2): the model has 2 layer groups, so nothing is frozen; learn.regroup(3) makes more' in said
+    assert 'freeze_to(-2): the model has 2 layer groups, so nothing is frozen; make more with learn.regroup(3)' in said
 
 def test_freeze_norm_layers_too():
     # %% nbs/spread/freezing.ipynb #8439b9ff

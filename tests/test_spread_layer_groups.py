@@ -13,7 +13,7 @@ from fastai_lrx.spread.layers import discriminative_lrs
 import timm
 from fastai.text.models import AWD_LSTM, awd_lstm_lm_config, awd_lstm_lm_split, get_language_model
 from fastai_lrx.spread.layer_groups import *
-from fastai_lrx.spread.layer_groups import carry_over, groups_frame, groups_of, misfit, module_names, split_trained, torn_module, vectors_apart, vectors_in_turns
+from fastai_lrx.spread.layer_groups import carry_over, groups_frame, groups_of, mismatch, module_across_groups, module_names, split_trained, vectors_apart, vectors_in_turns
 
 def test_the_groups_a_learner_has():
     # %% nbs/spread/layer_groups.ipynb #1b7d2f60
@@ -39,7 +39,7 @@ def test_the_groups_a_learner_has():
 
     # %% nbs/spread/layer_groups.ipynb #0a6c1e5d
     test_fail(lambda: groups_of(with_splitter(lambda m: [params(m.head)])), contains='learn.splitter: fails on this model')
-    test_fail(lambda: groups_of(with_splitter(lambda m: [m.layer4, m.fc])), contains='group 0 holds a Sequential',
+    test_fail(lambda: groups_of(with_splitter(lambda m: [m.layer4, m.fc])), contains='group 0 contains a Sequential',
               exc=TypeError)
 
     # %% nbs/spread/layer_groups.ipynb #4ea05293
@@ -49,7 +49,7 @@ def test_the_groups_a_learner_has():
 
     # %% nbs/spread/layer_groups.ipynb #1c16dc11
     def by_kind(m): return [[p for p in m.parameters() if (p.ndim > 1)==weights] for weights in (True, False)]
-    test_eq([torn_module(with_splitter(splitter)) for splitter in (timm_split, by_kind)], ['', 'fc'])
+    test_eq([module_across_groups(with_splitter(splitter)) for splitter in (timm_split, by_kind)], ['', 'fc'])
 
 def test_regroup():
     # %% nbs/spread/layer_groups.ipynb #1b7d2f60
@@ -206,8 +206,8 @@ def test_saved_with_other_groups():
     test_close([h['lr'] for h in learn.opt.hypers][3]/[h['lr'] for h in learn.opt.hypers][0], 100, eps=1)
 
     # %% nbs/spread/layer_groups.ipynb #d739eb2c
-    test_eq(misfit(new, new.state_dict()), '')
-    test_eq(misfit(new, old.state_dict()), 'with 2 layer groups and 4 parameters, but this learner has 3 and 4')
+    test_eq(mismatch(new, new.state_dict()), '')
+    test_eq(mismatch(new, old.state_dict()), 'with 2 layer groups and 4 parameters, but this learner has 3 and 4')
 
     # %% nbs/spread/layer_groups.ipynb #e84afc3d
     with warnings.catch_warnings(record=True) as caught:

@@ -60,20 +60,20 @@ def test_the_block():
     body.load_state_dict(saved)                                # the same weights
     watch.check_weights()
     with torch.no_grad(): body.weight.mul_(2)
-    test_fail(watch.check_weights, contains='have other weights now', exc=ValueError)
+    test_fail(watch.check_weights, contains='are precomputed have changed', exc=ValueError)
 
     # %% nbs/spread/precompute.ipynb #e3a00004
     watch.learn = SimpleNamespace(cbs=[])
     watch.check_trainable(frozen=set(body.parameters()))
-    test_fail(lambda: watch.check_trainable(frozen=set()), contains='have been opened', exc=ValueError)
+    test_fail(lambda: watch.check_trainable(frozen=set()), contains='have been unfrozen', exc=ValueError)
     watch.learn.cbs.append(CutMix())
     test_fail(lambda: watch.check_trainable(set(body.parameters())), contains='CutMix cuts patches', exc=ValueError)
 
     # %% nbs/spread/precompute.ipynb #e3a00007
     images,acts = torch.randn(1, 2),mark(torch.randn(1, 2))
-    for m,args in ((body, (images,)), (nn.ReLU(), (acts,))): watch.refuse_others(m, args)
-    test_fail(lambda: watch.refuse_others(body, (acts,)), contains='Linear: is called on a batch', exc=ValueError)
-    nn.modules.module.register_module_forward_pre_hook(watch.refuse_others)
+    for m,args in ((body, (images,)), (nn.ReLU(), (acts,))): watch.refuse_other_modules(m, args)
+    test_fail(lambda: watch.refuse_other_modules(body, (acts,)), contains='Linear: is called on a batch', exc=ValueError)
+    nn.modules.module.register_module_forward_pre_hook(watch.refuse_other_modules)
     remove_hooks_of(watch)
     assert not nn.modules.module._global_forward_pre_hooks
 

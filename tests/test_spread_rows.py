@@ -19,7 +19,7 @@ def test_rows():
     rows = Rows(3, 2, (None, [TensorCategory]), [acts, targets], torch.device('cpu'))
     test_eq(rows.numbers([0, 2], view=0).tolist(), [0, 2])
     test_eq(rows.numbers([0, -1], view=1).tolist(), [3, 5])                # -1 is the last item
-    test_fail(lambda: rows.numbers([3], view=0), contains='[3], which are not numbers of 3 items', exc=ValueError)
+    test_fail(lambda: rows.numbers([3], view=0), contains='[3], which are not indices of 3 items', exc=ValueError)
 
     # %% nbs/spread/rows.ipynb #e1a00008
     x,y = rows.batch(tensor([4, 3]))
@@ -88,10 +88,10 @@ def test_loaders_that_cannot_be_served():
     for dl in (source, theirs): check_loader(dl, 0)
     class Stream(torch.utils.data.IterableDataset):
         def __iter__(self): return iter(items)
-    test_fail(lambda: check_loader(DataLoader(Stream(), bs=4), 0), contains='its items must be numbered', exc=ValueError)
+    test_fail(lambda: check_loader(DataLoader(Stream(), bs=4), 0), contains='draws batches of items by index', exc=ValueError)
     class Twice(DataLoader):
         def sample(self): return (i for i in super().sample() for _ in range(2))
-    test_fail(lambda: check_loader(Twice(items, bs=4), 1), contains='Twice has its own sample', exc=ValueError)
+    test_fail(lambda: check_loader(Twice(items, bs=4), 1), contains='Twice overrides sample', exc=ValueError)
 
 def test_all_items_in_order():
     # %% nbs/spread/rows.ipynb #e1a00009

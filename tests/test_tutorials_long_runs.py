@@ -160,13 +160,13 @@ def test_what_is_stored_and_where():
     changed = toy()
     with changed.no_bar(), changed.no_logging():
         test_fail(lambda: changed.fit_one_cycle(3, 2e-2, cbs=Resume(resume.folder)),
-                  contains='was begun by another fit, with schedule', exc=ValueError)
+                  contains='belongs to a different fit, with schedule', exc=ValueError)
 
     # %% nbs/tutorials/long_runs.ipynb #1af7798d
     same = toy()
     with same.no_bar(), same.no_logging(), redirect_stdout(io.StringIO()) as said:
         same.fit_one_cycle(3, 1e-2, cbs=Resume(resume.folder))
-    assert 'was finished; its result is back' in said.getvalue()
+    assert 'is already finished; its result is restored' in said.getvalue()
     test_eq(len(same.recorder.losses), 3*len(same.dls.train))
 
 def test_callbacks_with_state():

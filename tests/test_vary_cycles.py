@@ -8,7 +8,7 @@ from fastai_lrx.core.args import as_float, as_fraction, as_int, as_rates, short_
 from fastai_lrx.core.callbacks import FitCallback, as_callbacks
 from fastai_lrx.core.learner import check_any_trains, check_optimizer, group_rates, n_batches, n_valid
 from fastai_lrx.core.state import autocast_kept
-from fastai_lrx.core.weights import put_weights, weights_of
+from fastai_lrx.core.weights import load_weights, weights_of
 from fastai_lrx.vary.decays import WarmupStableDecay
 from fastai_lrx.vary.recorder import epoch_metrics, mark_step
 from fastai_lrx.vary.scheduled import Scheduled, check_cycles, check_validation
@@ -36,7 +36,7 @@ def test_what_they_have_in_common():
               contains='lr_min=2.0: must be at least 0 and not above')
     test_eq(as_momentum_pair((0.95, 0.85, 0.95)), (0.95, 0.85))
     test_eq(as_momentum_pair(slice(0.95, 0.85)), (0.95, 0.85))
-    test_fail(lambda: as_momentum_pair((0.95, 0.85, 0.9)), contains="fastai's triple that ends where it began")
+    test_fail(lambda: as_momentum_pair((0.95, 0.85, 0.9)), contains="fastai's triple with equal ends")
 
     # %% nbs/vary/cycles.ipynb #005a3646
     schedule = SlantedTriangular(0.1)
@@ -49,7 +49,7 @@ def test_what_they_have_in_common():
     learn = synth_learner(n_trn=5)
     with learn.no_bar(), learn.no_logging(): fit_scheduled(learn, 2, schedule, moms=(0.95, 0.85))
     test_eq(learn.recorder.lrs, schedule.at(np.arange(10), 10))
-    test_fail(lambda: check_fit(learn, 2, start_epoch=3), contains='start_epoch=3: the fit has 2 epochs')
+    test_fail(lambda: check_fit(learn, 2, start_epoch=3), contains='start_epoch=3: must be at most n_epoch=2')
 
 def test_cosine_with_warm_restarts():
     # %% nbs/vary/cycles.ipynb #e8337262
@@ -131,5 +131,5 @@ def test_until_it_starts_to_overfit():
     test_eq(len(losses), learn.recorder.best_cycle+2)                  # one worse cycle ended the fit
     with learn.no_bar(): test_close(learn.validate()[0], min(losses))  # the best cycle's weights
     test_fail(lambda: learn.fit(1, cbs=UntilOverfit()),
-              contains='UntilOverfit waits for the ends of cycles, and this fit has none')
+              contains='UntilOverfit needs a fit with cycles, and this one has none')
     test_fail(lambda: UntilOverfit(patience=0), contains='patience=0')

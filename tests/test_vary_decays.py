@@ -52,7 +52,7 @@ def test_constant_then_a_cooldown():
     test_close(WarmupStableDecay(0.1, cooldown=1., shape='linear').at(np.arange(9), 9), Linear(0.1).at(np.arange(9), 9))
     s = WarmupStableDecay(0.1, 1/7, 1-1/7, 'linear')                      # no constant part
     test_close(s.at(np.arange(7), 7), Linear(0.1, warmup=1/7).at(np.arange(7), 7))
-    test_fail(lambda: WarmupStableDecay(0.1, 0.3, 0.8), contains='together more than 1; use warmup=0')
+    test_fail(lambda: WarmupStableDecay(0.1, 0.3, 0.8), contains='add up to more than 1; use warmup=0')
     test_fail(lambda: WarmupStableDecay(0.1, cooldown=20), contains='cooldown=20.0: must be a share of all steps')
 
     # %% nbs/vary/decays.ipynb #c8783a9f

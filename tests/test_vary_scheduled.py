@@ -49,7 +49,7 @@ def test_the_callback():
     learn.epoch = 0
     assert ends_cycle(learn)                                   # each of the two epochs is a cycle
     check_cycles(learn, 'Mine')
-    test_fail(lambda: check_cycles(synth_learner(), 'Mine'), contains='Mine waits for the ends of cycles')
+    test_fail(lambda: check_cycles(synth_learner(), 'Mine'), contains='Mine needs a fit with cycles')
     check_validation(synth_learner(), 'Mine')
 
     # %% nbs/vary/scheduled.ipynb #45f67a35

@@ -28,7 +28,7 @@ def test_the_base_class():
 
     # %% nbs/vary/schedules.ipynb #b2d4d097
     test_eq(check_step([0, 9], 10), np.array([0, 9]))
-    test_fail(lambda: check_step(0.5, 10), contains='steps are counted in whole batches')
+    test_fail(lambda: check_step(0.5, 10), contains='pass an integer')
     test_fail(lambda: check_step(-1, 10), contains='must be at least 0 and below n_steps=10')
     test_fail(lambda: as_steps('many'), contains="n_steps='many'")
 

@@ -77,7 +77,7 @@ def as_rate_bounds(lr_min, lr_max):
     rates = dict(lr_min=as_rates(lr_min, 'lr_min'), lr_max=as_rates(lr_max))
     if len({len(r) for r in rates.values() if isinstance(r, tuple) and len(r) > 1}) > 1:
         raise ValueError(f"lr_min={short_repr(lr_min)}, lr_max={short_repr(lr_max)}: have different numbers of "
-                         f"layer groups")
+                         f"layer groups; pass as many rates for one as for the other")
     return rates
 
 # %% ../../nbs/core/args.ipynb #efc9b220

@@ -20,13 +20,13 @@ def as_callbacks(cbs)->L:
     cbs = L(cbs)
     for cb in cbs:
         if not isinstance(cb, Callback) and not (isinstance(cb, type) and issubclass(cb, Callback)):
-            raise TypeError(f"cbs: {short_repr(cb)} is not a callback")
-    def made(cb):
+            raise TypeError(f"cbs: {short_repr(cb)} is not a callback; pass instances or subclasses of Callback")
+    def instance(cb):
         try: return cb() if isinstance(cb, type) else cb
         except TypeError as e:
             raise TypeError(f"cbs: {cb.__name__} cannot be created without arguments ({e}); "
                             f"pass {cb.__name__}(...)") from None
-    return cbs.map(made)
+    return cbs.map(instance)
 
 # %% ../../nbs/core/callbacks.ipynb #e6da2b7d
 class LeanCallback(Callback):
@@ -64,12 +64,12 @@ def runs_in_compare(cb)->bool:
     return getattr(cb, 'run_in_compare', silent)
 
 # %% ../../nbs/core/callbacks.ipynb #e301276f
-_foreseen = TrainEvalCallback, ParamScheduler, BnFreeze, ShortEpochCallback
+_in_dry_run = TrainEvalCallback, ParamScheduler, BnFreeze, ShortEpochCallback
 
 # %% ../../nbs/core/callbacks.ipynb #cb169fee
 def runs_in_dry_run(cb)->bool:
     "Whether a callback runs in dry runs."
-    return getattr(cb, 'run_in_dry_run', isinstance(cb, _foreseen) or type(cb).__name__ == 'SkipToEpoch')
+    return getattr(cb, 'run_in_dry_run', isinstance(cb, _in_dry_run) or type(cb).__name__ == 'SkipToEpoch')
 
 # %% ../../nbs/core/callbacks.ipynb #b4ee5544
 def waits_for_losses(cb)->bool:

@@ -53,7 +53,7 @@ def canonical(o, inner):
     if hasattr(o, '__dict__'):
         return [inner(type(o)), inner({k: v for k,v in vars(o).items() if not k.startswith('__')})]
     if ' at 0x' not in repr(o): return [name, repr(o)]
-    raise TypeError(f"cache: {o!r} has no fingerprint, so a stale cache could not be detected; "
+    raise TypeError(f"cache: {o!r} has no fingerprint, so a stale cache would go unnoticed; "
                     "omit cache, or remove this object from the dataset and transforms")
 
 def _name_of(o)->str: return f'{type(o).__module__}.{type(o).__qualname__}'
@@ -136,9 +136,9 @@ def globals_read(f)->dict:
     "The global variables that a function reads, limited to plain data and user code."
     def names(code):
         return [*code.co_names, *(name for c in code.co_consts if isinstance(c, CodeType) for name in names(c))]
-    def tells(v):
+    def is_relevant(v):
         if isinstance(v, (FunctionType,type)) or hasattr(v, '__wrapped__'): return is_user_code(v)
         is_data = canonical.dispatch(type(v)) is not canonical.dispatch(object)
         return is_data and not isinstance(v, (MethodType,ModuleType,BuiltinFunctionType))
     read = sorted(set(names(f.__code__)) & f.__globals__.keys())
-    return {name: f.__globals__[name] for name in read if tells(f.__globals__[name])}
+    return {name: f.__globals__[name] for name in read if is_relevant(f.__globals__[name])}

@@ -31,7 +31,7 @@ def n_groups(learn:Learner)->int:
     "Number of layer groups of `learn`; ValueError if there is none."
     n = len(param_groups(learn))
     if not n:
-        raise ValueError("learn.model has no parameter to train: its splitter returns none; unfreeze some "
+        raise ValueError("learn.model: the splitter returns no parameters to train; unfreeze some "
                          "(requires_grad_)")
     return n
 
@@ -51,7 +51,7 @@ def n_batches(dls)->int:
     "Number of training batches per epoch; ValueError if there are none, TypeError if the loader has no length."
     n = n_batches_of(dls, 0)
     if not n:
-        raise ValueError("dls.train is empty: it has no batch to train on; use a smaller batch size, "
+        raise ValueError("dls.train is empty, so there is nothing to train on; use a smaller batch size, "
                          "or drop_last=False")
     return n
 
@@ -80,7 +80,7 @@ def check_optimizer(learn:Learner, **arguments):
 def check_any_trains(learn:Learner):
     "ValueError if all weights are frozen."
     if any(p.requires_grad for ps in param_groups(learn) for p in ps): return
-    raise ValueError("learn.model: all its weights are frozen, so there is nothing to train; use learn.unfreeze(), "
+    raise ValueError("learn.model: all weights are frozen, so there is nothing to train; use learn.unfreeze(), "
                      "or requires_grad_(True) for some")
 
 # %% ../../nbs/core/learner.ipynb #2b2092fd
@@ -100,7 +100,7 @@ def default_rate(learn:Learner):
 def _spread_rates(rates:slice, n:int, name:str)->list:
     "Expand a slice to the rates of `n` layer groups, as in fastai."
     if rates.stop is None:
-        raise ValueError(f"{name}={rates}: a slice of rates needs its stop, the rate of the last group")
+        raise ValueError(f"{name}={rates}: a slice needs a stop, the rate of the last group")
     lo,hi = (as_float(o, name) for o in (0. if rates.start is None else rates.start, rates.stop))
     if min(lo, hi) < 0: return [lo, hi]                              # the caller raises the error
     return even_mults(lo, hi, n) if lo else [hi/10]*(n-1) + [hi]
@@ -118,7 +118,7 @@ def group_rates(
     if len(rates)==1: rates = rates.repeat(n)
     if rates.min() < 0: raise ValueError(f"{name}={short_repr(lr)}: rates must not be negative")
     if len(rates)!=n:
-        raise ValueError(f"{name}={short_repr(lr)}: {len(rates)} rates for a model of {n} layer groups; pass one "
+        raise ValueError(f"{name}={short_repr(lr)}: has {len(rates)} rates, but there are {n} layer groups; pass one "
                          f"number, a slice, or {n} numbers")
     return rates
 
@@ -138,8 +138,8 @@ def set_hyper(self:_BaseOptimizer,
 def as_metric(metric, name:str)->Metric:
     "Convert a function or class to a fastai `Metric`; TypeError for anything else."
     try:
-        made = mk_metric(metric)
-        if (callable(metric) or isinstance(metric, Metric)) and isinstance(made, Metric) and made.name: return made
+        res = mk_metric(metric)
+        if (callable(metric) or isinstance(metric, Metric)) and isinstance(res, Metric) and res.name: return res
     except (TypeError, AttributeError): pass
-    raise TypeError(f"{name}={short_repr(metric)}: pass a metric of fastai or a function of predictions and targets, "
+    raise TypeError(f"{name}={short_repr(metric)}: pass a fastai metric, or a function of predictions and targets, "
                     f"such as accuracy")

@@ -93,7 +93,7 @@ def as_device(
         raise ValueError(f"device={device!r:.120}: is not a torch device; {advice}") from e
     try: torch.empty(1, device=res).tolist()
     except (RuntimeError, AssertionError, NotImplementedError) as e:
-        raise ValueError(f"device={str(res)!r}: there is no such device here; {advice}") from e
+        raise ValueError(f"device={str(res)!r}: is not available on this machine; {advice}") from e
     return res
 
 # %% ../../nbs/core/state.ipynb #696491e1
@@ -108,7 +108,7 @@ class LearnerState:
         learn:Learner, # the learner to save
         device=None # device of the copy, e.g. 'cpu' to save GPU memory; default: the devices of the originals
     ):
-        self.keeper = keeper = Keeper(as_device(device, 'keep the copy beside the originals'))
+        self.keeper = keeper = Keeper(as_device(device, 'keep the copy with the originals'))
         keep_rngs(keeper)
         keep_autocast(keeper)
         keeper.keep(learn)

@@ -23,7 +23,7 @@ from .messages import warn
 
 # %% ../../nbs/core/storage.ipynb #85ec3d3a
 @contextmanager
-def _workplace(path:Path):
+def _temporary_folder(path:Path):
     "Create and lock a temporary folder next to `path`, and remove folders left by killed processes."
     here = f'.{platform.node()}.lrx_unfinished'
     _remove_abandoned(path.parent, here)
@@ -80,7 +80,7 @@ def atomic_write(path:str|os.PathLike # the file to write
     If the block fails, `path` is unchanged and no temporary file remains."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    with _workplace(path) as folder:
+    with _temporary_folder(path) as folder:
         tmp = folder/'unfinished'
         yield tmp
         _to_disk(tmp, os.O_RDWR)
@@ -216,7 +216,7 @@ def state_info(path:str|os.PathLike # the file
 # %% ../../nbs/core/storage.ipynb #3ba7f209
 def damaged(path, why):
     "The error for a damaged file."
-    return ValueError(f"path={str(path)!r}: damaged, or not written by fastai_lrx ({why}); "
+    return ValueError(f"path={str(path)!r}: is damaged, or not written by fastai_lrx ({why}); "
                       f"delete it or use an earlier one")
 
 # %% ../../nbs/core/storage.ipynb #da3cef7a
@@ -279,11 +279,11 @@ def folder_of(
         os.fsencode(Path(name).absolute()).decode()
         usable = str(name) and '\0' not in str(name) and (not Path(name).exists() or Path(name).is_dir())
     except UnicodeDecodeError:
-        raise ValueError(f"{argument}={str(name)!r:.120}: is not in UTF-8, which safetensors needs to read a file; "
+        raise ValueError(f"{argument}={str(name)!r:.120}: is not valid UTF-8, which safetensors requires; "
                          f"choose another folder") from None
     except (OSError, ValueError): usable = False
     if not usable:
-        raise ValueError(f"{argument}={str(name)!r:.120}: is not a folder; pass the name of one, or of a new one")
+        raise ValueError(f"{argument}={str(name)!r:.120}: is not a folder; pass the name of an existing or a new one")
     return Path(name)
 
 # %% ../../nbs/core/storage.ipynb #30198b60

@@ -57,12 +57,12 @@ def usable_length(losses:np.ndarray, num_it:int)->int:
     losses = losses[:bad[0]] if len(bad) else losses
     if not len(losses): return 1
     tenth = max(1, num_it//10)
-    bearable = np.flatnonzero(losses <= losses[0] + 3*abs(losses[0]))[-1] + 1
-    if bearable < min(tenth, len(losses)): return int(bearable)   # exploded at once and never came back
+    tolerable = np.flatnonzero(losses <= losses[0] + 3*abs(losses[0]))[-1] + 1
+    if tolerable < min(tenth, len(losses)): return int(tolerable)   # exploded at once and never came back
     start = losses[:tenth].max()
     past_lowest = np.arange(len(losses)) > losses.argmin()
-    blown = np.flatnonzero(past_lowest & (losses > 2*start - losses.min()))
-    return int(blown[0]) if len(blown) else len(losses)
+    exploded = np.flatnonzero(past_lowest & (losses > 2*start - losses.min()))
+    return int(exploded[0]) if len(exploded) else len(losses)
 
 # %% ../../nbs/find/curves.ipynb #c-parts
 def checked_parts(curve)->dict:
@@ -175,15 +175,15 @@ def watched_gain(curve:SweepCurve)->float:
 # %% ../../nbs/find/curves.ipynb #b88f0f2a
 reasons = {
     'ok': 'the loss falls clearly',
-    'nothing to gain': 'no rate lowers the loss on validation items by more than 2 %: the model may have learnt what it can',
+    'nothing to gain': 'no rate lowers the validation loss by more than 2 %; the model may have converged already',
     'flat': 'the loss does not fall',
-    'rising': 'the loss does not fall, it only rises',
-    'noisy': 'the loss falls hardly more than it scatters',
-    'diverged at once': 'the loss blew up in the first tenth of the sweep',
+    'rising': 'the loss only rises',
+    'noisy': 'the fall of the loss does not stand out from its noise',
+    'diverged at once': 'the loss diverged in the first tenth of the sweep',
     'still falling': 'the loss was still falling at the end of the sweep',
-    'too few batches': 'a curve of fewer than 20 batches says little',
-    'no number': 'the loss of the very first batch is NaN or infinite, whatever the rate',
-    'bad batch': 'a batch has values that are NaN or infinite, and so has its loss, whatever the rate'}
+    'too few batches': 'the sweep has fewer than 20 batches',
+    'not finite': 'the loss of the first batch is NaN or infinite, whatever the rate',
+    'bad batch': 'a batch has NaN or infinite values, so its loss is not finite, whatever the rate'}
 
 # %% ../../nbs/find/curves.ipynb #c-shape
 def drop_of(curve:SweepCurve)->float:
@@ -210,9 +210,9 @@ def diagnose(
     """'ok' if a rate can be read off the curve, otherwise the reason why not.
 
     The reason is 'nothing to gain', 'flat', 'rising', 'noisy', 'diverged at once', 'still falling', 'too few batches',
-    'no number' or 'bad batch'; `reasons` explains each."""
+    'not finite' or 'bad batch'; `reasons` explains each."""
     if as_curve(curve).bad_batch is not None: return 'bad batch'
-    if not np.isfinite(curve.losses[0]): return 'no number'
+    if not np.isfinite(curve.losses[0]): return 'not finite'
     if curve.num_it < 20: return 'too few batches'
     if curve.n_usable < curve.num_it/10: return 'diverged at once'
     shape,gain = shape_of(curve),watched_gain(curve)

@@ -213,7 +213,7 @@ def enough_batches(num_it)->int:
     warn(f"num_it={num_it}: a sweep needs at least 6 batches; using 6")
     return 6
 
-def why_not(res)->str:
+def trust_reason(res)->str:
     "Why a result cannot be trusted, with the index of the bad batch if there is one."
     found = [curves[-1].bad_batch for curves in res.sweeps if diagnose(curves[-1])=='bad batch']
     batch = found[0] if res.trust=='bad batch' else None
@@ -222,7 +222,7 @@ def why_not(res)->str:
 def warn_of_rates(res, rules:list, suggest_funcs, num_it:int):
     "Warn if the rates cannot be trusted, or if the sweep is too short for a rule that was requested by name."
     unread = [rule.name for rule,lr in zip(rules, res) if rule.built_in and np.isnan(float(lr))]
-    if rules and res.trust!='ok': warn(f"lr_find: {why_not(res)}: do not trust these rates")
+    if rules and res.trust!='ok': warn(f"lr_find: do not trust these rates: {trust_reason(res)}")
     elif unread and suggest_funcs != default_funcs:
         warn(f"lr_find: a sweep of {num_it} batches is too short for {', '.join(unread)}; use a larger num_it")
 
@@ -249,13 +249,13 @@ def lr_find(self:Learner,
     the sweep's rates and losses. Raises ValueError or TypeError for invalid arguments."""
     num_it = enough_batches(num_it)
     repeats,extend,watch = as_int(repeats, 'repeats', most=1000),as_bool(extend, 'extend'),as_bool(watch, 'watch')
-    device = as_device(device, 'keep the copy beside the learner')
+    device = as_device(device, 'keep the copy with the learner')
     rules = as_rules(suggest_funcs)
     rates = partial(sweep_rates, self, start_lr, end_lr, sweep=sweep)
     ours = any(takes_curve(rule.func) for rule in rules)   # fastai's rules read neither second sweep nor watched items
     rates(num_it)                                          # raises before anything is trained
     watched = items_to_watch(self) if watch and ours else []
-    sweeps = [sweep_and_refine(self, rates, sweep, stop_div, num_it, extend and ours, seed, leave=seed is None,
+    sweeps = [sweep_and_refine(self, rates, sweep, stop_div, num_it, extend and ours, seed, to_recorder=seed is None,
                                device=device, watch=watched)
               for seed in [None, *other_seeds(repeats-1)]]
     answers = {rule.name: [suggested_rate(rule, curves) for curves in sweeps] for rule in rules}

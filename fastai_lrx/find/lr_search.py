@@ -20,7 +20,7 @@ from .short_fit import loss_before, short_fit
 from ..vary.scheduled import check_validation
 
 # %% ../../nbs/find/lr_search.ipynb #36370d18
-def falls_apart(loss:float, start:float)->bool:
+def diverges(loss:float, start:float)->bool:
     "Whether a fit that began at the loss `start` ends at twice that loss or more."
     return not loss < start + abs(start)
 
@@ -28,7 +28,7 @@ def edge(tried:dict, start:float)->float:
     """The rate at which fits begin to fall apart, given the loss at each rate tried.
 
     Infinite if none did, 0 if all did."""
-    good = [lr for lr in sorted(tried) if not falls_apart(tried[lr], start)]
+    good = [lr for lr in sorted(tried) if not diverges(tried[lr], start)]
     bad = [lr for lr in sorted(tried) if not good or lr > good[-1]]
     if not good or not bad: return 0. if bad else np.inf
     heights = [min(tried[lr]-start, 1e3*abs(start)) for lr in (good[-1], bad[0])]    # above the start
@@ -62,15 +62,15 @@ def best_rate(tried:dict, start:float)->float:
 def next_rate(tried:dict, start:float, factor:float=10**0.5)->float:
     "The rate to try next, given the losses at the rates tried; None if no other is needed."
     low,high = min(tried),max(tried)
-    if not falls_apart(tried[high], start): return high*factor
-    if falls_apart(tried[low], start) or tried[low] <= min(tried.values()): return low/factor
+    if not diverges(tried[high], start): return high*factor
+    if diverges(tried[low], start) or tried[low] <= min(tried.values()): return low/factor
 
 # %% ../../nbs/find/lr_search.ipynb #7069dca1
 search_reasons = {
-    'diverged': 'every short fit fell apart; pass a lower start_lr',
-    'still falling': 'the highest rate tried led to the lowest loss; pass a higher start_lr, or more budget',
-    'flat': 'no rate tried changes the validation loss much; does the fit use the rate that it is given? Then pass a '
-            'higher start_lr, or more budget'}
+    'diverged': 'every short fit diverged; pass a lower start_lr',
+    'still falling': 'the highest rate tried gave the lowest loss; pass a higher start_lr, or a larger budget',
+    'flat': 'no rate tried changes the validation loss much; check that fit uses the rate it gets, then pass a higher '
+            'start_lr, or a larger budget'}
 
 # %% ../../nbs/find/lr_search.ipynb #d12bb5e3
 class LRSearchResult(namedtuple('LRSearchResult', 'lr')):
@@ -128,7 +128,7 @@ def plot(self:LRSearchResult,
     return fig or ax
 
 # %% ../../nbs/find/lr_search.ipynb #0bc09992
-def tell(res:LRSearchResult):
+def report(res:LRSearchResult):
     "Print what a search found, and warn if it cannot be trusted."
     if not rank_distrib():
         print(f"lr_search: {res.lr:.1e} ({res.interval[0]:.0e} to {res.interval[1]:.0e} should do as well), from "
@@ -150,7 +150,7 @@ def plan_search(n:int, budget:float)->tuple: # share of each short fit, maximum 
     n_fits = int(budget/share + 1e-9)
     if n_fits >= 3: return share,n_fits
     raise ValueError(f"budget={budget:g}: an epoch has {n} batch{'es'*(n > 1)}, so three short fits cost {3/n:.2g} "
-                     f"whole ones; pass budget={math.ceil(300/n)/100:g}, or use smaller batches")
+                     f"full fits; pass budget={math.ceil(300/n)/100:g}, or use smaller batches")
 
 # %% ../../nbs/find/lr_search.ipynb #26e47fe5
 @patch
@@ -168,7 +168,7 @@ def lr_search(self:Learner,
     unchanged afterwards. Callbacks that write files or draw are left out, except those that the fit itself passes.
     Raises ValueError or TypeError for invalid arguments, and whatever the fit raises."""
     check_planned(fit)
-    budget,device = as_float(budget, 'budget'),as_device(device, 'keep the copy beside the learner')
+    budget,device = as_float(budget, 'budget'),as_device(device, 'keep the copy with the learner')
     lr = as_float(10*default_rate(self) if start_lr is None else start_lr, 'start_lr')
     if not (0 < lr < np.inf): raise ValueError(f"start_lr={short_repr(start_lr)}: must be above 0, such as 1e-2")
     if not 0 < budget <= 10:
@@ -188,6 +188,6 @@ def lr_search(self:Learner,
     finally:
         if bar is not None: bar.on_iter_end()
     res = search_result(tried, start, share, cost)
-    tell(res)
+    report(res)
     if show_plot and not rank_distrib(): res.plot(new_axes(shown=True)[1])
     return res

@@ -64,7 +64,7 @@ class Bounds(namedtuple('Bounds', 'lr_min lr_max')):
 
     `curve` is that of the range test: of the metric, negated if it `rises`. `label` names the metric."""
     def __float__(self):
-        raise ValueError("Bounds has two rates and stands for none of them; pass lr_max=b.lr_max and lr_min=b.lr_min")
+        raise ValueError("Bounds: holds two rates, not one; pass lr_max=b.lr_max and lr_min=b.lr_min")
     def plot(self,
         ax=None # axes to draw on; by default a new figure
     ):
@@ -86,7 +86,7 @@ def range_end(learn, device=None)->float:
     If that loss does not fall clearly, four times the rate that the watched items suggest."""
     rates = partial(sweep_rates, learn, 1e-7, 10., sweep='exp')
     quick, = sweep_and_refine(learn, rates, 'exp', True, 100, extend=False, device=device, watch=items_to_watch(learn))
-    if diagnose(quick)=='no number': raise ValueError(f"dls.train or loss_func: {reasons['no number']}")
+    if diagnose(quick)=='not finite': raise ValueError(f"dls.train or loss_func: {reasons['not finite']}")
     return 4*(lowest(quick) if falls_clearly(quick) else suggested(quick))
 
 def bounds_of(done:WatchedSweep, sweep:str)->Bounds:
@@ -119,7 +119,7 @@ def lr_range_test(self:Learner,
     learner is bit for bit unchanged afterwards. Warns if the metric shows no clear range; the bounds are NaN if it
     shows none at all. Raises ValueError or TypeError for invalid arguments."""
     num_it,valid_batches = as_int(num_it, 'num_it', 20, most=10**6),as_int(valid_batches, 'valid_batches')
-    device = as_device(device, 'keep the copy beside the learner')
+    device = as_device(device, 'keep the copy with the learner')
     if metric is not None: metric = as_metric(metric, 'metric')
     if not n_valid(self.dls):
         raise ValueError("dls has no validation data, which the range test needs; use lr_find instead")
@@ -131,7 +131,7 @@ def lr_range_test(self:Learner,
     res = bounds_of(run_sweep(self, WatchedSweep(rates, stop_div, batches, metric=metric), device=device), sweep)
     why = diagnose(res.curve)
     if why not in ('ok','still falling'):
-        warn(f"lr_range_test: {why}: {metric.name} shows no clear range; use more num_it or valid_batches")
+        warn(f"lr_range_test: {why}: {metric.name} shows no clear range; increase num_it or valid_batches")
     if show_plot and not rank_distrib(): res.plot(new_axes(shown=True)[1])
     return res
 
@@ -175,17 +175,17 @@ def sweep_group(learn, group:int, start_lr, end_lr, num_it:int, stop_div:bool, e
         rows = sweep_rates(learn, start_lr, end_lr, *args, sweep='exp', **kwargs)
         return [[lr if g==group else 0. for g,lr in enumerate(row)] for row in rows]
     return sweep_and_refine(learn, rates, 'exp', stop_div, num_it, extend, group=group,
-                            who=f'lr_find_groups, group {group}', device=device)[-1]
+                            caller=f'lr_find_groups, group {group}', device=device)[-1]
 
-def trusted(curves:list)->list: # a bool for each
+def readable_curves(curves:list)->list: # a bool for each
     "Whether a rate can be read off each curve; if off none, the noisy ones count, with a warning."
     whys = [None if c is None else diagnose(c) for c in curves]
     said = ', '.join(w for w in whys if w)
     if any(w in ('ok','still falling') for w in whys): return [w in ('ok','still falling') for w in whys]
-    warn(f"lr_find_groups: no group's curve can be trusted ({said}): compare before you rely on these rates")
+    warn(f"lr_find_groups: no group's curve can be trusted ({said}); compare before you use these rates")
     if 'noisy' in whys: return [w=='noisy' for w in whys]
-    raise ValueError(f"no layer group's curve can be trusted ({said}): use a larger num_it, or one rate for all from "
-                     f"lr_find")
+    raise ValueError(f"no layer group's curve can be trusted ({said}); use a larger num_it, or one rate "
+                     f"from lr_find for all groups")
 
 # %% ../../nbs/find/range_tests.ipynb #8331013e
 @patch
@@ -206,12 +206,12 @@ def lr_find_groups(self:Learner,
     their rate, such as `fine_tune`, need `np.array(rates)`. Raises ValueError if no group's curve can be trusted, and
     ValueError or TypeError for invalid arguments."""
     num_it,extend = as_int(num_it, 'num_it', 20, most=10**6),as_bool(extend, 'extend')
-    device = as_device(device, 'keep the copy beside the learner')
+    device = as_device(device, 'keep the copy with the learner')
     n = len(sweep_rates(self, start_lr, end_lr, 1, 'exp')[0])
     n_frozen = self.opt.frozen_idx if self.opt is not None else 0
     curves = [None if g < n_frozen else sweep_group(self, g, start_lr, end_lr, num_it, stop_div, extend, device)
               for g in range(n)]
-    res = GroupRates(fill_rates([halfway(c) if ok else None for c,ok in zip(curves, trusted(curves))]))
+    res = GroupRates(fill_rates([halfway(c) if ok else None for c,ok in zip(curves, readable_curves(curves))]))
     res.curves = curves
     if show_plot and not rank_distrib(): res.plot(new_axes(shown=True)[1])
     return res

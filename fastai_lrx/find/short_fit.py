@@ -17,10 +17,10 @@ from ..core.callbacks import FitCallback, LeanCallback, only_watches, runs_in_co
 from ..core.learner import n_batches, n_valid
 from ..core.processes import all_gather
 from ..core.trial import trial
-from .watched import normalise_by_batch, norms_of, shuffled
+from .watched import norms_of, shuffled, use_batch_stats
 
 # %% ../../nbs/find/short_fit.ipynb #06a41611
-def asks_for_indices(dl)->bool:
+def draws_by_index(dl)->bool:
     "Whether a loader makes its batches from the indices of its class's `get_idxs`, as fastai's own do."
     return isinstance(dl, DataLoader) and type(dl).__iter__ is DataLoader.__iter__ and 'get_idxs' not in vars(dl)
 
@@ -29,11 +29,11 @@ def ends_early(dl)->type:
     cls = type(dl)
     def length(self): return min(self.n_left, cls.__len__(self))
     # workers receive the loader pickled, and know only its original class
-    def as_it_was(self, protocol): return cls.__new__,(cls,),dict(vars(self))
+    def reduce_to_original(self, protocol): return cls.__new__,(cls,),dict(vars(self))
     def get_idxs(self): return cls.get_idxs(self)[:self.n_left*(self.bs or 1)]
     def batches(self): return islice(cls.__iter__(self), self.n_left)
-    ends = dict(get_idxs=get_idxs) if asks_for_indices(dl) else dict(__iter__=batches)
-    return type(cls.__name__, (cls,), dict(__len__=length, __reduce_ex__=as_it_was, **ends))
+    ends = dict(get_idxs=get_idxs) if draws_by_index(dl) else dict(__iter__=batches)
+    return type(cls.__name__, (cls,), dict(__len__=length, __reduce_ex__=reduce_to_original, **ends))
 
 @contextmanager
 def ending_early(dl, n:int):
@@ -77,7 +77,7 @@ class NormsByBatch(LeanCallback):
     def __init__(self, names): self.names = names
     def before_batch(self):
         norms = norms_of(get_model(self.model))
-        normalise_by_batch([norms[name] for name in self.names], find_bs(self.xb))
+        use_batch_stats([norms[name] for name in self.names], find_bs(self.xb))
 
 def running_means(learn)->dict:
     "The running mean of each norm layer that has one, by the layer's name."
@@ -117,7 +117,7 @@ def short_fit(
         before = running_means(learn)
         with learn.added_cbs(short): fit(learn, lr)
         if not short.n_trained:
-            raise ValueError("fit: has trained no batch; pass a function such as lambda l, lr: l.fine_tune(5, lr)")
+            raise ValueError("fit: trained on no batch; pass a function such as lambda l, lr: l.fine_tune(5, lr)")
         moved = {name for name,mean in running_means(learn).items() if not torch.equal(mean, before.get(name, mean+1))}
         n = n_valid(learn.dls)
         n = min(n, max(1, round(short.share_trained*short.n_epochs*n)))

@@ -34,7 +34,7 @@ def check_sweep_ends(start, end, start_lr, end_lr):
     if start.min() <= 0: raise ValueError(f"start_lr={short_repr(start_lr)}: must be above 0, such as 1e-7")
     if start.min() < 1e-30 or end.max() > 1e30: raise ValueError(f"{given}: must be between 1e-30 and 1e30")
     if (start >= end).any():
-        raise ValueError(f"{given}: the sweep goes upwards, so start_lr must be below end_lr, for every layer group")
+        raise ValueError(f"{given}: start_lr must be below end_lr for every layer group")
 
 # %% ../../nbs/find/sweep.ipynb #58a2df64
 def sweep_rates(learn, start_lr, end_lr, num_it:int, sweep:str, span=(0,1))->list:
@@ -129,8 +129,8 @@ def check_sweepable(learn:Learner):
     check_optimizer(learn)
     check_any_trains(learn)
     if not hasattr(learn, 'recorder'):
-        raise ValueError("learn has no Recorder: lr_find reads the smoothed loss from it; make the learner with "
-                         "default_cbs=True, or add one")
+        raise ValueError("learn: has no Recorder, from which a sweep reads the smoothed loss; create the learner with "
+                         "default_cbs=True, or add a Recorder")
 
 # %% ../../nbs/find/sweep.ipynb #d04d4024
 def run_sweep(learn:Learner, sweep:LRSweep, seed:int=None, device=None)->LRSweep:
@@ -148,12 +148,12 @@ def run_sweep(learn:Learner, sweep:LRSweep, seed:int=None, device=None)->LRSweep
             learn.fit(-(-len(sweep.rates)//per_epoch), cbs=sweep)
     finally: sweep.close()
     if not sweep.losses:
-        raise RuntimeError("the sweep saw no loss: a callback cancelled the fit, or every batch, before the first step "
-                           "was done")
+        raise RuntimeError("the sweep recorded no loss: a callback cancelled the fit, or every batch, before the first "
+                           "step")
     return sweep
 
 # %% ../../nbs/find/sweep.ipynb #b8c3907f
-def leave_curve(learn:Learner, sweep:LRSweep):
+def copy_to_recorder(learn:Learner, sweep:LRSweep):
     "Put the curve of a sweep into the learner's recorder, as fastai does."
     learn.recorder.lrs,learn.recorder.losses,learn.recorder.hps = sweep.lrs,sweep.smooth_losses,sweep.hps
     learn.recorder.iters,learn.recorder.values = [],[]

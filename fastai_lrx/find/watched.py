@@ -10,14 +10,14 @@ from fastai.basics import *
 from fastai.callback.schedule import ParamScheduler
 from ..core.state import uninterrupted
 from .curves import SweepCurve, diagnose, reasons, refined_span
-from .sweep import LRSweep, leave_curve, run_sweep, sweep_rates
+from .sweep import LRSweep, copy_to_recorder, run_sweep, sweep_rates
 
 # %% ../../nbs/find/watched.ipynb #93ee45e3
 def norms_of(model)->dict:
     "The layers of a model with running statistics, by name."
     return {name: m for name,m in model.named_modules() if getattr(m, 'running_mean', None) is not None}
 
-def normalise_by_batch(norms, n_items:int):
+def use_batch_stats(norms, n_items:int):
     "Make norm layers use the statistics of the next batch, of `n_items`, without storing them."
     for m in norms: vars(m).update(training=n_items > 1, track_running_stats=False)
 
@@ -70,7 +70,7 @@ class WatchedSweep(LRSweep):
 
     def before_batch(self):
         if self.training: super().before_batch()
-        else: normalise_by_batch(self.norms, find_bs(self.xb))
+        else: use_batch_stats(self.norms, find_bs(self.xb))
 
     def after_batch(self):
         if not self.training:
@@ -128,20 +128,20 @@ def sweep_curve(done:LRSweep, sweep:str='exp', group:int=-1)->SweepCurve:
 
 # %% ../../nbs/find/watched.ipynb #2853096d
 def sweep_and_refine(learn, rates, sweep:str, stop_div:bool, num_it:int, extend:bool, seed:int=None, group:int=-1,
-                     leave:bool=False, who:str='lr_find', device=None, watch=())->list:
+                     to_recorder:bool=False, caller:str='lr_find', device=None, watch=())->list:
     """The curve of a sweep through `rates(num_it)` and, if inconclusive and `extend`, that of a longer second one.
 
-    `leave` puts the first curve into the recorder. `who` is the caller's name in the message that announces the second
+    `to_recorder` copies the first curve to the recorder. `caller` is the method named in the message about the second
     sweep. `group` is the layer group whose rates the curves have. `watch` has the batches to validate on."""
     def sweep_of(rates): return WatchedSweep(rates, stop_div, watch, every=4) if watch else LRSweep(rates, stop_div)
     done = run_sweep(learn, sweep_of(rates(num_it)), seed, device)
-    if leave: leave_curve(learn, done)
+    if to_recorder: copy_to_recorder(learn, done)
     first = sweep_curve(done, sweep, group)
     why,(lo,hi) = diagnose(first),refined_span(first)
-    if not extend or why in ('ok','too few batches','no number','bad batch') or (sweep=='lin' and lo < 0):
+    if not extend or why in ('ok','too few batches','not finite','bad batch') or (sweep=='lin' and lo < 0):
         return [first]
     second = rates(3*num_it, span=(lo,hi))
     if not rank_distrib():
-        learn.logger(f"{who}: {why}, {reasons[why]}; sweeping again, {3*num_it} batches from {second[0][group]:.1e} to "
-                     f"{second[-1][group]:.1e}")
+        learn.logger(f"{caller}: {why}, {reasons[why]}; sweeping again, {3*num_it} batches from {second[0][group]:.1e} "
+                     f"to {second[-1][group]:.1e}")
     return [first, sweep_curve(run_sweep(learn, sweep_of(second), seed, device), sweep, group)]

@@ -13,8 +13,8 @@ from ..core.plots import add_legend, new_axes
 from ..core.state import LearnerState
 from ..core.storage import damaged, folder_of, load_state, save_state
 from ..core.weights import check_weights
-from .resume import look_at_items
-from .run_state import put_run_state, run_state
+from .resume import read_one_item
+from .run_state import restore_run_state, run_state
 from ..vary.cycles import fit_scheduled
 from ..vary.decays import WarmupStableDecay
 from ..vary.recorder import recorded_names
@@ -140,17 +140,17 @@ def load_anytime(self:Learner,
 
     Runs no code from the file. ValueError if the file has no such run, or one of a different model."""
     path = folder_of(name, 'name')/'trunk.safetensors'
-    if not path.exists(): raise ValueError(f"name={str(name)!r}: has no trunk in it; use the name that was saved to")
+    if not path.exists(): raise ValueError(f"name={str(name)!r}: contains no trunk; pass the folder that save wrote to")
     saved,info = load_state(path)
     if 'n_epoch' not in info or 'curve' not in info: raise damaged(path, 'no trunk')
     check_weights(get_model(self.model), saved['model']['model']['weights'], f'name={str(name)!r}')
     n = n_groups(self)
     if len(info['lr_max']) != n:
-        raise ValueError(f"name={str(name)!r}: is of a learner with {len(info['lr_max'])} layer groups, and this one "
-                         f"has {n}; use the same splitter")
+        raise ValueError(f"name={str(name)!r}: was saved from a learner with {len(info['lr_max'])} layer groups, but "
+                         f"this one has {n}; use the same splitter")
     if self.opt is None: self.create_opt()
-    look_at_items(self.dls)
-    put_run_state(self, saved)
+    read_one_item(self.dls)
+    restore_run_state(self, saved)
     run = AnytimeRun(self, info['lr_max'], info['wd'])
     run.curve = info['curve']
     run.keep_trunk(info['n_epoch'])

@@ -14,7 +14,7 @@ from ..core.callbacks import FitCallback, runs_in_sweep
 from ..core.learner import in_fit
 from ..core.processes import all_gather
 from ..core.state import as_device, data_and_modes_kept
-from ..core.weights import put_weights, state_of, weights_of
+from ..core.weights import load_weights, state_of, weights_of
 from ..vary.cycles import UntilOverfit
 from ..vary.scheduled import check_cycles, check_validation
 
@@ -102,7 +102,7 @@ def as_windows(window)->list:
     windows = [as_float(w, 'window') for w in windows]
     if not windows or not all(0 < w <= 1 for w in windows) or len(set(windows)) < len(windows):
         raise ValueError(f"window={short_repr(window)}: must be a share of the run, above 0 and at most 1, or a list "
-                         f"of different ones")
+                         f"of distinct shares")
     return windows
 
 # %% ../../nbs/keep/average.ipynb #cls
@@ -129,9 +129,9 @@ class Average(FitCallback):
         self.windows = as_windows(ifnone(window, 0.1 if kind=='exponential' else 0.25))
         self.every = one_of(every, 'every', ('batch','epoch','cycle'))
         if kind=='exponential' and every != 'batch':
-            raise ValueError(f"every={every!r}: an exponential average takes every batch; use kind='tail'")
+            raise ValueError(f"every={every!r}: an exponential average uses every batch; pass kind='tail'")
         self.validate,self.better = as_bool(validate, 'validate'),as_bool(better, 'better')
-        self.device = as_device(device, 'keep the mean beside the weights')
+        self.device = as_device(device, 'keep the mean with the weights')
         self.losses,self.chosen,self.last_weights = {},None,None
 
     @property
@@ -143,7 +143,7 @@ class Average(FitCallback):
 
     def before_fit(self):
         self.check()
-        self.start_anew()
+        self.reset_means()
         self.done,self.norms = None,[]
         self.losses,self.chosen,self.best,self.last_weights,self.is_over = {},None,None,None,False
         if self.validate: self.add_columns()
@@ -154,12 +154,12 @@ def before_train(self:Average):
     if self.done is None: self.done = self.epoch/self.n_epoch
 
 @patch
-def start_anew(self:Average):
+def reset_means(self:Average):
     "Empty the means."
     self.means,self.counts,self.total = [{} for _ in self.windows],[0]*len(self.windows),0.
 
 @patch
-def after_recovery(self:Average): self.start_anew()
+def after_recovery(self:Average): self.reset_means()
 
 @patch
 def after_step(self:Average):
@@ -209,9 +209,9 @@ def holding(self:Average, mean:dict, last:dict):
     "Give the model the weights in `mean`, and the rest from `last`; restore `last` on exit."
     model = get_model(self.model)
     try:
-        put_weights(model, last | mean)
+        load_weights(model, last | mean)
         yield model
-    finally: put_weights(model, last)
+    finally: load_weights(model, last)
 
 @patch
 def measured(self:Average)->list:
@@ -276,7 +276,7 @@ def after_fit(self:Average):
     "Put the chosen weights into the model, once, and print which they are."
     self.drop_columns()
     if self.is_over: return                                # a finished fit that `Resume` restored
-    if self.best is not None: put_weights(get_model(self.model), self.best)
+    if self.best is not None: load_weights(get_model(self.model), self.best)
     if not rank_distrib(): print(f'Average: {self.outcome()}')
     self.best,self.is_over = None,True
 
@@ -298,7 +298,7 @@ def check(self:Average):
     def loads(cb): return isinstance(cb, SaveModelCallback) and not (cb.every_epoch or cb.at_end)
     for cb in self.learn.cbs:
         if loads(cb) or isinstance(cb, UntilOverfit):
-            raise ValueError(f"cbs: {type(cb).__name__} loads the best weights as the fit ends, and Average its mean; "
+            raise ValueError(f"cbs: {type(cb).__name__} and Average both set the weights at the end of the fit; "
                              f"use one of them" + ", or SaveModelCallback(every_epoch=True)"*loads(cb))
 
 # %% ../../nbs/keep/average.ipynb #plan

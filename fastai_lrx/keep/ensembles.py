@@ -15,7 +15,7 @@ from ..core.callbacks import as_callbacks, runs_in_sweep
 from ..core.plots import add_legend, new_axes
 from ..core.state import LearnerState
 from ..core.storage import damaged, folder_of, state_info
-from ..core.weights import check_weights, put_weights
+from ..core.weights import check_weights, load_weights
 from .mean_prediction import MeanPrediction, activation_of, with_softmax_known
 from .snapshots import Snapshot, Snapshots, snapshot_files
 
@@ -27,8 +27,8 @@ def as_snapshots(snaps)->list:
         raise TypeError(f"snaps: is of type {type(snaps).__name__}; pass a Snapshots callback or a list of its "
                         f"snapshots, or use SnapshotEnsemble.load(folder, learn)")
     if not len(snaps):
-        raise ValueError("snaps: has no snapshot; give it to a fit with cycles first, as in learn.fit_sgdr(3, 1, "
-                         "cbs=snaps)")
+        raise ValueError("snaps: contains no snapshots; pass it to a fit with cycles first, as in learn.fit_sgdr(3, "
+                         "1, cbs=snaps)")
     return list(snaps)
 
 def check_act(act):
@@ -57,7 +57,7 @@ class SnapshotEnsemble:
         snaps = as_snapshots(snaps)
         last = None if last is None else as_int(last, 'last')
         if act is not None: check_act(act)
-        if last is not None and last > len(snaps): raise ValueError(f"last={last}: there are {len(snaps)} snapshots")
+        if last is not None and last > len(snaps): raise ValueError(f"last={last}: must be at most {len(snaps)}")
         self.learn,self.snapshots,self.act = learn,snaps[-(last or 0):],act
         check_weights(get_model(learn.model), self.snapshots[-1].load(), 'snaps')
 
@@ -71,7 +71,7 @@ class SnapshotEnsemble:
         "Load an ensemble of the snapshots in a folder. Runs no code from the files."
         folder = folder_of(folder, 'folder').absolute()
         files = snapshot_files(folder)
-        if not files: raise ValueError(f"folder={str(folder)!r}: has no snapshots in it")
+        if not files: raise ValueError(f"folder={str(folder)!r}: contains no snapshots")
         return cls(learn, [snapshot_in(path) for path in files], last, act)
 
     def __len__(self): return len(self.snapshots)
@@ -89,7 +89,7 @@ def each(self:SnapshotEnsemble, do, dl=None):
         for snap in reversed(self.snapshots):
             state.restore()
             self.learn.cbs = self.learn.cbs.filter(runs_in_sweep)        # `restore` brings the others back
-            put_weights(get_model(self.learn.model), snap.load(), 'snaps')
+            load_weights(get_model(self.learn.model), snap.load(), 'snaps')
             do()
     finally: state.restore()
 
@@ -116,12 +116,12 @@ def is_batch(o)->bool:
     "Whether `o` can be a batch: a list or tuple with a tensor in it."
     return isinstance(o, (list,tuple)) and any(isinstance(t, Tensor) for t in o)
 
-def serves_batches(dl)->bool:
+def looks_like_loader(dl)->bool:
     "Whether `dl` can be a loader: fastai's, torch's, a list of batches, or a custom object with a length."
     if isinstance(dl, (list,tuple)): return all(map(is_batch, dl))
     return hasattr(type(dl), '__iter__') and hasattr(type(dl), '__len__') and not isinstance(dl, _no_loaders)
 
-def is_number_of_loader(n, n_loaders:int)->bool:
+def is_loader_index(n, n_loaders:int)->bool:
     "Whether `n` is an index into `n_loaders` loaders."
     if isinstance(n, bool): return False
     try: return -n_loaders <= operator.index(n) < n_loaders
@@ -131,10 +131,10 @@ def is_number_of_loader(n, n_loaders:int)->bool:
 def _check_loader(self:SnapshotEnsemble, ds_idx, dl):
     "Raise unless the loader exists and has batches."
     n = len(self.learn.dls.loaders)
-    if dl is None and not is_number_of_loader(ds_idx, n):
-        raise ValueError(f"ds_idx={short_repr(ds_idx)}: must be the number of a loader of dls, 0 to {n-1}; 1 is "
+    if dl is None and not is_loader_index(ds_idx, n):
+        raise ValueError(f"ds_idx={short_repr(ds_idx)}: must be the index of a loader of dls, 0 to {n-1}; 1 is "
                          f"the validation set")
-    if dl is not None and not serves_batches(dl):
+    if dl is not None and not looks_like_loader(dl):
         raise TypeError(f"dl={short_repr(dl)}: pass a loader, such as learn.dls.test_dl(items)")
     if dl is not None and not len(dl): raise ValueError("dl: is empty, so there is nothing to predict")
 
@@ -170,9 +170,9 @@ def get_preds(self:SnapshotEnsemble,
     "Mean predictions and targets, and the optional values, in the order of `Learner.get_preds`."
     dl = self.loader(ds_idx, dl)
     act = self.act if act is None else act
-    def ask(): return self.learn.get_preds(ds_idx=ds_idx, dl=dl, with_input=with_input, with_decoded=with_decoded,
-                                           with_loss=with_loss, act=act, **kwargs)
-    return self.means(ask, dl, act)
+    def predict(): return self.learn.get_preds(ds_idx=ds_idx, dl=dl, with_input=with_input, with_decoded=with_decoded,
+                                               with_loss=with_loss, act=act, **kwargs)
+    return self.means(predict, dl, act)
 
 # %% ../../nbs/keep/ensembles.ipynb #2599d809
 @patch
@@ -221,7 +221,7 @@ def metric_to_draw(learn:Learner, metric=None)->str:
     names = names_of_metrics(learn)
     if metric is None: return names[:2][-1]
     if not isinstance(metric, str) or metric not in names:
-        raise ValueError(f"metric={short_repr(metric)}: the learner has {', '.join(names)}")
+        raise ValueError(f"metric={short_repr(metric)}: was not measured; choose from {', '.join(names)}")
     return metric
 
 # %% ../../nbs/keep/ensembles.ipynb #a4a35f64

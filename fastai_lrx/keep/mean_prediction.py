@@ -34,8 +34,8 @@ def inverse_of(act, output:Tensor):
     if preds.shape == output.shape and preds.is_floating_point():
         for inverse in _inverses:
             if torch.allclose(act(inverse(preds)), preds, rtol=1e-3, atol=1e-9): return inverse
-    raise ValueError(f"act={act}: no output of the model gives the mean of such predictions; pass the act of a "
-                     f"softmax, a sigmoid or none")
+    raise ValueError(f"act={act}: has no known inverse, so its predictions cannot be averaged; pass a softmax, a "
+                     f"sigmoid or noop")
 
 # %% ../../nbs/keep/mean_prediction.ipynb #21924969
 class MeanPrediction(Callback):
@@ -47,7 +47,7 @@ class MeanPrediction(Callback):
 
     def after_pred(self):
         if not isinstance(self.pred, Tensor):
-            raise ValueError(f"learn.model: gives {type(self.pred).__name__} instead of a tensor, so its "
+            raise ValueError(f"learn.model: outputs {type(self.pred).__name__} instead of a tensor, so its "
                              f"predictions cannot be averaged")
         output = self.pred.detach().as_subclass(Tensor).float().cpu()
         if self.inverse is None: self.inverse = inverse_of(self.act, output)

@@ -19,8 +19,8 @@ from ..core.objects import optimizers
 from ..core.processes import all_gather, rank_and_size
 from ..core.state import as_device, read_scalars, uninterrupted
 from ..core.storage import storable
-from ..core.weights import buffers_of, put_buffers, put_weights, state_of
-from .run_state import opt_state, put_opt_state
+from ..core.weights import buffers_of, load_buffers, load_weights, state_of
+from .run_state import opt_state, restore_opt_state
 from ..vary.recorder import mark_step
 
 # %% ../../nbs/keep/recover.ipynb #b6da2955
@@ -47,18 +47,18 @@ def copied(o, device=None):
     return type(o)(copied(v, device) for v in o) if isinstance(o, (list,tuple,L)) else o
 
 # %% ../../nbs/keep/recover.ipynb #85649804
-def put_training_state(learn:Learner, saved:dict):
+def restore_training_state(learn:Learner, saved:dict):
     "Restore a saved state in place, and zero the gradients."
     model = get_model(learn.model)
     params = dict(model.named_parameters())
     device = next(iter(params.values())).device
-    put_weights(model, {k: saved['weights'][k] for k in params} | buffers_of(model))
-    put_buffers(model, {k: t for k,t in saved['weights'].items() if k not in params} | saved['caches'])
+    load_weights(model, {k: saved['weights'][k] for k in params} | buffers_of(model))
+    load_buffers(model, {k: t for k,t in saved['weights'].items() if k not in params} | saved['caches'])
     for p,old in zip(training_state(learn)['others'], saved['others']): p.data.copy_(old)
     for opt,state in zip(optimizers(learn.opt), saved['optimizers']):
         if 'attributes' in state: state = state | dict(attributes=copied(state['attributes'], device))
         else: state = copied(state) | dict(param_groups=opt.state_dict()['param_groups'])
-        put_opt_state(opt, state)
+        restore_opt_state(opt, state)
     learn.opt.zero_grad()
 
 # %% ../../nbs/keep/recover.ipynb #bc5b8427
@@ -91,7 +91,7 @@ def trouble(losses:list, usual:list, bad:list, spike=None)->tuple: # index of th
     "Find what is wrong with the last losses or with the state; `bad` has the paths in it that are not finite."
     odd = first(i for i,loss in enumerate(losses) if not math.isfinite(loss))
     if odd is not None: return odd,f'the loss is {losses[odd]}'
-    if bad: return -1,f"{bad[0]}{f' and {len(bad)-1} more' if bad[1:] else ''} not finite"
+    if bad: return -1,f"{bad[0]}{f' and {len(bad)-1} more are' if bad[1:] else ' is'} not finite"
     rise = None if spike is None else risen(losses, usual, spike)
     return rise and (-1, f'the loss has risen from {rise[0]:.3g} to {rise[1]:.3g}')
 
@@ -124,16 +124,16 @@ class Recover(FitCallback):
         if spike is not None and self.spike <= 0: raise ValueError(f"spike={spike}: must be above 0, or None")
         self.every = None if every is None else as_int(every, 'every', 10)
         self.steps = None if steps is None else as_int(steps, 'steps')
-        self.device = as_device(device, 'keep the copies beside the originals')
+        self.device = as_device(device, 'keep the copies with the originals')
 
 # %% ../../nbs/keep/recover.ipynb #ed70b0ea
 @patch
 def before_fit(self:Recover):
     if any(isinstance(cb, TerminateOnNaNCallback) for cb in self.learn.cbs):
-        warn('TerminateOnNaNCallback ends the fit at the first NaN, so Recover cannot go on; leave it out')
+        warn('TerminateOnNaNCallback ends the fit at the first NaN, so Recover cannot continue it; leave it out')
     if any(map(torch.nn.parameter.is_lazy, get_model(self.model).parameters())):
-        raise ValueError("learn.model: has lazy modules, so there is no state to go back to before the first batch; "
-                         "run one through the model first, as learn.validate() does")
+        raise ValueError("learn.model: has lazy modules, which have no state to restore before the first batch; "
+                         "initialize them first, for example with learn.validate()")
     self.between = self.every or max(10, min(25, n_batches(self.dls)))
     self.n_seen,self.since = 0,0                  # batches in this fit, and since the newest state
     self.waiting,self.recent = [],[]              # losses since then: not yet read, and read
@@ -169,20 +169,20 @@ def after_loss(self:Recover):
 
 @patch
 def after_batch(self:Recover):
-    self.put_rates_back()
+    self.restore_rates()
     self.n_seen,self.since = self.n_seen+1,self.since+1
     if self.since >= self.between or self.iter == self.n_iter-1: self.look()
 
 # %% ../../nbs/keep/recover.ipynb #cf7c3f0a
 @patch
-def put_rates_back(self:Recover):
+def restore_rates(self:Recover):
     "Restore the rates without the factor."
     if self.lrs is not None: self.opt.set_hyper('lr', self.lrs)
     self.lrs = None
 
 @patch
 def after_train(self:Recover):
-    self.put_rates_back()
+    self.restore_rates()
     if self.waiting: self.look()
 
 @patch
@@ -190,7 +190,7 @@ def after_epoch(self:Recover): self.after_train()
 
 @patch
 def after_fit(self:Recover):
-    self.put_rates_back()
+    self.restore_rates()
     self.good = self.newest = None                # free the memory
 
 # %% ../../nbs/keep/recover.ipynb #a165ee5f
@@ -228,8 +228,8 @@ def recover(self:Recover, odd:int, why:str):
     self.promote(odd)
     epoch,batch = self.places[odd] if self.places else (self.epoch, self.iter)
     with uninterrupted():
-        put_training_state(self.learn, self.good['state'])
-        self.put_smooth_loss()
+        restore_training_state(self.learn, self.good['state'])
+        self.reset_smooth_loss()
         for cb in self.learn.cbs:
             if isinstance(cb, ModelResetter): cb.before_train()         # its hidden states come from bad weights
             cb('after_recovery')                                        # averages, for one, start over
@@ -246,7 +246,7 @@ def recover(self:Recover, odd:int, why:str):
     if ends: raise CancelFitException
 
 @patch
-def put_smooth_loss(self:Recover):
+def reset_smooth_loss(self:Recover):
     "Reset the recorder's smoothed loss to that of the good state; a NaN would stay in it."
     r = getattr(self.learn, 'recorder', None)
     if r is None or not r.losses: return

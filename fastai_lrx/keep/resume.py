@@ -15,7 +15,7 @@ from ..core.callbacks import FitCallback
 from ..core.messages import warn
 from ..core.processes import all_gather
 from ..core.storage import damaged, discard, file_content, folder_of, load_state, try_lock, write_state
-from .run_state import put_run_state, run_state, stateful, unsaved_callbacks
+from .run_state import restore_run_state, run_state, stateful, unsaved_callbacks
 from .same_fit import description, difference
 
 # %% ../../nbs/keep/resume.ipynb #066c41bd
@@ -49,17 +49,17 @@ class Resume(FitCallback):
         vars(self)['learner'] = learn
 
     def before_fit(self):
-        self.acquire()
-        if self.restart and not self.n_fits: self.forget()
+        self.lock_folder()
+        if self.restart and not self.n_fits: self.delete_checkpoints()
         self.number,self.begun,self.what = self.n_fits,False,description(self.learn)
         self.find()
         self.named = []                                    # callbacks that the user was warned about
-        self.name_forgetful()
-        self.ask_before_epochs(self.learn)
+        self.warn_of_unsaved()
+        self.intercept_epochs(self.learn)
 
 # %% ../../nbs/keep/resume.ipynb #c83e197e
 @patch
-def ask_before_epochs(self:Resume, learn:Learner):
+def intercept_epochs(self:Resume, learn:Learner):
     "Intercept the epochs of a learner: restore the state before the first one, skip those that are done."
     def with_events(f, event_type, ex, final=noop):
         # another callback failed before the first epoch
@@ -83,15 +83,15 @@ def begin(self:Resume):
     "Restore the saved state, now that all callbacks are ready, or write the first checkpoint."
     self.begun,learn,epoch = True,self.learn,self.learn.epoch
     if self.saved is None: return self.write(0)
-    if self.done: look_at_items(learn.dls)
-    put_run_state(learn, self.saved)
+    if self.done: read_one_item(learn.dls)
+    restore_run_state(learn, self.saved)
     learn.epoch = epoch
     if not self.finished: self.saved = None
     for cb in learn.cbs if self.finished else []:
         # nothing to save or load at the end of this fit
         if isinstance(cb, TrackerCallback): cb.run = False
 
-def look_at_items(dls):
+def read_one_item(dls):
     "Have each loader read one item, as fastai's do once; an uninterrupted run did so before its first epoch."
     for o in (o for dl in dls.loaders for o in stateful(dl)):
         if isinstance(o, TfmdDL) and 'dl' not in vars(o) and not getattr(o, '_types', None): o._one_pass()
@@ -101,13 +101,13 @@ def look_at_items(dls):
 def after_epoch(self:Resume):
     n = self.epoch+1
     if n % self.every and n != self.n_epoch: return
-    self.name_forgetful()                                  # state that callbacks gained in this epoch
+    self.warn_of_unsaved()                                  # state that callbacks gained in this epoch
     self.write(n)
 
 @patch
 def after_fit(self:Resume):
     vars(self.learn).pop('_with_events', None)
-    if self.finished: put_run_state(self.learn, self.saved)
+    if self.finished: restore_run_state(self.learn, self.saved)
     else: self.write(getattr(self.learn, 'epoch', -1)+1, finished=True)
     self.saved,self.n_fits = None,self.n_fits+1
     self.close()
@@ -115,14 +115,14 @@ def after_fit(self:Resume):
 @patch
 def close(self:Resume):
     "Finish writing, release the lock, and run first again."
-    try: self.settle()
+    try: self.finish_writing()
     finally:
         self.order = -100
         file = _locks.pop(self.folder.resolve(), None)
         if file is not None: file.close()
 
 @patch
-def name_forgetful(self:Resume):
+def warn_of_unsaved(self:Resume):
     "Warn once about callbacks with state that cannot be stored."
     new = [name for name in unsaved_callbacks(self.learn) if name not in self.named]
     self.named += new
@@ -172,7 +172,7 @@ def checkpoints(self:Resume)->list:
     return sorted((int(m[1]), bool(m[2])) for m in found if m)
 
 @patch
-def forget(self:Resume):
+def delete_checkpoints(self:Resume):
     "Delete the checkpoints of all fits in the folder."
     is_checkpoint = re.compile(r'fit\d{3,}_epoch\d{5,}(_end)?(_rank\d+)?\.safetensors').fullmatch
     for p in self.folder.glob('fit*.safetensors'):
@@ -183,20 +183,20 @@ def forget(self:Resume):
 @patch
 def write(self:Resume, done:int, finished:bool=False):
     "Write a checkpoint; from a GPU, in a thread while training continues."
-    self.settle()
+    self.finish_writing()
     by_thread = is_on_cuda(self.learn)
     written = written_by_thread if by_thread else written_when_called
     self.writing = (done, finished),written(self.file(done, finished), run_state(self.learn), dict(what=self.what))
-    if finished or not by_thread: self.settle()
+    if finished or not by_thread: self.finish_writing()
 
 @patch
-def settle(self:Resume):
+def finish_writing(self:Resume):
     "Wait until the last checkpoint is on disk and delete the oldest; warn if it could not be written."
     if self.writing is None: return
     (done,finished),finish = self.writing
     try: finish()
     except OSError as e:
-        left = 'the one before is kept' if self.checkpoints() else 'there is none yet'
+        left = 'the previous one is kept' if self.checkpoints() else 'there is none yet'
         return warn(f"Resume({str(self.folder)!r}): the checkpoint after {done} epochs could not be written ({e}); "
                     f"{left}")
     finally: self.writing = None
@@ -207,7 +207,7 @@ def settle(self:Resume):
 _locks = {}     # lock files that this process holds, by folder
 
 @patch
-def acquire(self:Resume):
+def lock_folder(self:Resume):
     "Lock the folder; ValueError if another process has it."
     key = self.folder.resolve()
     if rank_distrib() or key in _locks: return
@@ -229,7 +229,7 @@ def find(self:Resume):
         if not all(all_gather(saved is not None)): continue
         self.check_same_fit(what)
         self.done,self.finished,self.saved = done,finished,saved
-        self.tell()
+        self.report()
         return
 
 @patch
@@ -249,17 +249,17 @@ def check_same_fit(self:Resume, what:dict):
     "ValueError if a checkpoint belongs to a different fit."
     other = difference(what, self.what)
     if other:
-        raise ValueError(f"name={str(self.folder)!r}: was begun by another fit, with {other}; use another name, or "
+        raise ValueError(f"name={str(self.folder)!r}: belongs to a different fit, with {other}; use another name, or "
                          f"restart=True to start over")
 
 @patch
-def tell(self:Resume):
+def report(self:Resume):
     "Print where the fit resumes; warn if a finished one may have had different data."
     if self.finished and any('only its length is known' in o for o in self.what['data']):
-        warn(f"name={str(self.folder)!r}: fit {self.number} was finished, and only the length of its data is known; if "
-             "the data differ between fits, as in cross-validation, give each a name of its own, such as "
+        warn(f"name={str(self.folder)!r}: fit {self.number} is already finished, and only the length of its data is "
+             "known; if fits differ in their data, as in cross-validation, use a different name for each, such as "
              "f'{name}_fold{i}'")
     if rank_distrib(): return
-    came_to = 'was finished; its result is back' if self.finished else (
-        f'goes on after {self.done} of {self.learn.n_epoch} epochs')
+    came_to = 'is already finished; its result is restored' if self.finished else (
+        f'continues after {self.done} of {self.learn.n_epoch} epochs')
     print(f"Resume: fit {self.number} of {str(self.folder)!r} {came_to}")

@@ -168,5 +168,5 @@ def difference(then:dict, now:dict)->str:
         if a == b: continue
         if isinstance(a, list) and isinstance(b, list): a,b = parts_that_differ(a, b)
         if isinstance(a, dict) and isinstance(b, dict): return f'{k}: {difference(a, b)}'
-        return f'{k} {a}, and now it is {b}'
+        return f'{k} {a}, now {b}'
     return ''

@@ -64,7 +64,7 @@ class Snapshots(FitCallback):
         self.every = as_int(every, 'every')
         self.keep = None if keep is None else as_int(keep, 'keep')
         self.best = as_bool(best, 'best')
-        if best and keep is None: raise ValueError("best=True: say how many to keep, such as keep=3")
+        if best and keep is None: raise ValueError("best=True: needs keep, such as keep=3")
         self.snapshots,self.mine,self.n_taken = [],set(),0
 
     def before_fit(self):
@@ -115,7 +115,7 @@ def write(self:Snapshots, snap:Snapshot):
         if not rank_distrib():
             save_state(path, snap.weights, cycle=snap.cycle, epoch=snap.epoch, measured=snap.measured)
     except OSError as e:
-        warn(f"folder={str(self.folder)!r}: {path.name} could not be written ({e}), it stays in memory")
+        warn(f"folder={str(self.folder)!r}: {path.name} could not be written ({e}); it stays in memory")
     distrib_barrier()
     if path.exists(): snap.path,snap.weights = path,None
 

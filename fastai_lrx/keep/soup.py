@@ -11,7 +11,7 @@ from ..core.callbacks import runs_in_sweep
 from ..core.learner import n_valid
 from ..core.state import data_and_modes_kept
 from ..core.trial import trial
-from ..core.weights import put_weights, weights_of
+from ..core.weights import load_weights, weights_of
 from .average import add_to_mean, averaged_tensors, recalibrate, running_norms
 from .ensembles import SnapshotEnsemble
 
@@ -32,7 +32,7 @@ def moved_norms(model:nn.Module, weights:list)->list:
 def loss_of_mean(learn:Learner, weights:list, dl)->float:
     "Put the mean of `weights` into the model, recalibrate it, and return its loss on `dl`."
     model = get_model(learn.model)
-    put_weights(model, mean_weights(weights), 'snaps')
+    load_weights(model, mean_weights(weights), 'snaps')
     with data_and_modes_kept(learn):
         recalibrate(moved_norms(model, weights), lambda cb: learn.validate(dl=learn.dls.train, cbs=cb))
         return float(learn.validate(dl=dl)[0])
@@ -60,7 +60,7 @@ def to_model(self:SnapshotEnsemble,
         for s in others:
             loss = loss_of_mean(self.learn, [weights[o] for o in [*self.chosen, s]], dl)
             if loss < lowest: self.chosen,lowest,best = [*self.chosen, s],loss,weights_of(model)
-        put_weights(model, best, 'snaps')
+        load_weights(model, best, 'snaps')
         with torch.no_grad():
             if hasattr(model, 'reset'): model.reset()      # the weights that a text model caches have no gradient now
         return deepcopy(model)

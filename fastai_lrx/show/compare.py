@@ -17,7 +17,7 @@ from ..core.messages import show_progress, warn
 from ..core.objects import generators
 from ..core.processes import rank_and_size
 from ..core.state import LearnerState, new_seed, read_scalars
-from ..core.weights import put_weights, weights_of
+from ..core.weights import load_weights, weights_of
 from ..keep.resume import Resume
 from .comparison import Comparison, Run, is_lower_better
 from ..vary.recorder import epoch_metrics, recorded_names
@@ -31,7 +31,7 @@ class NoResume(Callback):
     order,run_in_sweep = -1000,False
     def before_fit(self):
         if any(isinstance(cb, Resume) for cb in self.learn.cbs):
-            raise ValueError("Resume: would mistake one run of a comparison for another; leave it out")
+            raise ValueError("cbs: Resume would take one run of a comparison for another; leave it out")
 
 class Watch(FitCallback):
     "Records the rates, losses and metrics of a run, and seeds every epoch."
@@ -86,9 +86,9 @@ def remarks(run:Run, changed:list)->str:
     "Why a result may mislead; `changed` lists attributes of the learner that the candidate replaced."
     said = []
     if changed:
-        said.append(f"has changed {' and '.join(changed)}, so its losses are not those of the others; decide by a "
+        said.append(f"has changed {' and '.join(changed)}, so its losses cannot be compared with the others; use a "
                     f"metric (monitor=)")
-    if not run.epochs: said.append('has trained no batch')
+    if not run.epochs: said.append('has not trained on any batch')
     return '; '.join(said)
 
 def failure(e:Exception)->str:
@@ -126,7 +126,7 @@ def check_seeds(seeds)->list:
     if is_iter(seeds): res = [as_int(seed, 'seeds', 0) for seed in seeds]
     else: res = list(range(as_int(seeds, 'seeds', most=10**4)))
     if not res or len(set(res)) < len(res):
-        raise ValueError(f"seeds={short_repr(seeds)}: pass how many, or a list of different ones")
+        raise ValueError(f"seeds={short_repr(seeds)}: pass a number of seeds, or a list of distinct ones")
     return res
 
 def check_candidates(candidates)->dict:
@@ -135,7 +135,7 @@ def check_candidates(candidates)->dict:
         raise TypeError(f"candidates={short_repr(candidates)}: pass a dict such as {{'fixed': lambda l: l.fit(7, "
                         f"1e-2), 'SGDR': lambda l: l.fit_sgdr(3, 1, 1e-2)}}")
     for name,fit in candidates.items():
-        if not isinstance(name, str): raise TypeError(f"candidates: the name {name!r} is not a string")
+        if not isinstance(name, str): raise TypeError(f"candidates: the name {name!r} must be a string")
         if not callable(fit):
             raise TypeError(f"candidates: {name!r} is {fit!r}; pass a function that takes the learner, such as lambda "
                             f"l: l.fit(7, 1e-2)")
@@ -157,8 +157,8 @@ def check_decision(monitor, comp, target, keep):
 def check_measured(monitor:str, start:dict):
     "Raise unless `monitor` was measured at the start."
     if monitor not in start:
-        raise ValueError(f"monitor={short_repr(monitor)}: is not measured; choose one of "
-                         f"{', '.join(map(repr, start))}, or name it in metrics")
+        raise ValueError(f"monitor={short_repr(monitor)}: was not measured; choose one of "
+                         f"{', '.join(map(repr, start))}, or add it to metrics")
 
 # %% ../../nbs/show/compare.ipynb #ef6b9885
 def is_best_so_far(res:Comparison, run:Run)->bool:
@@ -168,10 +168,10 @@ def is_best_so_far(res:Comparison, run:Run)->bool:
 
 def keep_weights(learn:Learner, kept):
     "Load the weights of `kept`, `(run, weights)`, or warn why not."
-    if kept is None: return warn("keep='best': no run has a result, so the weights stay as they are")
-    try: put_weights(get_model(learn.model), kept[1])
+    if kept is None: return warn("keep='best': no run has a result, so the weights are unchanged")
+    try: load_weights(get_model(learn.model), kept[1])
     except ValueError as e:
-        warn(f"keep='best': the weights stay as they are, the best candidate has changed the model ({e})")
+        warn(f"keep='best': the weights are unchanged, as the best candidate has changed the model ({e})")
     else: print(f"compare: the model has the weights of {kept[0].name!r} with seed {kept[0].seed}")
 
 def warn_of(runs:list, name:str):
@@ -221,7 +221,7 @@ def compare(self:Learner,
             res.runs.append(run)
     except KeyboardInterrupt:
         if res is None or not res.runs: raise
-        warn(f"learn.compare(): interrupted after {len(res.runs)} of {len(todo)} runs; the result has these")
+        warn(f"learn.compare(): interrupted after {len(res.runs)} of {len(todo)} runs; the result contains these")
     finally:
         state.restore()
         if bar is not None: bar.on_iter_end()

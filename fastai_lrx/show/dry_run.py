@@ -51,7 +51,7 @@ class Recording:
         learn.n_iter = n = n_batches(learn.dls)
         before,after = handlers(learn, 'before_batch'),handlers(learn, 'after_batch')
         frozen = frozen_params(opt)
-        closed = [all(p in frozen for p in ps) for ps in opt.param_lists]
+        frozen_groups = [all(p in frozen for p in ps) for ps in opt.param_lists]
         names = [k for k,v in opt.hypers[0].items() if isinstance(v, (int, float, np.generic))]
         values,cycles = [],[]
         try:
@@ -65,9 +65,9 @@ class Recording:
                 for f in after: f()
         finally: # also where a callback ends the epoch
             n,n_trainable = len(values),sum(p.numel() for ps in opt.param_lists for p in ps if p.requires_grad)
-            values = np.array(values, float).reshape(-1, len(names), len(closed))
+            values = np.array(values, float).reshape(-1, len(names), len(frozen_groups))
             cycles = np.array(cycles[:n], int)
-            self.epochs.append(RecordedEpoch(learn.epoch, names, values, cycles, closed, n_trainable))
+            self.epochs.append(RecordedEpoch(learn.epoch, names, values, cycles, frozen_groups, n_trainable))
 
 # %% ../../nbs/show/dry_run.ipynb #72efd8c0
 def unknown_callbacks(cbs:list)->list:
@@ -144,8 +144,8 @@ class PlannedFits:
 
 def no_data(*args, **kwargs):
     "Replaces methods that need data."
-    raise ValueError("learn.dry_run(): sweeps, comparisons and predictions need data; give the rate that you "
-                     "expect, or do them before the dry run")
+    raise ValueError("learn.dry_run(): sweeps, comparisons and predictions need data; pass the rate you expect, "
+                     "or run them before the dry run")
 
 def share_batches(dls:DataLoaders):
     "Give each process its share of the batches."
@@ -160,7 +160,7 @@ def dry_run(self:Learner):
 
     Works with any fit method, fastai's included. Afterwards the learner is unchanged. What needs data raises ValueError
     inside the block: `lr_find`, `lr_search`, `base_lr=None`, `compare`, `validate`, `get_preds`."""
-    if '_do_epoch_validate' in vars(self): raise ValueError("learn.dry_run() is open already; it cannot be nested")
+    if '_do_epoch_validate' in vars(self): raise ValueError("learn.dry_run() is already active; it cannot be nested")
     fits,is_shared = PlannedFits(self),hasattr(self, 'distributed_trainer')
     refused = 'lr_find', 'lr_range_test', 'lr_find_groups', 'lr_search', 'compare', 'validate', 'get_preds'
     stand_ins = dict(added_cbs=fits.added_cbs, _do_fit=fits.do_fit, _do_epoch_validate=noop,

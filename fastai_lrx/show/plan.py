@@ -46,7 +46,7 @@ class PlannedFit:
 def cycle_doubts(fit:PlannedFit)->list:
     "Warn about cycles that end at the wrong place."
     res,in_epoch = [],[end for end in fit.ends if fit.batches[end-1] != fit.per_epoch-1]
-    if in_epoch: res.append(f'{len(in_epoch)} of {len(fit.ends)} cycles end in mid-epoch, where nothing is validated')
+    if in_epoch: res.append(f'{len(in_epoch)} of {len(fit.ends)} cycles end in mid-epoch, without validation')
     if fit.ends and fit.ends[-1] != len(fit):
         res.append(f'its last cycle is cut short, after {len(fit)-fit.ends[-1]} batches')
     return res
@@ -55,13 +55,13 @@ def callback_doubts(fit:PlannedFit)->list:
     "Warn about callbacks that raise, do nothing, or are missing from the plan."
     res = []
     if fit.without_cycles:
-        res.append(f"{', '.join(fit.without_cycles)} will raise an error: no cycle ends in this fit")
+        res.append(f"{', '.join(fit.without_cycles)} will raise an error: this fit has no cycles")
     for name,names in fit.overridden.items():
         res.append(f"{name} cannot change {', '.join(names)}, which a schedule sets at every batch; leave it out, "
                    f"or train with fit")
     if fit.unknown:
-        res.append(f"the plan is without {', '.join(fit.unknown)}, callbacks of yours; run_in_dry_run=True in the "
-                   f"class lets it take part, False says that it sets nothing")
+        res.append(f"the plan leaves out your {', '.join(fit.unknown)}; set run_in_dry_run in the class: True to "
+                   f"include it, False if it does not change hyper-parameters")
     return res
 
 def rate_doubts(fit:PlannedFit)->list:
@@ -77,7 +77,7 @@ def rate_doubts(fit:PlannedFit)->list:
         res.append(f"the rate of layer group{'s' if len(still) > 1 else ''} {', '.join(map(str, still))} never rises "
                    f"above 1e-8, so nothing is learned there")
     if mom is not None and rise_together(lr[:,-1], mom[:,-1]):
-        res.append('momentum rises with the rate; it is meant to fall as the rate rises')
+        res.append('momentum rises with the rate; it should fall as the rate rises')
     return res
 
 def rise_together(a, b)->bool:
@@ -91,9 +91,9 @@ def doubts(
 )->list:
     "A list of what looks unintended in a planned fit, one sentence each."
     if not len(fit): return [f'fit {fit.number} has no iterations']
-    in_vain = before is not None and len(before) and fit.epochs[0] > 0 == before.epochs[0]
+    is_rerun = before is not None and len(before) and fit.epochs[0] > 0 == before.epochs[0]
     resumes = [f'fit {fit.number} resumes at epoch {fit.epochs[0]}, but fit {before.number} starts at epoch 0; '
-               f'leave fit {before.number} out, or its schedule runs twice'] if in_vain else []
+               f'leave fit {before.number} out, or its schedule runs twice'] if is_rerun else []
     def of_fit(sentences): return [f'fit {fit.number}: {sentence}' for sentence in sentences]
     return of_fit(cycle_doubts(fit)) + resumes + of_fit(callback_doubts(fit) + rate_doubts(fit))
 
@@ -130,7 +130,7 @@ class Plan:
         self.doubts = [] # what looks unintended, one sentence each
 
     def __len__(self): return sum(map(len, self.fits))
-    def __repr__(self): return repr(self.summary()) if self.fits else 'Plan of no fit'
+    def __repr__(self): return repr(self.summary()) if self.fits else 'Plan without fits'
     def _repr_html_(self): return self.summary()._repr_html_() if self.fits else repr(self)
 
     def to_frame(self)->pd.DataFrame:
@@ -164,10 +164,10 @@ def title_of(plan:Plan)->str:
     "The length of the plan, and the callbacks that could change it."
     n_epochs = sum(len(set(fit.epochs.tolist())) for fit in plan.fits)
     waiting = dict.fromkeys(name for fit in plan.fits for name in fit.on_losses)
-    in_vain = dict.fromkeys(name for fit in plan.fits for name in fit.overridden if name not in waiting)
+    no_effect = dict.fromkeys(name for fit in plan.fits for name in fit.overridden if name not in waiting)
     res = f'{n_epochs} epochs, {len(plan)} batches'
     if waiting: res += f", if {', '.join(waiting)} {'does' if len(waiting) == 1 else 'do'} not change it"
-    if in_vain: res += f"; {', '.join(in_vain)} cannot change it"
+    if no_effect: res += f"; {', '.join(no_effect)} cannot change it"
     return res
 
 # %% ../../nbs/show/plan.ipynb #036dfdef
@@ -202,7 +202,7 @@ def plot(self:Plan,
     """Draw rates, momentum if it changes, frozen groups, cycle ends, and actions of callbacks such as snapshots.
 
     The rate of a layer group is drawn while the group trains. Returns `ax`, or the new figure."""
-    if not len(self): raise ValueError("plan: has no iterations to plot; put fits into the block of learn.dry_run()")
+    if not len(self): raise ValueError("plan: has no iterations to plot; run fits in the block of learn.dry_run()")
     starts = np.cumsum([0, *map(len, self.fits)])
     ends = [start+end for start,fit in zip(starts, self.fits) for end in fit.ends]
     rates,frozen = joined(self.fits, lambda fit: fit.hypers['lr']),joined(self.fits, lambda fit: fit.frozen)

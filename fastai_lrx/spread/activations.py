@@ -19,7 +19,7 @@ from ..core.processes import all_gather, rank_and_size
 from ..core.state import data_and_modes_kept
 from ..core.storage import load_state, mapped_state
 from .fixed_layers import apply_layers, equal_up_to_rounding
-from .rows import Rows, in_order, is_torchs, size_of_batch, with_transforms
+from .rows import Rows, in_order, is_torch_loader, size_of_batch, with_transforms
 
 # %% ../../nbs/spread/activations.ipynb #09c7e491
 def autocast_of(learn:Learner):
@@ -37,16 +37,16 @@ def check_batch(batch, n_inp:int):
     "Raise ValueError unless a batch has one input, a tensor."
     if n_inp != 1:
         raise ValueError(f"dls: a batch has {n_inp} inputs; "
-                         "activations can be computed beforehand for models with one input")
+                         "activations can be precomputed for models with one input")
     if not isinstance(batch[0], Tensor):
-        raise ValueError(f"dls: the input of a batch is of type {type(batch[0]).__name__}; activations can be computed "
-                         f"beforehand for tensors")
+        raise ValueError(f"dls: the input of a batch is of type {type(batch[0]).__name__}; activations can be "
+                         f"precomputed for tensors")
 
 def inputs_and_targets(learn:Learner, batch)->tuple:
     "The input of a batch and its targets, on the device of the learner."
     if not isinstance(batch, (tuple,list)):
         raise ValueError(f"dls: a batch is of type {type(batch).__name__}; "
-                         "give an input and its targets as a tuple (collate_fn)")
+                         "return a tuple of input and targets (collate_fn)")
     batch = learn._set_device(batch)
     check_batch(batch, getattr(learn.dls, 'n_inp', max(len(batch)-1, 1)))
     return batch[0].as_subclass(Tensor),list(batch[1:])      # as in a fit, and as compiled modules need it
@@ -58,12 +58,12 @@ def check_rows(tensors:list, n:int):
         if isinstance(t, Tensor) and t.ndim and len(t) == n: continue
         what = f'a tensor of shape {list(t.shape)}' if isinstance(t, Tensor) else type(t).__name__
         raise ValueError(f"dls: a batch of {n} items has {what} as activations or target; "
-                         "these must be tensors with a row for each item")
+                         "return tensors with a row for each item")
 
 def rows_to_keep(acts, ys:list, n:int)->tuple:
     "The form (as in `Rows`) and the tensors to keep of a batch of `n` items."
     if not isinstance(acts, (Tensor,tuple,list)):
-        raise ValueError(f"activations of type {type(acts).__name__} cannot be kept; tensors and tuples of them can")
+        raise ValueError(f"activations of type {type(acts).__name__} cannot be stored; return tensors, or tuples")
     n_acts = None if isinstance(acts, Tensor) else len(acts)
     tensors = [*([acts] if n_acts is None else acts), *ys]
     check_rows(tensors, n)
@@ -101,12 +101,12 @@ def computed_batches(learn:Learner, stages:list, dl, mixed):
     for _ in range(0, len(in_order(dl)), n_ranks):
         yield from (parts for parts in in_all_processes(learn, compute_next) if parts is not None)
 
-def put_rows(tensors:list, at:int, parts:list):
+def copy_rows(tensors:list, at:int, parts:list):
     "Copy the tensors `parts` of a batch into `tensors`, starting at row `at`."
     for t,part in zip(tensors, parts):
         if part.shape[1:] != t.shape[1:]:
-            raise ValueError(f"activations or targets differ in shape, {list(part.shape[1:])} here and "
-                             f"{list(t.shape[1:])} before, so they cannot be kept; bring all items to one size")
+            raise ValueError(f"activations or targets have different shapes, {list(part.shape[1:])} and "
+                             f"{list(t.shape[1:])}, so they cannot be stored; resize all items to one size")
         t[at:at+len(part)].copy_(part, non_blocking=True)
 
 # %% ../../nbs/spread/activations.ipynb #c12d336b
@@ -157,12 +157,12 @@ def fill_view(self:RowsMaker, dl, augmented:bool, tensors:list, start:int, bar):
     at = start
     with with_transforms(dl.dataset, augmented):
         for parts in computed_batches(self.learn, self.stages, dl, self.mixed):
-            put_rows(tensors, at, parts)
+            copy_rows(tensors, at, parts)
             at += len(parts[0])
             next(bar)
     if at-start != len(dl.dataset):
-        raise ValueError(f"dls: {at-start} of {len(dl.dataset)} items came out of the loader; remove the others from "
-                         f"the dataset")
+        raise ValueError(f"dls: the loader returns {at-start} of {len(dl.dataset)} items; remove the others from the "
+                         f"dataset")
 
 @patch
 def fill(self:RowsMaker, tensors:dict):
@@ -184,7 +184,7 @@ def _(o, inner): return [type(o).__name__, inner(o.to_dict('list') if isinstance
 # %% ../../nbs/spread/activations.ipynb #15fec8ac
 def transforms_of(dl, augmented:bool)->list:
     "The transforms of a loader that affect the activations, without augmentation unless `augmented`."
-    if is_torchs(dl): return [dl.collate_fn]
+    if is_torch_loader(dl): return [dl.collate_fn]
     lists = getattr(dl.dataset, 'tls', [dl.dataset] if isinstance(dl.dataset, TfmdLists) else [])
     pipelines = [*(getattr(dl, name, None) for name in ('after_item', 'before_batch', 'after_batch')),
                  *(tl.tfms for tl in lists)]
@@ -220,7 +220,7 @@ def cached_tensors(path:Path, specs:dict, first_rows:dict):
     None if they do not match `specs` and, up to rounding, `first_rows`; None with a warning if the file is damaged."""
     if not path.exists(): return None
     try: tensors,_ = load_state(path, mapped=True)
-    except ValueError as e: return warn(f'{e}; computed anew')
+    except ValueError as e: return warn(f'{e}; recomputing it')
     if {name: (tuple(t.shape), t.dtype) for name,t in tensors.items()} != specs: return None
     same = all(equal_up_to_rounding(tensors[name][:len(rows)], rows.cpu()) for name,rows in first_rows.items())
     return tensors if same else None
@@ -241,8 +241,8 @@ def cached(self:RowsMaker, cache:Path)->dict:
     tensors = self.fill({}) if reads else self.write(path)       # readers compute their share for the others
     in_all_processes(self.learn, noop)                           # now all files are written
     if reads and (tensors := cached_tensors(path, self.specs, self.first_rows)) is None:
-        raise ValueError(f"cache={str(cache)!r}: process {rank_distrib()} does not find what the first process of its "
-                         f"machine has written; name a folder that all of them see")
+        raise ValueError(f"cache={str(cache)!r}: process {rank_distrib()} cannot find the file of the first process on "
+                         f"its machine; use a folder that all processes can access")
     return tensors
 
 # %% ../../nbs/spread/activations.ipynb #dc69088b
@@ -256,7 +256,7 @@ def check_same_in_all(maker:RowsMaker):
     if rank_and_size(maker.learn)[1] == 1: return
     specs = {name: [*shape, str(dtype)] for name,(shape,dtype) in maker.specs.items()}
     if len(set(in_all_processes(maker.learn, lambda: fingerprint(specs, *map(fingerprint, maker.stages))))) > 1:
-        raise ValueError("dls or the frozen layers differ between processes; give all the same data and weights")
+        raise ValueError("dls or the frozen layers differ between processes; use the same data and weights in all")
 
 # %% ../../nbs/spread/activations.ipynb #e2a00010
 def kept_rows(

@@ -31,16 +31,16 @@ def check_arch(arch:str):
     "Raise unless timm knows the architecture `arch`, and weights for its tag if it has one."
     import timm
     if not isinstance(arch, str):
-        raise TypeError(f"arch={short_repr(arch)}: must be the name of a timm architecture; "
-                        "for torchvision's there is vision_learner")
+        raise TypeError(f"arch={short_repr(arch)}: pass the name of a timm architecture; "
+                        "for torchvision's use vision_learner")
     if ':' in arch: return           # from a hub or a folder
     name = arch.split('.')[0]
     if not timm.is_model(arch):
         close = ', '.join(get_close_matches(name, timm.list_models(), 4))
         raise ValueError(f"arch={short_repr(arch)}: timm has no such architecture; "
-                         f"{f'close to it: {close}' if close else 'timm.list_models() lists them'}")
+                         f"{f'similar names: {close}' if close else 'timm.list_models() lists them'}")
     if '.' in arch and arch not in (tags := timm.list_pretrained(f'{name}.*')):
-        raise ValueError(f"arch={arch!r}: timm has no weights of this name; it has {', '.join(tags)}")
+        raise ValueError(f"arch={arch!r}: timm has no weights with this tag; choose from {', '.join(tags)}")
 
 def timm_args(arch:str, n_in:int, img_size:tuple, **kwargs)->dict:
     """Arguments of `timm.create_model` for images of `n_in` channels and `img_size` (height, width).
@@ -60,8 +60,8 @@ def refusal(args:dict, img_size:tuple, e:Exception)->str:
     made_for = timm.get_pretrained_cfg(arch).input_size if timm.is_model(arch) else 'unknown to timm'
     with_others = ', '.join(f'{k}={v!r}' for k,v in args.items() if k in others)
     return (f"arch={arch!r}{f' with {with_others}' if others else ''} cannot take images of "
-            f"{args['in_chans']} x {img_size[0]} x {img_size[1]} ({repr(e).splitlines()[0]}); the size it "
-            f"was made for is {made_for}")
+            f"{args['in_chans']} x {img_size[0]} x {img_size[1]} ({repr(e).splitlines()[0]}); it was made "
+            f"for {made_for}")
 
 def n_features(args:dict, img_size:tuple)->int:
     "The number of features of the timm model with `args`; ValueError if it cannot take images of this size."
@@ -86,20 +86,20 @@ def add_normalize(dls, cfg:dict, n_in:int):
 
 # %% ../../nbs/spread/backbones.ipynb #14d82ad0
 refused_args = dict(
-    cut="the body is always the whole model up to its classifier",
-    pool="timm pools as the model was built to; global_pool= chooses another way",
-    concat_pool="timm pools as the model was built to; global_pool='catavgmax' is the same for most convnets",
-    weights="a tag in the name chooses weights: 'resnet18.a1_in1k'",
-    num_classes="say n_out=",
-    in_chans="say n_in=",
-    features_only="the head needs one vector per image",
-    checkpoint_path="with pretrained=True, pretrained_cfg_overlay=dict(file=...) loads a file")
+    cut="the body is always the whole model up to its classifier; leave it out",
+    pool="timm uses the model's own pooling; pass global_pool= to change it",
+    concat_pool="timm uses the model's own pooling; for most convnets global_pool='catavgmax' is the same",
+    weights="choose weights by a tag in the name: 'resnet18.a1_in1k'",
+    num_classes="use n_out=",
+    in_chans="use n_in=",
+    features_only="the head needs one vector per image; leave it out",
+    checkpoint_path="use pretrained=True and pretrained_cfg_overlay=dict(file=...) to load a file")
 
 def check_learner_args(dls, custom_head, kwargs:dict):
     "Raise TypeError for arguments that `timm_learner` does not take, or of the wrong type."
     for k in kwargs.keys() & refused_args: raise TypeError(f"{k}: {refused_args[k]}")
     if not hasattr(dls, 'train') or not hasattr(dls, 'loaders'):
-        raise TypeError(f"dls={short_repr(dls)}: must be DataLoaders")
+        raise TypeError(f"dls={short_repr(dls)}: pass DataLoaders")
     if custom_head is not None and not isinstance(custom_head, nn.Module):
         raise TypeError(f"custom_head={short_repr(custom_head)}: pass a module")
 
@@ -109,8 +109,8 @@ def batch_shape(dls)->tuple:
     n_batches(dls)      # raises if there is no batch
     x = (dls.one_batch() if hasattr(dls, 'one_batch') else first(dls.train))[0]
     if isinstance(x, Tensor) and x.ndim == 4: return x.shape[1],tuple(x.shape[2:])
-    what = f'a tensor of shape {list(x.shape)}' if isinstance(x, Tensor) else f'of {type(x)}'
-    raise ValueError(f"dls: the first of a batch must be images [batch, channels, height, width], and is {what}")
+    what = f'a tensor of shape {list(x.shape)}' if isinstance(x, Tensor) else f'a {type(x).__name__}'
+    raise ValueError(f"dls: a batch must start with images [batch, channels, height, width], but starts with {what}")
 
 def image_shape(dls, n_in=None, img_size=None)->tuple:
     "Channels and (height, width), as passed or else from a batch."
@@ -122,7 +122,7 @@ def image_shape(dls, n_in=None, img_size=None)->tuple:
 def n_outputs(dls, n_out:int=None)->int:
     "`n_out`, or by default the number of classes of `dls`; ValueError if neither is known."
     n_out = get_c(dls) if n_out is None else as_int(n_out, 'n_out')
-    if not n_out: raise ValueError("n_out: not given, and dls has no number of classes (dls.c) to go by")
+    if not n_out: raise ValueError("n_out: dls does not know the number of classes (dls.c); pass n_out")
     return n_out
 
 # %% ../../nbs/spread/backbones.ipynb #83f72e76

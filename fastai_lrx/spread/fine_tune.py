@@ -10,8 +10,8 @@ from fastai.basics import *
 from ..core.args import as_bool, as_float, as_int, as_rates, one_of, short_repr
 from ..core.callbacks import FitCallback
 from ..core.learner import group_rates, n_batches, n_groups as n_groups_of, optimizer_of
-from .freezing import NormFreeze, close_groups, frozen_by_hand, note_closed
-from .layer_groups import anew_splitter, groups_of, torn_module
+from .freezing import NormFreeze, freeze_groups, frozen_by_hand, record_frozen
+from .layer_groups import groups_of, module_across_groups, regroup_splitter
 from .layers import discriminative_lrs, timm_part, timm_split
 from .precompute import stages_of
 from ..vary.cycles import check_fit, check_schedule, fit_scheduled
@@ -19,7 +19,7 @@ from ..vary.schedules import CosineRestarts, Joined, OneCycle, SlantedTriangular
 from ..find import lr_search              # patches Learner.lr_search, called below
 
 # %% ../../nbs/spread/fine_tune.ipynb #113f8ab4
-def n_open(
+def n_unfrozen(
     epoch:int, # index of the epoch, from 0
     n_epoch:int, # epochs in the fit
     n_groups:int, # layer groups
@@ -30,10 +30,10 @@ def n_open(
     """The number of layer groups, counted from the head, that train in an epoch.
 
     With fewer unfreezings than groups, each unfreezes an equal share of the groups, rounded up."""
-    openings = range(start, n_epoch, every)
-    done = sum(o <= epoch for o in openings)
+    unfreezings = range(start, n_epoch, every)
+    done = sum(o <= epoch for o in unfreezings)
     if at_once and done: return n_groups
-    shares = -(-done*(n_groups-1)//max(len(openings), 1))
+    shares = -(-done*(n_groups-1)//max(len(unfreezings), 1))
     return 1 + min(n_groups-1, max(done, shares))
 
 # %% ../../nbs/spread/fine_tune.ipynb #772119c8
@@ -41,7 +41,7 @@ class GradualUnfreezing(FitCallback):
     """Train the head first, then unfreeze one more layer group every `every` epochs, from epoch `start` on.
 
     With `at_once`, unfreeze all groups in epoch `start`."""
-    order,run_in_dry_run,run_in_sweep,opens_groups = -5,True,False,True
+    order,run_in_dry_run,run_in_sweep,unfreezes_groups = -5,True,False,True
     def __init__(self,
         every:int=1, # epochs between unfreezings
         start:int=None, # epoch in which the first group is unfrozen; default: `every`
@@ -52,26 +52,26 @@ class GradualUnfreezing(FitCallback):
 
     def before_fit(self):
         if len(self.opt.param_lists) < 2:
-            raise ValueError("GradualUnfreezing: the model has one layer group, so there is nothing to open; "
-                             "learn.regroup(4) makes more")
+            raise ValueError("GradualUnfreezing: the model has one layer group, so there is nothing to unfreeze; "
+                             "make more with learn.regroup(4)")
         check_layers(self.learn)
         check_trainable(self.learn)
-        self.open_groups()
+        self.unfreeze_due()
         self.wrapped = None
     def before_epoch(self):
         if self.wrapped is None: self.wrapped = self.trainable()
-        self.open_groups()
+        self.unfreeze_due()
     def before_train(self):
-        check_open(self.learn)
+        check_any_unfrozen(self.learn)
         if self.trainable() != self.wrapped: rewrap(self.learn)
         self.wrapped = self.trainable()
 
-    def open_groups(self):
+    def unfreeze_due(self):
         "Unfreeze the groups that are due and freeze all others."
         n = len(self.opt.param_lists)
-        opened = [n_open(e, self.n_epoch, n, self.start, self.every, self.at_once) for e in range(self.epoch+1)]
-        close_groups(self.learn, n - opened[-1])
-        self.learn.fine_tune_stage = len({1, *opened}) - 1
+        n_training = [n_unfrozen(e, self.n_epoch, n, self.start, self.every, self.at_once) for e in range(self.epoch+1)]
+        freeze_groups(self.learn, n - n_training[-1])
+        self.learn.fine_tune_stage = len({1, *n_training}) - 1
     def trainable(self):
         "For each parameter, whether it trains."
         return [p.requires_grad for p in self.model.parameters()]
@@ -84,22 +84,22 @@ class GradualUnfreezing(FitCallback):
 def check_trainable(learn:Learner):
     "Raise ValueError if every parameter in the layer groups was frozen by hand."
     if len(frozen_by_hand(learn)) == sum(map(len, groups_of(learn))):
-        raise ValueError("all weights of learn.model are frozen, so there is nothing to train; open some "
+        raise ValueError("learn.model: all weights are frozen, so there is nothing to train; unfreeze some "
                          "(requires_grad_)")
 
 def check_layers(learn:Learner):
     "Raise ValueError if the layer groups are not layers, which could be unfrozen one by one."
-    name = torn_module(learn)
-    if name: raise ValueError("the layer groups are by kind of parameter, as for weight decay "
-                              f"(see {name!r}), not by layer, so they cannot be unfrozen one by one; "
-                              "give the learner a splitter by layers, or regroup it (learn.regroup, n_groups=)")
+    name = module_across_groups(learn)
+    if name: raise ValueError("learn.splitter: groups parameters by kind, as for weight decay "
+                              f"(see {name!r}), not by layer, so the groups cannot be unfrozen one by one; "
+                              "use a splitter by layer, or regroup the model (learn.regroup, n_groups=)")
 
-def check_open(learn:Learner):
+def check_any_unfrozen(learn:Learner):
     "Raise ValueError if no parameter in any layer group trains."
     if not any(p.requires_grad for ps in learn.opt.param_lists for p in ps):
         raise ValueError("the layer groups that train first were frozen by hand, so there is nothing to train; "
-                         "use freeze_epochs=0 (of GradualUnfreezing start=0), fewer groups, or open the head "
-                         "(requires_grad_)")
+                         "use freeze_epochs=0 (start=0 in GradualUnfreezing) or fewer groups, or unfreeze "
+                         "the head (requires_grad_)")
 
 # %% ../../nbs/spread/fine_tune.ipynb #fbbb9785
 def rewrap(learn:Learner):
@@ -181,21 +181,21 @@ def rates_by_layer(learn:Learner, base_lr:float, head_lr:float, layer_decay:floa
     if is_adaptive(learn): body = np.minimum(body, largest_step*weight_sizes(learn, groups[:-1]))
     return np.append(body, head_lr)
 
-def rates_of_fine_tune(learn:Learner, base_lr, head_lr:float, layer_decay:float, div, n:int, anew:bool)->np.ndarray:
-    "The peak rate of each of the `n` layer groups, as they are or, if `anew`, as they will be after regrouping."
+def rates_of_fine_tune(learn:Learner, base_lr, head_lr:float, layer_decay:float, div, n:int, regroup:bool)->np.ndarray:
+    "The peak rate of each of the `n` layer groups, as they are or, if `regroup`, as they will be after regrouping."
     rates = group_rates(learn, base_lr, 'base_lr', n)
     if lists_rates(base_lr): return rates
     if div is not None: return discriminative_lrs(n, rates[-1], div)
-    groups = anew_splitter(learn, n_groups=n)(learn.model) if anew else groups_of(learn)
+    groups = regroup_splitter(learn, n_groups=n)(learn.model) if regroup else groups_of(learn)
     if head_lr is None: head_lr = 1e-2 if is_adaptive(learn) else rates[-1]
     return rates_by_layer(learn, rates[-1], head_lr, layer_decay, groups)
 
 # %% ../../nbs/spread/fine_tune.ipynb #50c4fb32
-def close_body(learn:Learner, n:int, anew:bool=False, reset_opt:bool=False):
-    "Freeze all but the last of `n` layer groups, after regrouping (`anew`) or creating an optimizer if needed."
-    if anew: learn.regroup(n)
+def freeze_body(learn:Learner, n:int, regroup:bool=False, reset_opt:bool=False):
+    "Freeze all but the last of `n` layer groups, after regrouping (`regroup`) or creating an optimizer if needed."
+    if regroup: learn.regroup(n)
     if learn.opt is None or reset_opt: learn.create_opt()
-    close_groups(learn, n-1)
+    freeze_groups(learn, n-1)
 
 def rate_by_search(learn:Learner, cbs:list, epochs:int, **kwargs)->float:
     """Print and return the rate that `lr_search` finds for these arguments; ValueError if it finds none.
@@ -204,12 +204,12 @@ def rate_by_search(learn:Learner, cbs:list, epochs:int, **kwargs)->float:
     def planned(learn, lr): learn.fine_tune_discriminative(epochs, lr, **kwargs)
     budget = max(0.5, 3/n_batches(learn.dls))
     with learn.added_cbs(cbs): found = learn.lr_search(planned, budget, show_plot=False)
-    if not np.isfinite(found.lr): raise ValueError("base_lr=None: lr_search has found no rate; pass one")
+    if not np.isfinite(found.lr): raise ValueError("base_lr=None: lr_search found no rate; pass one")
     print(f"fine_tune_discriminative: base_lr={found.lr:.1e}")
     return found.lr
 
 # %% ../../nbs/spread/fine_tune.ipynb #10915225
-def comes_as_made(learn:Learner)->bool:
+def has_default_groups(learn:Learner)->bool:
     "Whether a timm model still has the default layer groups of `vision_learner` or `timm_learner`."
     if timm_part(learn.model)[1] is None or isinstance(learn.opt or learn.opt_func, OptimWrapper): return False
     if isinstance(learn.splitter, partial): return learn.splitter.func is timm_split and learn.splitter.keywords=={'n_groups': 4}
@@ -220,8 +220,8 @@ def default_groups(learn:Learner, base_lr, by_layer:bool)->int:
 
     A timm model in its default groups gets one for each layer, or four with `div`; others keep their groups."""
     n = n_groups_of(learn)
-    if not comes_as_made(learn) or lists_rates(base_lr) and np.size(as_rates(base_lr))==n: return n
-    return len(anew_splitter(learn, n_groups=None)(learn.model)) if by_layer else 4
+    if not has_default_groups(learn) or lists_rates(base_lr) and np.size(as_rates(base_lr))==n: return n
+    return len(regroup_splitter(learn, n_groups=None)(learn.model)) if by_layer else 4
 
 # %% ../../nbs/spread/fine_tune.ipynb #83f72e65
 def is_stale(learn:Learner)->bool:
@@ -238,35 +238,35 @@ def groups_to_train(learn:Learner, base_lr, n_groups:int, by_layer:bool, reset_o
     n = default_groups(learn, base_lr, by_layer) if n_groups is None else as_int(n_groups, 'n_groups', 2, most=10**5)
     if n < 2:
         raise ValueError("the model has one layer group, so there is nothing to freeze; give the learner a splitter, "
-                         "or n_groups= to cut it by its modules")
+                         "or pass n_groups= to split it by modules")
     check_trainable(learn)
     stale = is_stale(learn)
-    anew = n != n_now or n_groups is not None and bool(stale or torn_module(learn))
-    if not anew: check_layers(learn)
-    if stale and not (anew or reset_opt):
+    regroup = n != n_now or n_groups is not None and bool(stale or module_across_groups(learn))
+    if not regroup: check_layers(learn)
+    if stale and not (regroup or reset_opt):
         raise ValueError("learn.opt: has weights that learn.model no longer has; "
                          "use reset_opt=True to train the new ones")
-    return n,anew
+    return n,regroup
 
-def cut_anew(learn:Learner, n:int, told:bool):
-    "Regroup the model into `n` layer groups; print a line if `told`."
+def regroup_into(learn:Learner, n:int, verbose:bool):
+    "Regroup the model into `n` layer groups; print a line if `verbose`."
     n_before = n_groups_of(learn)
     learn.regroup(n)
-    if told: print(f"fine_tune_discriminative: the model had {n_before} layer groups and now has {n}")
+    if verbose: print(f"fine_tune_discriminative: the model had {n_before} layer groups and now has {n}")
 
 # %% ../../nbs/spread/fine_tune.ipynb #a5194087
 def check_callbacks(cbs:list):
     "Raise ValueError if `cbs` has a `GradualUnfreezing`, as `fine_tune_discriminative` adds its own."
     if not any(isinstance(cb, GradualUnfreezing) for cb in cbs): return
-    raise ValueError("cbs: fine_tune_discriminative brings its own GradualUnfreezing; choose with unfreeze=, or "
-                     "use yours with another fit method")
+    raise ValueError("cbs: fine_tune_discriminative adds its own GradualUnfreezing; use unfreeze=, or pass yours "
+                     "to another fit method")
 
 def check_choices(unfreeze, schedule, precompute:bool, freeze_epochs:int):
     "Raise ValueError for an unknown choice or a contradiction."
     one_of(unfreeze, 'unfreeze', ('gradual', 'all'))
     one_of(schedule, 'schedule', tuple(shapes))
     if precompute and not freeze_epochs:
-        raise ValueError("precompute=True: no epoch trains the head only, so there is nothing to compute for it; "
+        raise ValueError("precompute=True: needs epochs that train only the head; "
                          "pass freeze_epochs=1")
 
 def check_rates(base_lr, head_lr, layer_decay, div)->tuple:
@@ -274,20 +274,20 @@ def check_rates(base_lr, head_lr, layer_decay, div)->tuple:
     given = {k: as_float(v, k) for k,v in dict(head_lr=head_lr, layer_decay=layer_decay).items() if v is not None}
     for k,v in given.items():
         if div is not None:
-            raise ValueError(f"{k}={v:g}: with div= all rates follow from base_lr, the rate of the head; "
-                             "leave one of them out")
+            raise ValueError(f"{k}={v:g}: div= derives all rates from base_lr, the rate of the head; "
+                             "leave one of the two out")
         if lists_rates(base_lr):
-            raise ValueError(f"{k}={v:g}: base_lr has a rate for each layer group already; leave it out")
+            raise ValueError(f"{k}={v:g}: base_lr already has a rate for each layer group; leave {k} out")
     head_lr,layer_decay = given.get('head_lr'),given.get('layer_decay', 0.85)
     if head_lr is not None and head_lr <= 0: raise ValueError(f"head_lr={head_lr:g}: must be above 0, such as 1e-2")
     if 0 < layer_decay <= 1: return head_lr,layer_decay
     raise ValueError(f"layer_decay={layer_decay:g}: must be above 0 and at most 1, such as 0.85")
 
-def check_precompute(learn:Learner, n:int, anew:bool, reset_opt:bool):
+def check_precompute(learn:Learner, n:int, regroup:bool, reset_opt:bool):
     "Raise ValueError if activations of the frozen body cannot be precomputed; the learner stays unchanged."
     if 'precomputed' in vars(learn): return      # a dry run has its own `precomputed`, which reads no data
     with learn.preserved():
-        close_body(learn, n, anew, reset_opt)
+        freeze_body(learn, n, regroup, reset_opt)
         stages_of(learn)
 
 def stage_moms(learn:Learner, moms, schedule:str):
@@ -296,32 +296,32 @@ def stage_moms(learn:Learner, moms, schedule:str):
     return moms
 
 # %% ../../nbs/spread/fine_tune.ipynb #c-stages
-def spare_from_decay(learn:Learner):
+def apply_no_weight_decay(learn:Learner):
     "Turn off weight decay for the parameters in a timm model's `no_weight_decay`, such as position embeddings."
     part = timm_part(learn.model)[1]
-    spared = getattr(part, 'no_weight_decay', set)()
+    no_decay = getattr(part, 'no_weight_decay', set)()
     if isinstance(learn.opt, OptimWrapper): return
     in_opt = {id(p) for ps in learn.opt.param_lists for p in ps}
-    for name,p in part.named_parameters() if spared else ():
-        if name in spared and id(p) in in_opt: learn.opt.state[p]['do_wd'] = False
+    for name,p in part.named_parameters() if no_decay else ():
+        if name in no_decay and id(p) in in_opt: learn.opt.state[p]['do_wd'] = False
 
 def fit_stages(learn:Learner, rates, schedule:str, unfreeze:str, moms, cbs, wd, freeze_epochs:int, epochs:int,
                head_first:bool=None, **kwargs):
     "In one fit, train the head for `freeze_epochs`, then the unfrozen groups for `epochs`."
-    opening = GradualUnfreezing(start=freeze_epochs, at_once=unfreeze=='all')
+    unfreezing = GradualUnfreezing(start=freeze_epochs, at_once=unfreeze=='all')
     staged = staged_schedule(schedule, rates, freeze_epochs, epochs, head_first)
-    fit_scheduled(learn, freeze_epochs+epochs, staged, moms, cbs+opening, wd=wd, **kwargs)
+    fit_scheduled(learn, freeze_epochs+epochs, staged, moms, cbs+unfreezing, wd=wd, **kwargs)
 
-def prepare(learn:Learner, n:int, anew:bool, told:bool, by_layer:bool, reset_opt:bool):
+def prepare(learn:Learner, n:int, regroup:bool, verbose:bool, by_layer:bool, reset_opt:bool):
     "Regroup the model if needed, and give the learner an optimizer that honors `no_weight_decay`."
-    if learn.opt is not None: note_closed(learn, frozen_by_hand(learn))      # a new optimizer loses this
-    if anew: cut_anew(learn, n, told)
+    if learn.opt is not None: record_frozen(learn, frozen_by_hand(learn))      # a new optimizer loses this
+    if regroup: regroup_into(learn, n, verbose)
     if learn.opt is None or reset_opt: learn.create_opt()
-    if by_layer: spare_from_decay(learn)
+    if by_layer: apply_no_weight_decay(learn)
 
 def fit_precomputed(learn:Learner, fit, n:int, freeze_epochs:int, epochs:int, start_epoch:int):
     "Train the frozen stage on precomputed activations in a fit of its own, then the second stage."
-    close_body(learn, n)
+    freeze_body(learn, n)
     with learn.precomputed(): fit(freeze_epochs, 0, start_epoch=start_epoch)
     fit(0, epochs, head_first=True)
 
@@ -355,18 +355,18 @@ def fine_tune_discriminative(self:Learner,
     precompute,train_bn = as_bool(precompute, 'precompute'),as_bool(train_bn, 'train_bn')
     check_choices(unfreeze, schedule, precompute, freeze_epochs)
     head,decay = check_rates(base_lr, head_lr, layer_decay, div)
-    n,anew = groups_to_train(self, base_lr, n_groups, div is None, reset_opt)
+    n,regroup = groups_to_train(self, base_lr, n_groups, div is None, reset_opt)
     check_callbacks(cbs := check_fit(self, freeze_epochs+epochs, cbs, wd, start_epoch, n))
     if not train_bn: cbs = cbs + NormFreeze()
-    rates_for = partial(rates_of_fine_tune, self, head_lr=head, layer_decay=decay, div=div, n=n, anew=anew)
+    rates_for = partial(rates_of_fine_tune, self, head_lr=head, layer_decay=decay, div=div, n=n, regroup=regroup)
     rates,moms = rates_for(1e-3 if base_lr is None else base_lr),stage_moms(self, moms, schedule)
     check_schedule(self, freeze_epochs+epochs, staged_schedule(schedule, rates, freeze_epochs, epochs), moms)
     precompute = precompute and start_epoch < freeze_epochs
     same = dict(freeze_epochs=freeze_epochs, head_lr=head_lr, layer_decay=layer_decay, div=div, unfreeze=unfreeze, moms=moms,
                 schedule=schedule, n_groups=n_groups, precompute=precompute, reset_opt=reset_opt, wd=wd, start_epoch=start_epoch)
-    if precompute: check_precompute(self, n, anew, reset_opt)
+    if precompute: check_precompute(self, n, regroup, reset_opt)
     if base_lr is None: rates = rates_for(rate_by_search(self, cbs, epochs, **same))
-    prepare(self, n, anew, n_groups is None, div is None, reset_opt)
+    prepare(self, n, regroup, n_groups is None, div is None, reset_opt)
     fit = partial(fit_stages, self, rates, schedule, unfreeze, moms, cbs, wd)
     if precompute: fit_precomputed(self, fit, n, freeze_epochs, epochs, start_epoch)
     else: fit(freeze_epochs, epochs, start_epoch=start_epoch)

@@ -62,18 +62,18 @@ def fixed_stages(m:nn.Module, x, frozen:set)->tuple:
     return stages,m
 
 # %% ../../nbs/spread/fixed_layers.ipynb #b0eb28da
-def why_not_fixed(stop:nn.Module, model:nn.Module, frozen:set)->str:
+def reason_not_fixed(stop:nn.Module, model:nn.Module, frozen:set)->str:
     "The reason why nothing can be precomputed, if `stop` is the first module of `model` that is not fixed."
     name = next(name for name,m in model.named_modules() if m is stop) or 'learn.model'
     what = f'{name} ({type(stop).__name__})'
     trains = any(p.requires_grad and p not in frozen for p in stop.parameters())
     if trains and stop is model and not is_chain(model):
-        return (f"{what} does not just call one module after the other, as nn.Sequential does, and not all of it is "
-                "frozen, so no part of it can be computed beforehand")
+        return (f"{what} is not a plain nn.Sequential, and not all of it is frozen, so no part of it can be "
+                "precomputed")
     if trains:
-        return (f"{what} comes first and is not frozen, so nothing can be computed beforehand; learn.freeze() freezes "
+        return (f"{what} comes first and is not frozen, so nothing can be precomputed; use learn.freeze() to freeze "
                 "all but the head")
-    return f"{what} comes first and is random or keeps a state, so nothing after it can be computed beforehand"
+    return f"{what} comes first and is random or stateful, so nothing after it can be precomputed"
 
 # %% ../../nbs/spread/fixed_layers.ipynb #e4a00003
 def fixed_part(model:nn.Module, x, frozen:set)->list:
@@ -81,10 +81,10 @@ def fixed_part(model:nn.Module, x, frozen:set)->list:
     model.eval()
     stages,stop = fixed_stages(model, x, frozen)
     if stop is None:
-        raise ValueError("every layer of the model is frozen, so there is nothing to train on its activations; "
-                         "learn.freeze() leaves the head open")
+        raise ValueError("learn.model: every layer is frozen, so there is nothing to train; "
+                         "use learn.freeze() to freeze all but the head")
     if any(True for m in stages for _ in m.parameters()): return stages
-    raise ValueError(why_not_fixed(stop, model, frozen))
+    raise ValueError(reason_not_fixed(stop, model, frozen))
 
 # %% ../../nbs/spread/fixed_layers.ipynb #f7f7968d
 class Activations(Tensor):
@@ -124,7 +124,7 @@ def equal_up_to_drift(a:list, b:list)->bool:
     return all(o <= 0 for o in read_scalars([gap(x, y) for x,y in zip(a, b) if x is not y and y.numel()]))
 
 @lru_cache(None)
-def heeds_mode(cls:type)->bool:
+def depends_on_mode(cls:type)->bool:
     "Whether the modules of a class read `self.training`."
     own = [f for c in cls.__mro__ if c not in nn.Module.__mro__ for f in vars(c).values()]
     return any(isinstance(f, FunctionType) and 'training' in f.__code__.co_names for f in own)
@@ -134,14 +134,14 @@ class Bypass:
     """The forward of one of `n` fixed modules: it passes activations through, and the last one removes their mark.
 
     A copy does the same if its weights and mode match. Pickled modules (`learn.export`) have their own forward."""
-    def __init__(self, module, n:int, at_hand=lambda x: False, everyone=None):
+    def __init__(self, module, n:int, is_current_batch=lambda x: False, bypasses=None):
         self.module,self.own,self.forward,self.n = module,vars(module).get('forward'),module.forward,n
-        self.at_hand,self.everyone = at_hand,WeakSet() if everyone is None else everyone
+        self.is_current_batch,self.bypasses = is_current_batch,WeakSet() if bypasses is None else bypasses
         self.places,self.compared = places_of(module),None
         self.fixed = [d[k] for d,k in self.places]
-        self.everyone.add(self)
+        self.bypasses.add(self)
     def __call__(self, x):
-        if not is_marked(x) and not self.at_hand(x): return self.forward(x)
+        if not is_marked(x) and not self.is_current_batch(x): return self.forward(x)
         if not torch.compiler.is_compiling(): self.check()
         passed = getattr(x[0] if isinstance(x, (tuple,list)) else x, 'passed', 0) + 1
         return mark(x, passed) if passed < self.n else unmarked(x)
@@ -150,7 +150,7 @@ class Bypass:
         memo[id(self)] = res = object.__new__(Bypass)
         vars(res).update(vars(self), places=None, compared=None)
         res.module,res.own,res.forward = (deepcopy(o, memo) for o in (self.module, self.own, self.forward))
-        self.everyone.add(res)
+        self.bypasses.add(res)
         return res
     def leave(self):
         "Restore the module's own forward."
@@ -166,14 +166,14 @@ def check_weights(self:Bypass):
     if len(tensors) == len(self.fixed) and all(a is b for a,b in zip(tensors, self.fixed)): return
     now = [(id(t), object() if t is None or t.is_inference() else t._version) for t in tensors]
     if now != self.compared and not equal_up_to_drift(tensors, self.fixed):
-        raise ValueError("a copy of the model has other weights than learn.model in its frozen layers, "
-                         "whose activations are computed already; leave learn.precomputed() to call it")
+        raise ValueError("a copy of the model differs from learn.model in the weights of its frozen layers, "
+                         "which activations were computed with; leave learn.precomputed() to call it")
     if self.places is None: self.compared = now
 
 @patch
 def check(self:Bypass):
     "Raise ValueError unless the module, even if it is a copy, would compute the stored activations."
     self.check_weights()
-    if self.places is None and any(m.training and heeds_mode(type(m)) for m in self.module.modules()):
-        raise ValueError("a copy of the model has its frozen layers in training mode, but activations are those "
-                         "of evaluation mode; call its eval(), or leave learn.precomputed()")
+    if self.places is None and any(m.training and depends_on_mode(type(m)) for m in self.module.modules()):
+        raise ValueError("a copy of the model has its frozen layers in training mode, but their activations were "
+                         "computed in evaluation mode; call eval() on it, or leave learn.precomputed()")

@@ -54,9 +54,9 @@ def layer_numbers(model:nn.Module, names:list, matcher)->dict:
         numbers = {name: order[name] for name in names if is_matched(name, matcher)}
     except Exception as e:
         raise ValueError(f"matcher={short_repr(matcher)}: {type(e).__name__}, {e}; "
-                         "see timm's group_matcher for its form") from e
+                         "see timm's group_matcher for the format") from e
     if numbers: return numbers
-    raise ValueError("matcher: matches no parameter of the model; see timm's group_matcher for its form")
+    raise ValueError("matcher: matches no parameter of the model; see timm's group_matcher for the format")
 
 def matched_layers(model:nn.Module, names:list, matcher)->list:
     """The parameters `names` of each layer, according to timm's `matcher`.
@@ -117,7 +117,7 @@ def module_layers(model:nn.Module, matcher=None)->tuple:
     "For a model not from timm: the parameter names of each layer in its body, and those of its head."
     prefix,blocks = outer_blocks(model)
     if len(blocks) < 2:
-        raise ValueError("the model has fewer than two modules with parameters, so there is nothing to split")
+        raise ValueError("model: has fewer than two modules with parameters, so there is nothing to split")
     in_head = {id(p) for p in model.get_submodule(prefix+blocks[-1]).parameters()}
     body,head = body_and_head(model, in_head)
     if matcher is not None: return matched_layers(model, body, matcher),head
@@ -156,7 +156,7 @@ def check_head(head):
     "Raise TypeError unless `head` is None or a collection of parameter names."
     if head is None: return
     if isinstance(head, (tuple,list,set)) and all(isinstance(name, str) for name in head): return
-    raise TypeError(f"head={short_repr(head)}: pass a list of names of parameters")
+    raise TypeError(f"head={short_repr(head)}: pass a list of parameter names")
 
 # %% ../../nbs/spread/layers.ipynb #4ff946bc
 def timm_split(
@@ -174,7 +174,7 @@ def timm_split(
     layers,head = model_layers(model, as_bool(coarse, 'coarse'), matcher, head)
     most = len(layers) + bool(head)
     n_groups = most if n_groups is None else as_int(n_groups, 'n_groups', 2)
-    if n_groups > most: raise ValueError(f"n_groups={n_groups}: this model can be cut into {most} groups at most")
+    if n_groups > most: raise ValueError(f"n_groups={n_groups}: this model can be split into at most {most} groups")
     params = dict(model.named_parameters())
     sizes = [1 if by=='depth' else sum(params[name].numel() for name in layer) for layer in layers]
     cuts = cut_points(sizes, n_groups - bool(head))
@@ -195,5 +195,5 @@ def discriminative_lrs(
     if div <= 0: raise ValueError(f"div={div}: must be above 0")
     with np.errstate(all='ignore'): lrs = lr_max / div**np.arange(n_groups-1, -1, -1)
     if np.isfinite(lrs).all(): return lrs
-    raise ValueError(f"div={div}: gives rates beyond all numbers for {n_groups} layer groups; "
-                     "the article's is 3 to 10")
+    raise ValueError(f"div={div}: gives rates that are not finite for {n_groups} layer groups; "
+                     "pass a number near 1, such as 2.6")

@@ -46,18 +46,18 @@ class FixedBody(WithinBlock):
     def before_fit(self):
         if not in_fit(self.learn): return
         self.check_weights()
-        self.hold()
+        self.keep_frozen()
     def before_train(self):
-        self.hold()
+        self.keep_frozen()
         for m in self.stages: m.eval()
         fix_statistics(self.model, frozen_params(self.opt))
     def before_validate(self):
         if not in_fit(self.learn): self.check_weights()
     def before_batch(self):
         self.has_activations = is_marked(self.learn.xb[0])
-        self.show_plain()
-    def after_batch(self): self.show_plain()
-    def show_plain(self):
+        self.unmark_batch()
+    def after_batch(self): self.unmark_batch()
+    def unmark_batch(self):
         "Give other callbacks plain tensors."
         if self.has_activations: self.learn.xb = (unmarked(self.learn.xb[0]),)
 
@@ -71,8 +71,8 @@ class FixedBody(WithinBlock):
     def check_weights(self):
         "Raise ValueError if the weights of the fixed layers have changed."
         if self.changes() != self.versions and self.weights() != self.state:
-            raise ValueError("layers whose activations were computed beforehand have other weights now; leave "
-                             "learn.precomputed() before you load some")
+            raise ValueError("the weights of layers whose activations are precomputed have changed; leave "
+                             "learn.precomputed() before you load weights")
         self.versions = self.changes()
 
 # %% ../../nbs/spread/precompute.ipynb #e3a00003
@@ -80,14 +80,14 @@ class FixedBody(WithinBlock):
 def check_trainable(self:FixedBody, frozen:set):
     "Raise ValueError if a fixed layer is unfrozen, or if a callback needs images."
     if any(p.requires_grad and p not in frozen for p in self.fixed):
-        raise ValueError("layers whose activations were computed beforehand have been opened; leave "
-                         "learn.precomputed() before you unfreeze")
+        raise ValueError("layers whose activations are precomputed have been unfrozen; leave "
+                         "learn.precomputed() before you unfreeze them")
     if self.acts_ndim < 4 and any(c.__name__ == 'CutMix' for cb in self.learn.cbs for c in type(cb).__mro__):
         raise ValueError("cbs: CutMix cuts patches out of images, but inside learn.precomputed() there are only "
                          "their activations; use MixUp, or leave the block")
 
 @patch
-def hold(self:FixedBody):
+def keep_frozen(self:FixedBody):
     "Keep all that is frozen out of autograd."
     frozen = frozen_params(self.opt)
     self.check_trainable(frozen)
@@ -97,14 +97,15 @@ def hold(self:FixedBody):
 
 # %% ../../nbs/spread/precompute.ipynb #e3a00006
 @patch
-def at_hand(self:FixedBody, x)->bool:
+def is_current_batch(self:FixedBody, x)->bool:
     "Whether `x` is the current batch of activations, which other callbacks see unmarked."
     return self.has_activations and x is first(self.learn.xb)
 
 @patch
-def refuse_others(self:FixedBody, m:nn.Module, args:tuple):
+def refuse_other_modules(self:FixedBody, m:nn.Module, args:tuple):
     "A hook for all modules: raise if one with parameters but no fixed module in it is called on activations."
-    if not args or not (is_marked(args[0]) or self.at_hand(args[0])) or next(m.parameters(), None) is None: return
+    if not args or not (is_marked(args[0]) or self.is_current_batch(args[0])): return
+    if next(m.parameters(), None) is None: return
     if any(isinstance(vars(o).get('forward'), Bypass) for o in m.modules()): return
     raise ValueError(f"{type(m).__name__}: is called on a batch of learn.precomputed(), which holds activations, "
                      "not images; copy learn.model inside the block (deepcopy), or leave the block; to call "
@@ -149,8 +150,8 @@ def norms_synced_once(learn:Learner):
 
 def no_transforms(*args, **kwargs):
     "Replace `dls.add_tfms` inside the block: raise ValueError."
-    raise ValueError("transforms cannot be added inside learn.precomputed(), where activations are computed already; "
-                     "leave the block")
+    raise ValueError("transforms cannot be added inside learn.precomputed(), as the activations are already computed; "
+                     "leave the block first")
 
 def cached_dls(learn:Learner, rows:list)->DataLoaders:
     "Loaders that serve `rows` in place of the items of `learn.dls`."
@@ -178,13 +179,13 @@ class PrecomputedBlock:
         "Warn if norm layers in frozen groups would train outside the block."
         fixed_outside = any(isinstance(cb, NormFreeze) for cb in self.learn.cbs)
         if any(self.watch.switches.values()) and not fixed_outside:
-            warn("norm layers of frozen groups, which fastai trains, are fixed inside learn.precomputed(); "
-                 "train_bn=False fixes them outside as well")
+            warn("learn.precomputed() also freezes the norm layers of frozen groups, which fastai trains; "
+                 "pass train_bn=False to freeze them outside the block as well")
     def enter(self):
         "Bypass the fixed modules, serve rows and add the callbacks."
-        nn.modules.module.register_module_forward_pre_hook(self.watch.refuse_others)
+        nn.modules.module.register_module_forward_pre_hook(self.watch.refuse_other_modules)
         for m in dict.fromkeys(self.stages):
-            m.eval().forward = Bypass(m, len(self.stages), self.watch.at_hand, self.bypasses)
+            m.eval().forward = Bypass(m, len(self.stages), self.watch.is_current_batch, self.bypasses)
         self.learn.dls = self.inside
         self.learn.add_cbs(self.cbs)
         if not self.own_all_params: self.opt.all_params = partial(with_state, self.opt)
@@ -220,10 +221,10 @@ def as_gigabytes(value, name:str)->float:
     if res < 0: raise ValueError(f"{name}={res}: pass gigabytes, 0 or more")
     return res
 
-def check_not_open(learn:Learner):
+def check_not_nested(learn:Learner):
     "Raise ValueError inside the block."
     if any(isinstance(cb, FixedBody) for cb in learn.cbs):
-        raise ValueError("learn.precomputed() is open already; it cannot be nested")
+        raise ValueError("learn.precomputed() is already active; it cannot be nested")
 
 # %% ../../nbs/spread/precompute.ipynb #98da6be8
 @patch
@@ -242,8 +243,8 @@ def precomputed(self:Learner,
     n_aug = as_int(n_aug, 'n_aug', 0, most=1000)
     max_memory = as_gigabytes(max_memory, 'max_memory')
     if cache is not None: cache = folder_of(cache, 'cache')
-    device = as_device(device, 'keep activations where there is room')
-    check_not_open(self)
+    device = as_device(device, 'choose by free memory')
+    check_not_nested(self)
     with norms_synced_once(self):
         block = precompute_block(self, n_aug, cache, max_memory, device)
         block.warn_of_norms()

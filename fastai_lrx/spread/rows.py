@@ -46,8 +46,8 @@ class Rows:
 def check_numbers(at:ndarray, idxs:list, n:int):
     "Raise ValueError if a sampler returns anything but indices of `n` items."
     if at.dtype.kind not in 'iu' or at.size and not -n <= at.min() <= at.max() < n:
-        raise ValueError(f"sampler: gives {short_repr(idxs)}, which are not numbers of {n} items; "
-                         "draw whole numbers below that")
+        raise ValueError(f"sampler: returns {short_repr(idxs)}, which are not indices of {n} items; "
+                         "return integers below {n}")
 
 # %% ../../nbs/spread/rows.ipynb #e1a00007
 def take_rows(t:Tensor, at:Tensor, device:torch.device)->Tensor:
@@ -128,7 +128,7 @@ class CachedTorchDL(torch.utils.data.DataLoader):
         for idxs in ready: yield self.dataset.batch(self.dataset.numbers(idxs, view))
 
 # %% ../../nbs/spread/rows.ipynb #e1a0000c
-def is_torchs(dl)->bool:
+def is_torch_loader(dl)->bool:
     "Whether a loader is torch's, not fastai's."
     return isinstance(dl, torch.utils.data.DataLoader)
 
@@ -136,31 +136,31 @@ def cached_loader(learn:Learner, dl, rows:Rows):
     """A loader that serves `rows` in place of `dl`.
 
     With several processes, fastai replaces torch's loaders by its own, and so does this."""
-    if is_torchs(dl) and rank_and_size(learn)[1] > 1:
+    if is_torch_loader(dl) and rank_and_size(learn)[1] > 1:
         dl = sys.modules['fastai.distributed'].DistributedDL(dl, device='cpu').dl
-    return (CachedTorchDL if is_torchs(dl) else CachedDL)(dl, rows)
+    return (CachedTorchDL if is_torch_loader(dl) else CachedDL)(dl, rows)
 
 # %% ../../nbs/spread/rows.ipynb #e1a0000f
-def has_numbered_items(dl)->bool:
+def has_indexed_items(dl)->bool:
     "Whether a loader draws batches of items by index."
     try:
-        in_batches = dl.batch_sampler is not None if is_torchs(dl) else dl.indexed and dl.bs is not None
+        in_batches = dl.batch_sampler is not None if is_torch_loader(dl) else dl.indexed and dl.bs is not None
         return bool(len(dl.dataset) and in_batches) and not isinstance(dl.dataset, IterableDataset)
     except (TypeError, AttributeError): return False
 
-def own_method(dl):
+def overridden_method(dl):
     "The name of a method of `dl` that decides on its batches and is overridden, or None."
     cls,names = DataLoader,('__iter__', 'sample', 'create_batches', 'chunkify')
-    if is_torchs(dl): cls,names = torch.utils.data.DataLoader,('__iter__',)
+    if is_torch_loader(dl): cls,names = torch.utils.data.DataLoader,('__iter__',)
     return first(k for k in names if k in vars(dl) or getattr(type(dl), k) is not getattr(cls, k))
 
 def check_loader(dl, i:int):
     "Raise ValueError if activations for the items of `dl`, which is `dls[i]`, cannot be kept and served."
-    if not has_numbered_items(dl):
-        raise ValueError(f"dls[{i}]: its items must be numbered and come in batches, so that their activations can be "
-                         f"kept; give it a dataset with a length and indices, and a batch size")
-    if name := own_method(dl):
-        raise ValueError(f"dls[{i}]: {type(dl).__name__} has its own {name}, which activations cannot go through; "
+    if not has_indexed_items(dl):
+        raise ValueError(f"dls[{i}]: activations can be stored only for a loader that draws batches of items by index; "
+                         f"give it a dataset with a length and indices, and a batch size")
+    if name := overridden_method(dl):
+        raise ValueError(f"dls[{i}]: {type(dl).__name__} overrides {name}, which stored activations bypass; "
                          "do the same in the dataset, its transforms or collate_fn")
 
 # %% ../../nbs/spread/rows.ipynb #e1a00012
@@ -180,7 +180,7 @@ def with_transforms(dataset, augmented:bool):
 
 def size_of_batch(dl)->int:
     "The number of items to compute at once: the batch size, or 64 if only a batch sampler determines it."
-    size = dl.batch_size or getattr(dl.batch_sampler, 'batch_size', None) if is_torchs(dl) else dl.bs
+    size = dl.batch_size or getattr(dl.batch_sampler, 'batch_size', None) if is_torch_loader(dl) else dl.bs
     return size if isinstance(size, int) and size > 0 else 64
 
 def in_order(dl, rank:int=0, n_ranks:int=1, **kwargs):
@@ -190,7 +190,7 @@ def in_order(dl, rank:int=0, n_ranks:int=1, **kwargs):
     kwargs = dict(batch_size=size_of_batch(dl)) | kwargs
     batches = list(chunked(range(len(dl.dataset)), kwargs['batch_size']))
     idxs = [i for batch in batches[rank::n_ranks] for i in batch]
-    if is_torchs(dl):
+    if is_torch_loader(dl):
         own = {k: getattr(dl, k) for k in ('collate_fn', 'num_workers', 'worker_init_fn')}
         return torch.utils.data.DataLoader(dl.dataset, sampler=idxs, **own | kwargs)
     res = dl.new(shuffle=False, drop_last=False, bs=kwargs.pop('batch_size'), **kwargs)

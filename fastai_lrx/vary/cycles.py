@@ -14,14 +14,14 @@ from ..core.args import as_float, as_fraction, as_int, as_rates, short_repr
 from ..core.callbacks import FitCallback, as_callbacks
 from ..core.learner import check_any_trains, check_optimizer, group_rates, n_batches, n_valid
 from ..core.state import autocast_kept
-from ..core.weights import put_weights, weights_of
+from ..core.weights import load_weights, weights_of
 from .decays import WarmupStableDecay
 from .recorder import epoch_metrics, mark_step
 from .scheduled import Scheduled, check_cycles, check_validation
 from .schedules import CosineRestarts, SlantedTriangular, Triangular
 
 # %% ../../nbs/vary/cycles.ipynb #4d75291d
-def no_whole_epochs(cycle_len, lengths, before, per_unit, total)->str:
+def whole_epochs_error(cycle_len, lengths, before, per_unit, total)->str:
     "The error message if cycles don't add up to whole epochs, with lengths that do."
     fits = [((n-before)/per_unit).limit_denominator(10**6) for n in (int(total), int(total)+1) if n > before]
     n_epochs = [round(before+f*per_unit) for f in fits]
@@ -41,10 +41,10 @@ def whole_epochs(
     total = before + as_fraction(length)*per_unit
     if total > 10**7:
         raise ValueError(f"cycle_len={short_repr(cycle_len)}: {len(lengths)} cycles would take more than {10**7} "
-                         f"epochs; use fewer or shorter cycles, or cycle_mult=1 for cycles of one length")
+                         f"epochs; use fewer or shorter cycles, or cycle_mult=1 for cycles of equal length")
     n_epoch = round(total)
     if n_epoch >= 1 and abs(total-n_epoch) < Fraction(1, 10**6)*n_epoch: return n_epoch
-    raise ValueError(no_whole_epochs(cycle_len, lengths, before, per_unit, total))
+    raise ValueError(whole_epochs_error(cycle_len, lengths, before, per_unit, total))
 
 # %% ../../nbs/vary/cycles.ipynb #3b9ebe33
 def lowest_rates(learn, lr_min, highs, name='lr_min'):
@@ -62,7 +62,7 @@ def as_momentum_pair(moms)->tuple: # momentum at the lowest rate, and at the hig
     right = isinstance(pair, tuple) and (len(pair)==2 or len(pair)==3 and pair[2]==pair[0])
     if not right or not 0 <= min(pair) <= max(pair) < 1:
         raise ValueError(f"moms={short_repr(moms)}: pass (momentum at lr_min, momentum at lr_max), such as (0.95, "
-                         f"0.85), or fastai's triple that ends where it began")
+                         f"0.85), or fastai's triple with equal ends")
     return pair[:2]
 
 # %% ../../nbs/vary/cycles.ipynb #660f4175
@@ -70,12 +70,12 @@ def check_schedule(learn, n_epoch, schedule, moms=None)->dict:
     "Schedules of rate and momentum for a fit of `n_epoch`; ValueError or TypeError if they cannot run."
     n_steps = n_batches(learn.dls)*n_epoch
     if n_steps > 10**8:
-        raise ValueError(f"{n_epoch} epochs of {n_steps//n_epoch} batches: schedules are for {10**8} batches at most; "
+        raise ValueError(f"{n_epoch} epochs of {n_steps//n_epoch} batches: schedules support at most {10**8} batches; "
                          f"use fewer epochs")
     schedule.cycle_ends(n_steps)   # raises if there are fewer batches than cycles
     if len(learn.dls.loaders) < 2:
-        raise ValueError("dls: has no validation loader, and every epoch ends with validation; make DataLoaders(train, "
-                         "valid), where valid may be empty")
+        raise ValueError("dls: has no validation loader, which every epoch needs; use DataLoaders(train, valid), "
+                         "where valid may be empty")
     n_valid(learn.dls)             # raises if the number is unknown
     check_optimizer(learn, **({} if moms is None else dict(mom=f'moms={moms}')))
     if moms is None: return dict(lr=schedule)
@@ -87,7 +87,7 @@ def check_fit(learn, n_epoch, cbs=None, wd=None, start_epoch=0, n=None)->L:
 
     `n` is the number of layer groups the fit will have, if not the current number."""
     start_epoch = as_int(start_epoch, 'start_epoch', 0)
-    if start_epoch > n_epoch: raise ValueError(f"start_epoch={start_epoch}: the fit has {n_epoch} epochs")
+    if start_epoch > n_epoch: raise ValueError(f"start_epoch={start_epoch}: must be at most n_epoch={n_epoch}")
     if wd is not None: group_rates(learn, wd, 'wd', n)
     return as_callbacks(cbs)
 
@@ -95,7 +95,7 @@ def fit_scheduled(learn, n_epoch, schedule, moms=None, cbs=None, reset_opt=False
     "Fit `learn` with `schedule`, and with momentum the mirror image of it between `moms`, if given."
     schedules = check_schedule(learn, n_epoch, schedule, moms)
     cbs = check_fit(learn, n_epoch, cbs, wd, start_epoch)
-    if not any(getattr(cb, 'opens_groups', False) for cb in [*learn.cbs, *cbs]): check_any_trains(learn)
+    if not any(getattr(cb, 'unfreezes_groups', False) for cb in [*learn.cbs, *cbs]): check_any_trains(learn)
     if wd is not None: wd = group_rates(learn, wd, 'wd').tolist()
     if learn.opt is None: learn.create_opt()
     with autocast_kept():
@@ -238,8 +238,8 @@ class UntilOverfit(FitCallback):
 
     def after_fit(self):
         if self.n_recorded is None: return
-        won = ' no cycle had a validation loss, so the weights stay as they are'
-        if self.weights is not None: won = self.put_best_back()
+        won = ' no cycle had a validation loss, so the weights are unchanged'
+        if self.weights is not None: won = self.restore_best()
         if not rank_distrib(): print(f'UntilOverfit:{self.end}{won}')
         self.n_recorded = None
 
@@ -258,10 +258,10 @@ def judge(self:UntilOverfit):
     return loss
 
 @patch
-def put_best_back(self:UntilOverfit)->str:
+def restore_best(self:UntilOverfit)->str:
     "Restore the best cycle's weights, mark their step in the recorder, and return the line to print."
     cycle,epoch,step,loss = self.best
-    put_weights(get_model(self.model), self.weights)
+    load_weights(get_model(self.model), self.weights)
     self.recorder.best_cycle,self.weights = cycle,None
     mark_step(self.learn, 'best cycle', step)
     return f' the model has the weights of the best, cycle {cycle} (epoch {epoch}) with {loss:.4g}'

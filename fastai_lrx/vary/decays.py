@@ -89,7 +89,7 @@ class InverseSqrt(Decay):
     warmup:float=0.1 # share of all steps with a linear rise from 0 to `lr_max`
     def __post_init__(self):
         super().__post_init__()
-        if not self.warmup: raise ValueError("warmup=0.0: must be above 0, as the rate falls in relation to it")
+        if not self.warmup: raise ValueError("warmup=0.0: must be above 0, as the fall is relative to it")
     def _fall(self, step, warm, n_steps): return np.sqrt(max(warm, 1)/np.maximum(step, 1))
 
 # %% ../../nbs/vary/decays.ipynb #f864b991
@@ -118,7 +118,7 @@ class WarmupStableDecay(Decay):
 def check_cooldown(warmup:float, cooldown:float):
     "ValueError unless `cooldown` is a share of all steps, and at most 1 together with `warmup`."
     if not 0 <= cooldown <= 1:
-        raise ValueError(f"cooldown={cooldown}: must be a share of all steps, 0 for no cooldown, 1 for nothing else")
+        raise ValueError(f"cooldown={cooldown}: must be a share of all steps, from 0 (no cooldown) to 1 (nothing else)")
     if warmup+cooldown > 1+1e-9:                                # thirds and sevenths are not exact in floats
-        raise ValueError(f"warmup={warmup}, cooldown={cooldown}: are shares of all steps, and together more than 1; "
+        raise ValueError(f"warmup={warmup}, cooldown={cooldown}: are shares of all steps, and add up to more than 1; "
                          f"use warmup=0 or less cooldown")

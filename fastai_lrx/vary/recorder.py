@@ -48,7 +48,7 @@ def hypers_to_plot(r:Recorder, keys)->list:
             raise ValueError(f"keys={short_repr(k)}: was not scheduled in the last fit; choose from "
                              f"{', '.join(map(repr, r.hps))}")
     if not len(keys):
-        raise ValueError("keys: is empty, so there is nothing to plot; leave it out for all that was scheduled")
+        raise ValueError("keys: is empty, so there is nothing to plot; leave it out to plot all that were scheduled")
     return keys
 
 def check_figsize(figsize)->tuple:
@@ -95,7 +95,7 @@ def plot_cycles(self:Recorder,
     Returns `ax`, or the new figure; ValueError if there was no such fit."""
     cycles = vars(self).get('cycles')
     if not cycles or not cycles['rates']:
-        raise ValueError("learn.recorder: no fit with a learning rate schedule is complete, so there are no "
+        raise ValueError("learn.recorder: has no complete fit with a learning rate schedule, so there are no "
                          "cycles to plot; use learn.fit_sgdr or another fit with cycles")
     fig,axes = (None,ax) if ax is not None else new_axes()
     losses,valid = [float(l) for l in cycles['losses']],cycles['valid']

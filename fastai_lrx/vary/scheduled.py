@@ -80,7 +80,7 @@ class Scheduled(FitCallback, ParamScheduler):
     def after_fit(self):
         "Copy the record to the learner's recorder."
         super().after_fit()
-        if hasattr(self.learn, 'recorder') and 'hps' in vars(self): leave_cycles(self.recorder, self)
+        if hasattr(self.learn, 'recorder') and 'hps' in vars(self): record_cycles(self.recorder, self)
 
 # %% ../../nbs/vary/scheduled.ipynb #9de53bfd
 def check_schedules(schedules:dict):
@@ -98,7 +98,7 @@ def warn_of_mid_epoch(ends, per_epoch:int):
         warn(f"{len(mid)} of {len(ends)} cycles end in mid-epoch (the first after {mid[0]/per_epoch:.2f} epochs): "
              f"validation will not see the model at their ends")
 
-def leave_cycles(r:Recorder, cb:Scheduled):
+def record_cycles(r:Recorder, cb:Scheduled):
     "Copy to `learn.recorder` the hyperparameters of each group, and the data for `plot_cycles`."
     r.group_hps = cb.group_hps
     r.cycles = dict(rates=[rates[-1] for rates in cb.group_hps.get('lr', [])], losses=list(r.losses), ends=cb.reached,
@@ -136,17 +136,17 @@ def state_dict(self:Scheduled)->dict:
 def load_state_dict(self:Scheduled, saved:dict): vars(self).update(saved)
 
 # %% ../../nbs/vary/scheduled.ipynb #11b39c6d
-def check_cycles(learn:Learner, who:str):
-    "ValueError if `who` waits for the end of a cycle in a fit that has none."
+def check_cycles(learn:Learner, caller:str):
+    "ValueError if `caller` waits for the end of a cycle in a fit that has none."
     if not any(isinstance(cb, Scheduled) for cb in learn.cbs):
-        raise ValueError(f"{who} waits for the ends of cycles, and this fit has none; remove it, or use "
+        raise ValueError(f"{caller} needs a fit with cycles, and this one has none; remove it, or use "
                          f"learn.fit_sgdr, fit_triangular, fit_stlr or fit_wsd, or cbs=Scheduled(lr=...) with any fit")
 
-def check_validation(learn:Learner, who:str):
-    "ValueError if `who` needs validation losses in a fit that has none."
+def check_validation(learn:Learner, caller:str):
+    "ValueError if `caller` needs validation losses in a fit that has none."
     if not (hasattr(learn, 'recorder') and learn.recorder.valid_metrics and n_valid(learn.dls)):
-        raise ValueError(f"{who} compares validation losses, and this fit will have none; give learn.dls a validation "
-                         f"set, and let its recorder keep valid_metrics")
+        raise ValueError(f"{caller} needs validation losses, and this fit has none; give learn.dls a validation set, "
+                         f"and leave valid_metrics of the recorder on")
 
 # %% ../../nbs/vary/scheduled.ipynb #e6e82a80
 def ends_cycle(learn:Learner)->bool:

@@ -59,7 +59,7 @@ def check_step(step, n_steps:int)->np.ndarray:
     given = step
     try: step = np.asarray(step)
     except (TypeError, ValueError, RuntimeError): step = np.asarray(0.)
-    if step.dtype.kind not in 'iu': raise TypeError(f"step={short_repr(given)}: steps are counted in whole batches")
+    if step.dtype.kind not in 'iu': raise TypeError(f"step={short_repr(given)}: pass an integer, or integers")
     if step.size and not (0 <= step.min() and step.max() < n_steps):
         raise ValueError(f"step={short_repr(given)}: must be at least 0 and below n_steps={n_steps}")
     return step.astype(np.int64)
@@ -156,7 +156,7 @@ def check_restarts(s:CosineRestarts):
     with np.errstate(over='ignore'):
         highest = np.max(np.abs(s.lr_max))*np.float64(s.cycle_decay)**(s.n_cycles-1)
     if not np.isfinite(highest):
-        raise ValueError(f"cycle_decay={s.cycle_decay}: the rates of {s.n_cycles} cycles would go beyond all numbers; "
+        raise ValueError(f"cycle_decay={s.cycle_decay}: the rates of {s.n_cycles} cycles would not be finite; "
                          f"use 1 or less")
     last_top = np.asarray(s.lr_max)*np.float64(s.cycle_decay)**(s.n_cycles-1)
     if s.cycle_decay < 1 and (np.less(s.lr_min, s.lr_max) & (last_top < s.lr_min)).any():
