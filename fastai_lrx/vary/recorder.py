@@ -101,8 +101,9 @@ def plot_cycles(self:Recorder,
     losses,valid = [float(l) for l in cycles['losses']],cycles['valid']
     axes.plot(losses, color='C0', lw=1.6, label='training, smoothed')
     if valid: axes.plot([i-1 for i,_ in valid], [v for _,v in valid], 'o-', color='C1', lw=1, ms=4, label='validation')
+    heights = dict(enumerate(losses, 1)) | dict(valid)
     for (name,steps),look in zip(cycles['marks'].items(), ('vC2', '*C3', 'sC4')):
-        axes.plot([s-1 for s in steps], [losses[s-1] for s in steps], look, ms=9, mec='white', label=name, zorder=5)
+        axes.plot([s-1 for s in steps], [heights[s] for s in steps], look, ms=9, mec='white', label=name, zorder=5)
     mark_cycle_ends(axes, cycles['ends'])
     axes.set(xlabel='batch', ylabel='loss')
     if lowest := min((v for v in valid if np.isfinite(v[1])), key=lambda v: v[1], default=None):
