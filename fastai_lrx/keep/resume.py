@@ -12,7 +12,7 @@ from fastai.basics import *
 from fastai.callback.tracker import TrackerCallback
 from ..core.args import as_bool, as_int
 from ..core.callbacks import FitCallback
-from ..core.messages import warn
+from ..core.messages import say, warn
 from ..core.processes import all_gather
 from ..core.storage import damaged, discard, file_content, folder_of, load_state, try_lock, write_state
 from .run_state import put_run_state, run_state, stateful, unsaved_callbacks
@@ -259,7 +259,6 @@ def tell(self:Resume):
         warn(f"name={str(self.folder)!r}: fit {self.number} was finished, and only the length of its data is known; if "
              "the data differ between fits, as in cross-validation, give each a name of its own, such as "
              "f'{name}_fold{i}'")
-    if rank_distrib(): return
     came_to = 'was finished; its result is back' if self.finished else (
         f'goes on after {self.done} of {self.learn.n_epoch} epochs')
-    print(f"Resume: fit {self.number} of {str(self.folder)!r} {came_to}")
+    say(self.learn, f"Resume: fit {self.number} of {str(self.folder)!r} {came_to}")
