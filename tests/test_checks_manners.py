@@ -36,6 +36,7 @@ def test_nothing_is_left_of_a_bar():
             elif c=='\n' or at==cols: lines,at = [*lines, ''],0
             if c not in '\r\n': lines[-1],at = lines[-1][:at] + c + lines[-1][at+1:],at+1
         return [line.rstrip() for line in lines if line.strip()]
+    test_eq(lines_of('one two\rtwo\nthree four', 6), ['one tw', 'two', 'three', 'four'])
 
     def left_by(do):
         "The lines that a call leaves in a terminal, in which it has shown a bar"
@@ -43,29 +44,28 @@ def test_nothing_is_left_of_a_bar():
         assert '%' in out.getvalue()
         return lines_of(out.getvalue())
 
+    candidates = {f'candidate {i} with a very long name that does not fit': lambda l: l.fit(1, 1e-2) for i in range(2)}
+    def search(learn): learn.lr_search(lambda l,lr: l.fit(2, lr), 2, show_plot=False)
+    def precompute(learn):
+        learn.freeze()
+        with learn.precomputed(): pass
+
     # %% nbs/checks/manners.ipynb #mn-looks
-    learn,snaps = talking(),Snapshots()
+    learn,snaps = talking('tensors'),Snapshots()
     quietly(learn.fit_sgdr, 2, 1, 1e-2, cbs=snaps)
     ensemble = SnapshotEnsemble(learn, snaps)
-    candidates = {f'candidate {i} with a very long name that does not fit': lambda l: l.fit(1, 1e-2) for i in range(2)}
-    looks = dict(
-        lr_find=lambda: learn.lr_find(show_plot=False), repeats=lambda: learn.lr_find(show_plot=False, watch=False, repeats=2),
-        lr_range_test=lambda: learn.lr_range_test(show_plot=False), compare=lambda: learn.compare(candidates, 2),
-        validate=lambda: ensemble.validate(), get_preds=lambda: ensemble.get_preds())
-    for name,look in looks.items(): test_eq((name, left_by(look)), (name, []))
-    # what fastai's own tta leaves in a terminal, but without the header of a table for each snapshot
-    test_eq(left_by(lambda: ensemble.tta(n=1)), ['Epoch 1/1 :'])
-
-    def search(): learn.lr_search(lambda l,lr: l.fit(4, lr), 2, show_plot=False)
-    with mock.patch('fastprogress.fastprogress.format_time', lambda t: '1:02:03'): left = left_by(search)    # long runs
+    for look in (lambda: learn.lr_find(num_it=20, show_plot=False), lambda: learn.lr_range_test(num_it=20, show_plot=False),
+                 lambda: learn.compare(candidates, 2), ensemble.validate, ensemble.get_preds, lambda: precompute(learn)):
+        test_eq(left_by(look), [])
+    with mock.patch('fastprogress.fastprogress.format_time', lambda t: '1:02:03'):           # as in long runs
+        left = left_by(lambda: search(learn))
     assert left[0].startswith('lr_search: ') and not any('|' in line for line in left)
 
-    # %% nbs/checks/manners.ipynb #mn-pre
-    learn = talking()
-    learn.freeze()
-    def precompute():
-        with learn.precomputed(): pass
-    test_eq(left_by(precompute), [])
+    # %% nbs/checks/manners.ipynb #mn-tta
+    learn,snaps = talking(),Snapshots()
+    quietly(learn.fit_sgdr, 1, 1, 1e-2, cbs=snaps)
+    # what fastai's own tta leaves in a terminal, but without the header of a table for each snapshot
+    test_eq(left_by(lambda: SnapshotEnsemble(learn, snaps).tta(n=1)), ['Epoch 1/1 :'])
 
 def test_however_the_runs_end():
     # %% nbs/checks/manners.ipynb #mn-helpers
@@ -94,6 +94,7 @@ def test_however_the_runs_end():
             elif c=='\n' or at==cols: lines,at = [*lines, ''],0
             if c not in '\r\n': lines[-1],at = lines[-1][:at] + c + lines[-1][at+1:],at+1
         return [line.rstrip() for line in lines if line.strip()]
+    test_eq(lines_of('one two\rtwo\nthree four', 6), ['one tw', 'two', 'three', 'four'])
 
     def left_by(do):
         "The lines that a call leaves in a terminal, in which it has shown a bar"
@@ -101,29 +102,11 @@ def test_however_the_runs_end():
         assert '%' in out.getvalue()
         return lines_of(out.getvalue())
 
-    # %% nbs/checks/manners.ipynb #mn-looks
-    learn,snaps = talking(),Snapshots()
-    quietly(learn.fit_sgdr, 2, 1, 1e-2, cbs=snaps)
-    ensemble = SnapshotEnsemble(learn, snaps)
     candidates = {f'candidate {i} with a very long name that does not fit': lambda l: l.fit(1, 1e-2) for i in range(2)}
-    looks = dict(
-        lr_find=lambda: learn.lr_find(show_plot=False), repeats=lambda: learn.lr_find(show_plot=False, watch=False, repeats=2),
-        lr_range_test=lambda: learn.lr_range_test(show_plot=False), compare=lambda: learn.compare(candidates, 2),
-        validate=lambda: ensemble.validate(), get_preds=lambda: ensemble.get_preds())
-    for name,look in looks.items(): test_eq((name, left_by(look)), (name, []))
-    # what fastai's own tta leaves in a terminal, but without the header of a table for each snapshot
-    test_eq(left_by(lambda: ensemble.tta(n=1)), ['Epoch 1/1 :'])
-
-    def search(): learn.lr_search(lambda l,lr: l.fit(4, lr), 2, show_plot=False)
-    with mock.patch('fastprogress.fastprogress.format_time', lambda t: '1:02:03'): left = left_by(search)    # long runs
-    assert left[0].startswith('lr_search: ') and not any('|' in line for line in left)
-
-    # %% nbs/checks/manners.ipynb #mn-pre
-    learn = talking()
-    learn.freeze()
-    def precompute():
+    def search(learn): learn.lr_search(lambda l,lr: l.fit(2, lr), 2, show_plot=False)
+    def precompute(learn):
+        learn.freeze()
         with learn.precomputed(): pass
-    test_eq(left_by(precompute), [])
 
     # %% nbs/checks/manners.ipynb #mn-strikes
     def left_by_failure(do, error):
@@ -139,11 +122,14 @@ def test_however_the_runs_end():
         def after_batch(self):
             self.n -= self.training
             if not self.n: raise KeyboardInterrupt
+    learn = talking('tensors')
     def third_batch(tensors, at, parts):
-        if at > 16: raise KeyboardInterrupt
-    with mock.patch.object(activations, 'put_rows', third_batch): test_eq(left_by_failure(precompute, KeyboardInterrupt), [])
-    for do in (looks['lr_find'], looks['compare'], search):
-        with learn.added_cbs(Strike(5)): test_eq(left_by_failure(do, KeyboardInterrupt), [])
+        if at > 8: raise KeyboardInterrupt
+    with mock.patch.object(activations, 'put_rows', third_batch):
+        test_eq(left_by_failure(lambda: precompute(learn), KeyboardInterrupt), [])
+    learn.unfreeze()
+    for do in (lambda: learn.lr_find(num_it=20), lambda: learn.compare(candidates, 2), lambda: search(learn)):
+        with learn.added_cbs(Strike(3)): test_eq(left_by_failure(do, KeyboardInterrupt), [])
 
     def unknown(): learn.compare(candidates, 1, monitor='speed')
     test_eq(left_by_failure(unknown, ValueError), [])
@@ -214,38 +200,21 @@ def test_silence():
     # %% nbs/checks/manners.ipynb #mn-all
     def everything(learn):
         folder = tempfile.mkdtemp()
-        learn.lr_find_groups(show_plot=False)
+        learn.lr_find_groups(num_it=20, show_plot=False)
         learn.lr_search(lambda l,lr: l.fit(2, lr), show_plot=False)
         learn.fine_tune_discriminative(2, None)
         learn.compare({'Average': lambda l: l.fit(1, cbs=Average())}, 1, keep='best')
         learn.fit(2, 1e-2, cbs=[Average(), Recover(), Mishap(nan_loss, 8, 'after_loss')])
         learn.fit_sgdr(2, 1, 1e-2, cbs=UntilOverfit())
         for _ in range(2): learn.fit(1, cbs=Resume(folder))
-    with terminal() as out, talking().no_bar() as learn, learn.no_logging(): everything(learn)
+    with terminal() as out, talking('tensors').no_bar() as learn, learn.no_logging(): everything(learn)
     test_eq(out.getvalue(), '')
-    with terminal() as out, talking().no_bar() as learn: everything(learn)
+    with terminal() as out, talking('tensors').no_bar() as learn: everything(learn)
     said = Counter(line.split(':')[0] for line in out.getvalue().splitlines() if re.match(r'\w+: ', line))
     test_eq(said, dict(lr_search=2, compare=1, Average=1, Recover=1, UntilOverfit=1, Resume=1))
 
 def test_whole_tables():
     # %% nbs/checks/manners.ipynb #mn-helpers
-    def talking(kind='vision'):
-        "A learner with progress bars and tables, as users have it"
-        learn = learner(kind)
-        learn.logger = print
-        return learn.add_cb(ProgressCallback())
-
-    @contextmanager
-    def terminal():
-        "Show progress as in a terminal of 80 columns, and record it"
-        master,bar = force_console_behavior()
-        with (mock.patch.multiple('fastai.callback.progress', master_bar=master, progress_bar=bar),
-              mock.patch('fastai_lrx.core.messages.progress_bar', bar), mock.patch('fastai_lrx.find.sweep.progress_bar', bar),
-              mock.patch.dict(os.environ, COLUMNS='80', LINES='24'), warnings.catch_warnings(),
-              redirect_stdout(io.StringIO()) as out):
-            warnings.simplefilter('ignore')
-            yield out
-
     def lines_of(text, cols=80):
         "The lines that a terminal shows of what was written to it, where a return overwrites and a long line wraps"
         lines,at = [''],0
@@ -254,47 +223,12 @@ def test_whole_tables():
             elif c=='\n' or at==cols: lines,at = [*lines, ''],0
             if c not in '\r\n': lines[-1],at = lines[-1][:at] + c + lines[-1][at+1:],at+1
         return [line.rstrip() for line in lines if line.strip()]
+    test_eq(lines_of('one two\rtwo\nthree four', 6), ['one tw', 'two', 'three', 'four'])
 
-    def left_by(do):
-        "The lines that a call leaves in a terminal, in which it has shown a bar"
-        with terminal() as out: do()
-        assert '%' in out.getvalue()
-        return lines_of(out.getvalue())
-
-    # %% nbs/checks/manners.ipynb #mn-looks
-    learn,snaps = talking(),Snapshots()
-    quietly(learn.fit_sgdr, 2, 1, 1e-2, cbs=snaps)
-    ensemble = SnapshotEnsemble(learn, snaps)
     candidates = {f'candidate {i} with a very long name that does not fit': lambda l: l.fit(1, 1e-2) for i in range(2)}
-    looks = dict(
-        lr_find=lambda: learn.lr_find(show_plot=False), repeats=lambda: learn.lr_find(show_plot=False, watch=False, repeats=2),
-        lr_range_test=lambda: learn.lr_range_test(show_plot=False), compare=lambda: learn.compare(candidates, 2),
-        validate=lambda: ensemble.validate(), get_preds=lambda: ensemble.get_preds())
-    for name,look in looks.items(): test_eq((name, left_by(look)), (name, []))
-    # what fastai's own tta leaves in a terminal, but without the header of a table for each snapshot
-    test_eq(left_by(lambda: ensemble.tta(n=1)), ['Epoch 1/1 :'])
-
-    def search(): learn.lr_search(lambda l,lr: l.fit(4, lr), 2, show_plot=False)
-    with mock.patch('fastprogress.fastprogress.format_time', lambda t: '1:02:03'): left = left_by(search)    # long runs
-    assert left[0].startswith('lr_search: ') and not any('|' in line for line in left)
-
-    # %% nbs/checks/manners.ipynb #mn-all
-    def everything(learn):
-        folder = tempfile.mkdtemp()
-        learn.lr_find_groups(show_plot=False)
-        learn.lr_search(lambda l,lr: l.fit(2, lr), show_plot=False)
-        learn.fine_tune_discriminative(2, None)
-        learn.compare({'Average': lambda l: l.fit(1, cbs=Average())}, 1, keep='best')
-        learn.fit(2, 1e-2, cbs=[Average(), Recover(), Mishap(nan_loss, 8, 'after_loss')])
-        learn.fit_sgdr(2, 1, 1e-2, cbs=UntilOverfit())
-        for _ in range(2): learn.fit(1, cbs=Resume(folder))
-    with terminal() as out, talking().no_bar() as learn, learn.no_logging(): everything(learn)
-    test_eq(out.getvalue(), '')
-    with terminal() as out, talking().no_bar() as learn: everything(learn)
-    said = Counter(line.split(':')[0] for line in out.getvalue().splitlines() if re.match(r'\w+: ', line))
-    test_eq(said, dict(lr_search=2, compare=1, Average=1, Recover=1, UntilOverfit=1, Resume=1))
 
     # %% nbs/checks/manners.ipynb #mn-wide
+    learn = learner('tensors')
     with learn.dry_run() as plan: learn.fit_sgdr(2, 1, 1e-2)
     for table in (plan, quietly(learn.compare, candidates, 1)):
         with mock.patch.dict(os.environ, COLUMNS='80', LINES='24'), pd.option_context('display.max_columns', 0): text = repr(table)
