@@ -3,14 +3,17 @@ import pytest
 import warnings
 from functools import cache
 import time
+from urllib.request import urlopen
 from fastcore.script import call_parse
 from fastai.vision.all import *
+from huggingface_hub import hf_hub_download, try_to_load_from_cache
+from torchvision.datasets import FashionMNIST
 from fastai_lrx.all import *
 from fastai_lrx.core.plots import new_axes, plot_groups
 from fastcore.test import *
 from fastcore.xtras import working_directory
 from fastai_lrx.demo import *
-from fastai_lrx.demo import digits_dls, run
+from fastai_lrx.demo import digits_dls, example_learner, run
 
 def test_the_data():
     # %% nbs/demo.ipynb #72734db7
@@ -20,6 +23,11 @@ def test_the_data():
     dls.show_batch(max_n=8, nrows=1, figsize=(10, 1.5), cmap='gray_r')
 
 def test_the_recipe():
+    # %% nbs/demo.ipynb #ex-test
+    learn = example_learner(download=False)
+    test_eq(len(learn.opt.param_lists), 4 if learn.dls.c==10 else 3)
+    assert all(not p.requires_grad for p in learn.model[0].parameters() if p.ndim > 1)
+
     # %% nbs/demo.ipynb #411dd0d0
     with tempfile.TemporaryDirectory() as d, working_directory(d):
         recipe = run()

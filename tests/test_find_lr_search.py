@@ -3,11 +3,10 @@ import pytest
 import warnings, fastprogress.fastprogress as fp
 from collections import namedtuple
 import inspect
-from fastprogress.fastprogress import progress_bar
 from fastai.basics import *
 from fastai_lrx.core.args import as_float, short_repr
 from fastai_lrx.core.learner import check_optimizer, default_rate, n_batches
-from fastai_lrx.core.messages import show_progress, warn
+from fastai_lrx.core.messages import progress_over, say, show_progress, warn
 from fastai_lrx.core.plots import add_legend, new_axes
 from fastai_lrx.core.state import as_device
 from fastai_lrx.find.short_fit import loss_before, short_fit

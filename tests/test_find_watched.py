@@ -3,6 +3,7 @@ import pytest
 import warnings, fastprogress.fastprogress as fp
 from fastai.basics import *
 from fastai.callback.schedule import ParamScheduler
+from fastai_lrx.core.messages import say
 from fastai_lrx.core.state import uninterrupted
 from fastai_lrx.find.curves import SweepCurve, diagnose, reasons, refined_span
 from fastai_lrx.find.sweep import LRSweep, copy_to_recorder, run_sweep, sweep_rates

@@ -96,6 +96,7 @@ def test_sessions_that_end():
 
     # %% nbs/howto/kaggle.ipynb #b3c5e505
     again = digits_learner(path=data, model_dir=working/'models')
+    again.logger = print
     with redirect_stdout(io.StringIO()) as said:
         again.fit_sgdr(2, 1, found.lr, cbs=[Resume('run'), Snapshots('cycles'), CSVLogger(working/'history.csv')])
     assert 'is already finished' in said.getvalue()

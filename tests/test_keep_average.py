@@ -7,6 +7,7 @@ from fastai.callback.tracker import SaveModelCallback
 from fastai_lrx.core.args import as_bool, as_float, one_of, short_repr
 from fastai_lrx.core.callbacks import FitCallback, runs_in_sweep
 from fastai_lrx.core.learner import in_fit
+from fastai_lrx.core.messages import say
 from fastai_lrx.core.processes import all_gather
 from fastai_lrx.core.state import as_device, data_and_modes_kept
 from fastai_lrx.core.weights import load_weights, state_of, weights_of

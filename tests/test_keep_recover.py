@@ -8,7 +8,7 @@ from fastai.callback.tracker import TerminateOnNaNCallback
 from fastai_lrx.core.args import as_float, as_int
 from fastai_lrx.core.callbacks import FitCallback
 from fastai_lrx.core.learner import n_batches
-from fastai_lrx.core.messages import warn
+from fastai_lrx.core.messages import say, warn
 from fastai_lrx.core.objects import optimizers
 from fastai_lrx.core.processes import all_gather, rank_and_size
 from fastai_lrx.core.state import as_device, read_scalars, uninterrupted

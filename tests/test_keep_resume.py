@@ -6,7 +6,7 @@ from fastai.basics import *
 from fastai.callback.tracker import TrackerCallback
 from fastai_lrx.core.args import as_bool, as_int
 from fastai_lrx.core.callbacks import FitCallback
-from fastai_lrx.core.messages import warn
+from fastai_lrx.core.messages import say, warn
 from fastai_lrx.core.processes import all_gather
 from fastai_lrx.core.storage import damaged, discard, file_content, folder_of, load_state, try_lock, write_state
 from fastai_lrx.keep.run_state import restore_run_state, run_state, stateful, unsaved_callbacks

@@ -3,11 +3,10 @@ import pytest
 import warnings, fastprogress.fastprogress as fp
 import itertools, math, random, re, time
 from fastai.basics import *
-from fastprogress.fastprogress import progress_bar
 from fastai_lrx.core.args import as_float, as_int, short_repr
 from fastai_lrx.core.callbacks import FitCallback, runs_in_compare, runs_in_sweep
 from fastai_lrx.core.learner import as_metric
-from fastai_lrx.core.messages import show_progress, warn
+from fastai_lrx.core.messages import progress_over, say, show_progress, warn
 from fastai_lrx.core.objects import generators
 from fastai_lrx.core.processes import rank_and_size
 from fastai_lrx.core.state import LearnerState, new_seed, read_scalars

@@ -7,6 +7,7 @@ from fastai.basics import *
 from matplotlib.ticker import LogLocator
 from scipy import stats
 from fastai_lrx.core.args import short_repr
+from fastai_lrx.core.messages import whole
 from fastai_lrx.core.plots import add_legend, stacked_axes
 from fastcore.test import *
 import pickle

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import textwrap
 from fastai.basics import *
 from fastai_lrx.core.args import as_float
+from fastai_lrx.core.messages import whole
 from fastai_lrx.core.plots import add_legend, group_colors, plot_groups, stacked_axes
 from fastcore.test import *
 from fastai_lrx.show.plan import *

@@ -2,11 +2,10 @@
 import pytest
 from contextlib import nullcontext
 from fastai.callback.fp16 import MixedPrecision
-from fastprogress.fastprogress import progress_bar
 import tempfile
 from fastai.basics import *
 from fastai_lrx.core.fingerprint import canonical, fingerprint, in_canonical_form
-from fastai_lrx.core.messages import warn
+from fastai_lrx.core.messages import progress_over, warn
 from fastai_lrx.core.origin import is_user_code
 from fastai_lrx.core.processes import all_gather, rank_and_size
 from fastai_lrx.core.state import data_and_modes_kept

@@ -4,6 +4,7 @@ from fastai.basics import *
 from fastai_lrx.core.args import as_bool, as_float, as_int, as_rates, one_of, short_repr
 from fastai_lrx.core.callbacks import FitCallback
 from fastai_lrx.core.learner import group_rates, n_batches, n_groups as n_groups_of, optimizer_of
+from fastai_lrx.core.messages import say
 from fastai_lrx.spread.freezing import NormFreeze, freeze_groups, frozen_by_hand, record_frozen
 from fastai_lrx.spread.layer_groups import groups_of, module_across_groups, regroup_splitter
 from fastai_lrx.spread.layers import discriminative_lrs, timm_part, timm_split

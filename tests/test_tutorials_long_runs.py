@@ -164,7 +164,7 @@ def test_what_is_stored_and_where():
 
     # %% nbs/tutorials/long_runs.ipynb #1af7798d
     same = toy()
-    with same.no_bar(), same.no_logging(), redirect_stdout(io.StringIO()) as said:
+    with same.no_bar(), redirect_stdout(io.StringIO()) as said:
         same.fit_one_cycle(3, 1e-2, cbs=Resume(resume.folder))
     assert 'is already finished; its result is restored' in said.getvalue()
     test_eq(len(same.recorder.losses), 3*len(same.dls.train))

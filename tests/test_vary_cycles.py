@@ -7,6 +7,7 @@ from fastai.basics import *
 from fastai_lrx.core.args import as_float, as_fraction, as_int, as_rates, short_repr
 from fastai_lrx.core.callbacks import FitCallback, as_callbacks
 from fastai_lrx.core.learner import check_any_trains, check_optimizer, group_rates, n_batches, n_valid
+from fastai_lrx.core.messages import say
 from fastai_lrx.core.state import autocast_kept
 from fastai_lrx.core.weights import load_weights, weights_of
 from fastai_lrx.vary.decays import WarmupStableDecay

@@ -31,10 +31,11 @@ def outlives_freeze(cls):
     return True
 Summing = torch.optim.Adagrad if outlives_freeze(torch.optim.Adagrad) else torch.optim.Adadelta
 
+def no_rows(row): "A logger that shows no table; with `noop` there were no messages, either."
 def quiet(learn):
     "The same learner without progress bars and tables."
     learn.remove_cbs(ProgressCallback)
-    learn.logger = noop
+    learn.logger = no_rows
     return learn
 
 class Jitter(RandTransform):

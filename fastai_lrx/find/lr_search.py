@@ -9,11 +9,10 @@ __all__ = ['LRSearchResult']
 from collections import namedtuple
 import inspect
 
-from fastprogress.fastprogress import progress_bar
 from fastai.basics import *
 from ..core.args import as_float, short_repr
 from ..core.learner import check_optimizer, default_rate, n_batches
-from ..core.messages import show_progress, warn
+from ..core.messages import progress_over, say, show_progress, warn
 from ..core.plots import add_legend, new_axes
 from ..core.state import as_device
 from .short_fit import loss_before, short_fit
@@ -128,11 +127,10 @@ def plot(self:LRSearchResult,
     return fig or ax
 
 # %% ../../nbs/find/lr_search.ipynb #0bc09992
-def report(res:LRSearchResult):
+def report(learn:Learner, res:LRSearchResult):
     "Print what a search found, and warn if it cannot be trusted."
-    if not rank_distrib():
-        print(f"lr_search: {res.lr:.1e} ({res.interval[0]:.0e} to {res.interval[1]:.0e} should do as well), from "
-              f"{len(res.tried)} short fits that cost {res.cost:.2g} of a whole one")
+    say(learn, f"lr_search: {res.lr:.1e} ({res.interval[0]:.0e} to {res.interval[1]:.0e} should do as well), from "
+               f"{len(res.tried)} short fits that cost {res.cost:.2g} of a whole one")
     if res.trust!='ok': warn(f"lr_search: {res.trust}: {search_reasons[res.trust]}")
 
 # %% ../../nbs/find/lr_search.ipynb #69c03c23
@@ -177,17 +175,14 @@ def lr_search(self:Learner,
     check_validation(self, 'learn.lr_search()')
     share,n_fits = plan_search(n_batches(self.dls), budget)
     tried,cost,start = {},0.,None
-    bar = progress_bar(range(n_fits), leave=False) if hasattr(self, 'progress') else None
-    try:
+    with progress_over(self, n_fits) as bar:
         while lr is not None and len(tried) < n_fits:
-            show_progress(bar, len(tried), f'lr_search: lr {lr:.1e}; {cost:.2f} of at most {budget:g} fits')
+            show_progress(bar, len(tried), f'lr {lr:.1e}, {cost:.2f} of at most {budget:g} fits')
             done = short_fit(self, fit, lr, share, device)
             if start is None: start = loss_before(self, done, device)
             tried[lr],cost = done.loss,cost+done.share
             lr = next_rate(tried, start)
-    finally:
-        if bar is not None: bar.on_iter_end()
     res = search_result(tried, start, share, cost)
-    report(res)
+    report(self, res)
     if show_plot and not rank_distrib(): res.plot(new_axes(shown=True)[1])
     return res

@@ -8,6 +8,7 @@ __all__ = ['WatchedSweep', 'sweep_and_refine']
 # %% ../../nbs/find/watched.ipynb #d63769bf
 from fastai.basics import *
 from fastai.callback.schedule import ParamScheduler
+from ..core.messages import say
 from ..core.state import uninterrupted
 from .curves import SweepCurve, diagnose, reasons, refined_span
 from .sweep import LRSweep, copy_to_recorder, run_sweep, sweep_rates
@@ -141,7 +142,6 @@ def sweep_and_refine(learn, rates, sweep:str, stop_div:bool, num_it:int, extend:
     if not extend or why in ('ok','too few batches','not finite','bad batch') or (sweep=='lin' and lo < 0):
         return [first]
     second = rates(3*num_it, span=(lo,hi))
-    if not rank_distrib():
-        learn.logger(f"{caller}: {why}, {reasons[why]}; sweeping again, {3*num_it} batches from {second[0][group]:.1e} "
-                     f"to {second[-1][group]:.1e}")
+    say(learn, f"{caller}: {why}, {reasons[why]}; sweeping again, {3*num_it} batches from {second[0][group]:.1e} to "
+               f"{second[-1][group]:.1e}")
     return [first, sweep_curve(run_sweep(learn, sweep_of(second), seed, device), sweep, group)]

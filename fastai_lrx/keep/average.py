@@ -12,6 +12,7 @@ from fastai.callback.tracker import SaveModelCallback
 from ..core.args import as_bool, as_float, one_of, short_repr
 from ..core.callbacks import FitCallback, runs_in_sweep
 from ..core.learner import in_fit
+from ..core.messages import say
 from ..core.processes import all_gather
 from ..core.state import as_device, data_and_modes_kept
 from ..core.weights import load_weights, state_of, weights_of
@@ -277,7 +278,7 @@ def after_fit(self:Average):
     self.drop_columns()
     if self.is_over: return                                # a finished fit that `Resume` restored
     if self.best is not None: load_weights(get_model(self.model), self.best)
-    if not rank_distrib(): print(f'Average: {self.outcome()}')
+    say(self.learn, f'Average: {self.outcome()}')
     self.best,self.is_over = None,True
 
 @patch

@@ -188,7 +188,7 @@ def tta(self:SnapshotEnsemble,
 )->tuple:
     "Mean predictions with test-time augmentation, and targets; all snapshots get the same augmented views."
     self._check_loader(ds_idx, dl)
-    return self.means(lambda: self.learn.tta(ds_idx, dl, **kwargs), dl)
+    with self.learn.no_logging(): return self.means(lambda: self.learn.tta(ds_idx, dl, **kwargs), dl)
 
 @patch
 def show_results(self:SnapshotEnsemble, ds_idx:int=1, dl=None, max_n:int=9, shuffle:bool=True, **kwargs):

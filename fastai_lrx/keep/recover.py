@@ -14,7 +14,7 @@ from fastai.callback.tracker import TerminateOnNaNCallback
 from ..core.args import as_float, as_int
 from ..core.callbacks import FitCallback
 from ..core.learner import n_batches
-from ..core.messages import warn
+from ..core.messages import say, warn
 from ..core.objects import optimizers
 from ..core.processes import all_gather, rank_and_size
 from ..core.state import as_device, read_scalars, uninterrupted
@@ -242,7 +242,7 @@ def recover(self:Recover, odd:int, why:str):
     then = f'back to the state of {back}, rates now times {self.rate_factor():g}'
     then += f' ({len(self.happened)} of {self.max_times})'
     if ends: then = f'the fit ends after {self.max_times} recoveries, with the last good state, of {back}'
-    if not rank_distrib(): print(f'Recover: epoch {epoch}, batch {batch}: {why}; {then}')
+    say(self.learn, f'Recover: epoch {epoch}, batch {batch}: {why}; {then}')
     if ends: raise CancelFitException
 
 @patch

@@ -12,7 +12,7 @@ from fastai.basics import *
 from fastai.callback.tracker import TrackerCallback
 from ..core.args import as_bool, as_int
 from ..core.callbacks import FitCallback
-from ..core.messages import warn
+from ..core.messages import say, warn
 from ..core.processes import all_gather
 from ..core.storage import damaged, discard, file_content, folder_of, load_state, try_lock, write_state
 from .run_state import restore_run_state, run_state, stateful, unsaved_callbacks
@@ -259,7 +259,6 @@ def report(self:Resume):
         warn(f"name={str(self.folder)!r}: fit {self.number} is already finished, and only the length of its data is "
              "known; if fits differ in their data, as in cross-validation, use a different name for each, such as "
              "f'{name}_fold{i}'")
-    if rank_distrib(): return
     came_to = 'is already finished; its result is restored' if self.finished else (
         f'continues after {self.done} of {self.learn.n_epoch} epochs')
-    print(f"Resume: fit {self.number} of {str(self.folder)!r} {came_to}")
+    say(self.learn, f"Resume: fit {self.number} of {str(self.folder)!r} {came_to}")

@@ -9,11 +9,10 @@ __all__ = []
 import itertools, math, random, re, time
 
 from fastai.basics import *
-from fastprogress.fastprogress import progress_bar
 from ..core.args import as_float, as_int, short_repr
 from ..core.callbacks import FitCallback, runs_in_compare, runs_in_sweep
 from ..core.learner import as_metric
-from ..core.messages import show_progress, warn
+from ..core.messages import progress_over, say, show_progress, warn
 from ..core.objects import generators
 from ..core.processes import rank_and_size
 from ..core.state import LearnerState, new_seed, read_scalars
@@ -172,7 +171,7 @@ def keep_weights(learn:Learner, kept):
     try: load_weights(get_model(learn.model), kept[1])
     except ValueError as e:
         warn(f"keep='best': the weights are unchanged, as the best candidate has changed the model ({e})")
-    else: print(f"compare: the model has the weights of {kept[0].name!r} with seed {kept[0].seed}")
+    else: say(learn, f"compare: the model has the weights of {kept[0].name!r} with seed {kept[0].seed}")
 
 def warn_of(runs:list, name:str):
     "Warn about failures and remarks in the `runs` of a candidate."
@@ -208,23 +207,21 @@ def compare(self:Learner,
     # seed by seed, so that the runs before a Ctrl-C can be compared
     todo = list(itertools.product(seeds, candidates))
     state,kept,res = LearnerState(self),{},None
-    bar = progress_bar(range(len(todo)), leave=False) if hasattr(self, 'progress') else None
     try:
-        prepare_run(self, state, metrics)
-        start = validated(self)
-        check_measured(monitor, start)
-        res = Comparison(list(candidates), monitor, lower, start, target)
-        for i,(seed,name) in enumerate(todo):
-            show_progress(bar, i, f'{name}, seed {seed}')
-            run = run_once(self, state, name, candidates[name], seed, metrics, monitor)
-            if keep and is_best_so_far(res, run): kept[name] = run,weights_of(get_model(self.model))
-            res.runs.append(run)
+        with progress_over(self, len(todo)) as bar:
+            prepare_run(self, state, metrics)
+            start = validated(self)
+            check_measured(monitor, start)
+            res = Comparison(list(candidates), monitor, lower, start, target)
+            for i,(seed,name) in enumerate(todo):
+                show_progress(bar, i, f'seed {seed}, {name}')
+                run = run_once(self, state, name, candidates[name], seed, metrics, monitor)
+                if keep and is_best_so_far(res, run): kept[name] = run,weights_of(get_model(self.model))
+                res.runs.append(run)
     except KeyboardInterrupt:
         if res is None or not res.runs: raise
         warn(f"learn.compare(): interrupted after {len(res.runs)} of {len(todo)} runs; the result contains these")
-    finally:
-        state.restore()
-        if bar is not None: bar.on_iter_end()
+    finally: state.restore()
     for name in candidates: warn_of([run for run in res.runs if run.name==name], name)
     if keep: keep_weights(self, kept.get(res.best))
     return res

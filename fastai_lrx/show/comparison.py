@@ -13,6 +13,7 @@ from fastai.basics import *
 from matplotlib.ticker import LogLocator
 from scipy import stats
 from ..core.args import short_repr
+from ..core.messages import whole
 from ..core.plots import add_legend, stacked_axes
 
 # %% ../../nbs/show/comparison.ipynb #7974aa04
@@ -80,7 +81,7 @@ class Comparison:
         at_end = dict(epoch=run.epochs[-1] if run.epochs else 0.) | run.final
         return min([*run.curve, at_end], key=lambda o: self.rank(o.get(self.monitor)))
 
-    def __repr__(self): return repr(readable(self.table()))
+    def __repr__(self): return whole(readable(self.table()))
     def _repr_html_(self): return readable(self.table())._repr_html_()
 
 # %% ../../nbs/show/comparison.ipynb #b3694f39

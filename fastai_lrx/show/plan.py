@@ -11,6 +11,7 @@ import textwrap
 
 from fastai.basics import *
 from ..core.args import as_float
+from ..core.messages import whole
 from ..core.plots import add_legend, group_colors, plot_groups, stacked_axes
 
 # %% ../../nbs/show/plan.ipynb #cb706eb5
@@ -130,7 +131,7 @@ class Plan:
         self.doubts = [] # what looks unintended, one sentence each
 
     def __len__(self): return sum(map(len, self.fits))
-    def __repr__(self): return repr(self.summary()) if self.fits else 'Plan without fits'
+    def __repr__(self): return whole(self.summary()) if self.fits else 'Plan without fits'
     def _repr_html_(self): return self.summary()._repr_html_() if self.fits else repr(self)
 
     def to_frame(self)->pd.DataFrame:

@@ -8,12 +8,11 @@ __all__ = ['kept_rows']
 # %% ../../nbs/spread/activations.ipynb #900baecf
 from contextlib import nullcontext
 from fastai.callback.fp16 import MixedPrecision
-from fastprogress.fastprogress import progress_bar
 import tempfile
 
 from fastai.basics import *
 from ..core.fingerprint import canonical, fingerprint, in_canonical_form
-from ..core.messages import warn
+from ..core.messages import progress_over, warn
 from ..core.origin import is_user_code
 from ..core.processes import all_gather, rank_and_size
 from ..core.state import data_and_modes_kept
@@ -167,11 +166,12 @@ def fill_view(self:RowsMaker, dl, augmented:bool, tensors:list, start:int, bar):
 @patch
 def fill(self:RowsMaker, tensors:dict):
     "Compute all rows into `tensors`, named as in `specs`; the processes take turns by batch."
-    batches = range(sum(n_views*len(in_order(dl)) for (_,n_views,_),(dl,_) in zip(self.forms, self.loaders)))
-    bar = iter(progress_bar(batches, leave=False) if hasattr(self.learn, 'progress') else batches)
-    for (dl,augmented),rows in zip(self.loaders, self.rows(tensors)):
-        for view in range(rows.n_views): self.fill_view(dl, augmented, rows.tensors, view*rows.n, bar)
-    next(bar, None)
+    n = sum(n_views*len(in_order(dl)) for (_,n_views,_),(dl,_) in zip(self.forms, self.loaders))
+    with progress_over(self.learn, n) as bar:
+        steps = iter(range(n) if bar is None else bar)
+        for (dl,augmented),rows in zip(self.loaders, self.rows(tensors)):
+            for view in range(rows.n_views): self.fill_view(dl, augmented, rows.tensors, view*rows.n, steps)
+        next(steps, None)
 
 # %% ../../nbs/spread/activations.ipynb #a8970ddf
 @canonical.register

@@ -10,6 +10,7 @@ from fastai.basics import *
 from ..core.args import as_bool, as_float, as_int, as_rates, one_of, short_repr
 from ..core.callbacks import FitCallback
 from ..core.learner import group_rates, n_batches, n_groups as n_groups_of, optimizer_of
+from ..core.messages import say
 from .freezing import NormFreeze, freeze_groups, frozen_by_hand, record_frozen
 from .layer_groups import groups_of, module_across_groups, regroup_splitter
 from .layers import discriminative_lrs, timm_part, timm_split
@@ -198,14 +199,13 @@ def freeze_body(learn:Learner, n:int, regroup:bool=False, reset_opt:bool=False):
     freeze_groups(learn, n-1)
 
 def rate_by_search(learn:Learner, cbs:list, epochs:int, **kwargs)->float:
-    """Print and return the rate that `lr_search` finds for these arguments; ValueError if it finds none.
+    """The rate that `lr_search` finds for these arguments; ValueError if it finds none.
 
     Costs half a fit, or a little more if an epoch has few batches. Leaves the learner unchanged."""
     def planned(learn, lr): learn.fine_tune_discriminative(epochs, lr, **kwargs)
     budget = max(0.5, 3/n_batches(learn.dls))
     with learn.added_cbs(cbs): found = learn.lr_search(planned, budget, show_plot=False)
     if not np.isfinite(found.lr): raise ValueError("base_lr=None: lr_search found no rate; pass one")
-    print(f"fine_tune_discriminative: base_lr={found.lr:.1e}")
     return found.lr
 
 # %% ../../nbs/spread/fine_tune.ipynb #10915225
@@ -252,7 +252,7 @@ def regroup_into(learn:Learner, n:int, verbose:bool):
     "Regroup the model into `n` layer groups; print a line if `verbose`."
     n_before = n_groups_of(learn)
     learn.regroup(n)
-    if verbose: print(f"fine_tune_discriminative: the model had {n_before} layer groups and now has {n}")
+    if verbose: say(learn, f"fine_tune_discriminative: the model had {n_before} layer groups and now has {n}")
 
 # %% ../../nbs/spread/fine_tune.ipynb #a5194087
 def check_callbacks(cbs:list):

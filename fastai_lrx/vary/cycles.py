@@ -13,6 +13,7 @@ from fastai.basics import *
 from ..core.args import as_float, as_fraction, as_int, as_rates, short_repr
 from ..core.callbacks import FitCallback, as_callbacks
 from ..core.learner import check_any_trains, check_optimizer, group_rates, n_batches, n_valid
+from ..core.messages import say
 from ..core.state import autocast_kept
 from ..core.weights import load_weights, weights_of
 from .decays import WarmupStableDecay
@@ -240,7 +241,7 @@ class UntilOverfit(FitCallback):
         if self.n_recorded is None: return
         won = ' no cycle had a validation loss, so the weights are unchanged'
         if self.weights is not None: won = self.restore_best()
-        if not rank_distrib(): print(f'UntilOverfit:{self.end}{won}')
+        say(self.learn, f'UntilOverfit:{self.end}{won}')
         self.n_recorded = None
 
 # %% ../../nbs/vary/cycles.ipynb #0d868a2c
