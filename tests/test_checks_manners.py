@@ -125,7 +125,7 @@ def test_however_the_runs_end():
     learn = talking('tensors')
     def third_batch(tensors, at, parts):
         if at > 8: raise KeyboardInterrupt
-    with mock.patch.object(activations, 'put_rows', third_batch):
+    with mock.patch.object(activations, 'copy_rows', third_batch):
         test_eq(left_by_failure(lambda: precompute(learn), KeyboardInterrupt), [])
     learn.unfreeze()
     for do in (lambda: learn.lr_find(num_it=20), lambda: learn.compare(candidates, 2), lambda: search(learn)):
