@@ -143,7 +143,7 @@ def test_lr_find_as_a_whole():
         assert len({tuple(curves[0].losses) for curves in res.sweeps})==3, 'repetitions see other batches'
         for k,(low,high) in res.spread.items():
             test_eq((low, float(getattr(res, k)), high),
-                    tuple(f([float(o) for o in res.answers[k]]) for f in (min, np.median, max)))
+                    tuple(f([float(o) for o in res.all_lrs[k]]) for f in (min, np.median, max)))
         test_eq(pickle.loads(pickle.dumps(res)).spread, res.spread)
         assert 'highest' in res._repr_html_()
 

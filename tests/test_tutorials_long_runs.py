@@ -120,7 +120,7 @@ print(fingerprint(learn.model, [float(o) for o in learn.recorder.losses], [list(
     ax.plot(log.epoch[4:], log.valid_loss[4:], 's', label='second process')
     ax.axvline(3.5, color='C3', ls=':', lw=1)
     ax.annotate('SIGKILL', (3.5, log.valid_loss.max()), color='C3', xytext=(6, -4), textcoords='offset points')
-    ax.set(xlabel='epoch', ylabel='validation loss', title='The second process goes on where the first was killed')
+    ax.set(xlabel='epoch', ylabel='validation loss', title='The second process continues where the first was killed')
     ax.legend(frameon=False, fontsize='small', loc='lower left')
     fig
 

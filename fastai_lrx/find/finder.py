@@ -58,7 +58,7 @@ def apply_rule(func, curve:SweepCurve)->float:
     return res[0] if isinstance(res, tuple) else res
 
 # %% ../../nbs/find/finder.ipynb #8a863da5
-_taken = {'curve','sweeps','answers','trust','spread','plot','to_frame','count','index'}   # the result's own attributes
+_taken = {'curve','sweeps','all_lrs','trust','spread','plot','to_frame','count','index'}   # the result's own attributes
 
 def field_names(funcs)->list:
     "A valid, unique field name for each suggestion function, including partials, lambdas and names."
@@ -101,10 +101,10 @@ def suggested_rate(rule:Rule, curves:list):
         raise TypeError(f"suggest_funcs: {rule.name} returned {short_repr(lr)}; it must return a rate") from None
     return lr
 
-def median_rate(answers:list):
-    "The answer if there is only one, otherwise the median of those that are not NaN."
-    if len(answers)==1: return answers[0]
-    numbers = [float(lr) for lr in answers if not np.isnan(float(lr))]
+def median_rate(lrs:list):
+    "The rate if there is only one, otherwise the median of those that are not NaN."
+    if len(lrs)==1: return lrs[0]
+    numbers = [float(lr) for lr in lrs if not np.isnan(float(lr))]
     return float(np.median(numbers)) if numbers else np.nan
 
 # %% ../../nbs/find/finder.ipynb #cae3c203
@@ -113,7 +113,7 @@ class LRFindResult:
 
     `sweeps` holds a list of curves for each repetition: that of its sweep and, if there was one, of the second, longer
     sweep. `curve` is the last of the first repetition, from which `lr` was read. `trust` is 'ok' or the reason why
-    not. `spread` has the lowest and highest answer of each field."""
+    not. `spread` has the lowest and highest suggestion of each field."""
     sweeps = ()
     def __float__(self):
         "The first field, so that the result can be passed wherever a rate is expected."
@@ -129,20 +129,20 @@ class LRFindResult:
         return 'ok' if 2*whys.count('ok') > len(whys) else max((w for w in whys if w!='ok'), key=whys.count)
     @property
     def spread(self)->dict:
-        "The lowest and highest answer of each field over the repetitions."
-        return {k: (min(v), max(v)) for k,v in self.answers.items()}
-    def _replace(self, **lrs): return suggested_lrs(self._fields, super()._replace(**lrs), self.sweeps, self.answers)
-    def __reduce__(self): return suggested_lrs, (self._fields, tuple(self), self.sweeps, self.answers)
+        "The lowest and highest suggestion of each field over the repetitions."
+        return {k: (min(v), max(v)) for k,v in self.all_lrs.items()}
+    def _replace(self, **lrs): return suggested_lrs(self._fields, super()._replace(**lrs), self.sweeps, self.all_lrs)
+    def __reduce__(self): return suggested_lrs, (self._fields, tuple(self), self.sweeps, self.all_lrs)
     def __repr__(self):
         rates = ', '.join(f'{k}={float(v):.3g}' for k,v in zip(self._fields, self))
         return f"SuggestedLRs({rates}{'' if self.trust=='ok' else f', trust={self.trust!r}'})"
 
 # %% ../../nbs/find/finder.ipynb #8b853af6
-def suggested_lrs(fields, lrs, sweeps:list, answers:dict=None)->tuple:
-    "An `LRFindResult` with these fields, the curves of all sweeps, and each field's answers over the repetitions."
+def suggested_lrs(fields, lrs, sweeps:list, all_lrs:dict=None)->tuple:
+    "An `LRFindResult` with these fields, the curves of all sweeps, and each field's suggestions over the repetitions."
     cls = type('SuggestedLRs', (LRFindResult, namedtuple('SuggestedLRs', fields)), {})
     res = cls(*lrs)
-    res.sweeps,res.answers = sweeps,answers or {k: [lr] for k,lr in zip(fields, lrs)}
+    res.sweeps,res.all_lrs = sweeps,all_lrs or {k: [lr] for k,lr in zip(fields, lrs)}
     return res
 
 # %% ../../nbs/find/finder.ipynb #79969226
@@ -258,9 +258,9 @@ def lr_find(self:Learner,
     sweeps = [sweep_and_refine(self, rates, sweep, stop_div, num_it, extend and ours, seed, to_recorder=seed is None,
                                device=device, watch=watched)
               for seed in [None, *other_seeds(repeats-1)]]
-    answers = {rule.name: [suggested_rate(rule, curves) for curves in sweeps] for rule in rules}
-    lrs = {name: median_rate(o) for name,o in answers.items()}
-    res = suggested_lrs(list(lrs), lrs.values(), sweeps, answers)
+    all_lrs = {rule.name: [suggested_rate(rule, curves) for curves in sweeps] for rule in rules}
+    lrs = {name: median_rate(o) for name,o in all_lrs.items()}
+    res = suggested_lrs(list(lrs), lrs.values(), sweeps, all_lrs)
     warn_of_rates(res, rules, suggest_funcs, num_it)
     if show_plot and not rank_distrib(): res.plot(new_axes(shown=True)[1])
     if suggest_funcs is not None: return res
