@@ -1,7 +1,7 @@
 """Do cycles, snapshot ensembles and averages pay? Speed compared with a fixed rate, test errors with single models.
 
 Protocol, fixed before these results:
-- Tasks: digits with 40 % of their training labels wrong (a perceptron with SGD, a CNN with Adam), and colored shapes in
+- Tasks: digits with 40% of their training labels wrong (a perceptron with SGD, a CNN with Adam), and colored shapes in
   noise (a CNN with SGD, a CNN with Adam). 600 or 1000 items to train on, a validation set on which accuracy is measured
   after every epoch, and a test set; both have the right labels.
 - Every schedule trains for 15 epochs: a fixed rate; steps (a tenth after 8 and after 12 epochs); linear to zero; WSD

@@ -1,7 +1,7 @@
 """What `lr_find` costs in time and in bytes written, compared with the training steps alone and with stock fastai.
 
 Protocol: every comparison is paired in one process: the parts run in turn, after one round to warm up. We report the
-median of the ratios and the interval that covers the median with 90 % confidence (order statistics, or the whole range
+median of the ratios and the interval that covers the median with 90% confidence (order statistics, or the whole range
 where rounds are few). Stock's `lr_find` runs from its own parts (`fit` with its LRFinder callback), because our import
 replaces the method. Only `valley` is asked for, which reads no watched items, so nothing is watched."""
 import statistics, subprocess, sys, tempfile, time, warnings
@@ -117,7 +117,7 @@ def report(res):
         picture('find', "Time of a sweep, ours and stock's, as a multiple of its training steps, and megabytes "
                         'written, for resnet50 and a tiny perceptron'),
         f"A sweep of ours takes {median(b, 'ours_over_stock')} times as long as stock's on resnet50, within the noise, "
-        f"and {median(t, 'ours_over_stock')} times on the tiny model. Ratios are medians (90 % interval, or the whole "
+        f"and {median(t, 'ours_over_stock')} times on the tiny model. Ratios are medians (90% interval, or the whole "
         "range "
         'where rounds are few; number of rounds).',
         table(['', 'resnet50 (timm), 25.6M parameters, 32 px, batch 4', 'tiny MLP, batch 64'], rows),

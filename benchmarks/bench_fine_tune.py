@@ -50,10 +50,13 @@ def lp_ft(learn, lr):
     learn.fit_one_cycle(1, lr)
     learn.unfreeze()
     learn.fit_one_cycle(epochs-1, lr/10)
+def head_only(learn, lr):
+    with learn.precomputed(): learn.fit_one_cycle(epochs, lr)
 def searched(learn, lr): learn.fine_tune_discriminative(epochs, None)
 def averaged(learn, lr): learn.fine_tune_discriminative(epochs, lr, cbs=Average())
 at_one_rate = {'base_lr=None': searched, 'averaged': averaged}
-ways = {'ours': ours, **at_one_rate, 'stock': stock, 'LP-FT': lp_ft, 'full': full, 'one rate': partial(full, div=1)}
+ways = {'ours': ours, **at_one_rate, 'stock': stock, 'LP-FT': lp_ft, 'full': full, 'one rate': partial(full, div=1),
+        'head only': head_only}
 
 class EpochTimes(Callback):
     def before_fit(self): self.times = getattr(self, 'times', [])
@@ -63,7 +66,7 @@ class EpochTimes(Callback):
 def cell(task, way, lr, seed):
     "The error that a way at a rate leads to."
     torch.set_num_threads(1)
-    learn = make(task, seed, n_groups=2 if way in ('stock', 'LP-FT') else 4)
+    learn = make(task, seed, n_groups=2 if way in ('stock', 'LP-FT', 'head only') else 4)
     clock = EpochTimes()
     with contextlib.redirect_stdout(io.StringIO()), learn.added_cbs(clock): ways[way](learn, lr)
     return dict(task=task, way=way, lr=lr, seed=seed, error=error(learn), epoch_seconds=clock.times)

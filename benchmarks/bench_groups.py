@@ -125,7 +125,7 @@ def report(res):
         f"Without BatchNorm in training, a frozen epoch is {cost['stock_over_ours']['median']:.1f} times faster and "
         f"keeps {kept['ours']/1e6:.1f} MB instead of {kept['stock']/1e6:.0f} for the backward pass; with fastai's "
         f"`BnFreeze` it is {cost['stock_over_bn_freeze']['median']:.1f} times faster. timm's resnet18, 96 px, batches "
-        "of 32, body frozen, head trained; median of the paired ratios with its 90 % interval.",
+        "of 32, body frozen, head trained; median of the paired ratios with its 90% interval.",
         table(['', 'seconds an epoch', 'stock / this', 'kept for the backward pass of a batch'],
               [[name, f'{seconds[k]:.2f}', '1' if k == 'stock' else show(cost[f'stock_over_{k}']),
                 f'{kept[k]/1e6:.1f} MB'] for k,name in learners.items()]),

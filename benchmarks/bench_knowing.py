@@ -153,7 +153,7 @@ def summary(judged, answers, names):
 notes = """Seeds of a task disagree, so a much lower regret is hardly possible: a grid of eleven whole fits with one
 seed has one too ("whole fits at 11 rates, own seed"). Watching helps `lr_find` on the tasks used for design and
 not on the held-out ones. A constant is good on the tasks it was chosen on and far off elsewhere. One held-out task with
-wrong labels gains 2 % at one rate and next to nothing at the others; most of the worst cases are on it. The rule of
+wrong labels gains 2% at one rate and next to nothing at the others; most of the worst cases are on it. The rule of
 `lr` was changed once after the held-out tasks had been looked at: watched losses count until they are a quarter above
 their start (one task had a suggestion of 1e-1), and the watched items are drawn with a fixed seed. Its mean regret on
 the held-out tasks was 0.174 before the change.""".replace('\n', ' ')

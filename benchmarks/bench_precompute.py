@@ -115,7 +115,7 @@ def report(res):
                               'pass; three networks'),
         f"The pass that fills costs {span(medians('filling_over_forward'), '.2f')} forward passes, so `precomputed()` "
         "pays "
-        'from the first epoch on, and more with each further one. Ratios are medians (90 % interval, or the whole '
+        'from the first epoch on, and more with each further one. Ratios are medians (90% interval, or the whole '
         'range where rounds are few; number of rounds).',
         table(['', *times], rows),
         f"Activations may exceed the memory: while {m['filled_bytes']/2**30:.1f} GiB of them are filled, anonymous "

@@ -7,7 +7,7 @@ Protocol, fixed before any rule was tried:
   linear between the rates, over log lr. Outside the grid L is constant.
 - Regret of a rate: (L(lr) - lowest L) / (L without training - lowest L), from 0, the best rate, to 1, no better than no
   training. No suggestion counts as 1.
-- Distance: how far a rate is, in powers of ten, from the nearest one with L within 5 % of the lowest.
+- Distance: how far a rate is, in powers of ten, from the nearest one with L within 5% of the lowest.
 - Spread: the largest over the smallest suggestion of 8 seeds (weights and order of batches).
 - The rules of other libraries read the same first sweep as ours: fastai's four, through `lr_find`, as in stock;
   Lightning's (steepest descent of the smoothed loss, over batches in version 2.5, over the rate in 2.6; without the

@@ -37,7 +37,7 @@ def paired(parts:dict, rounds:int, timed=timed):
     return seconds
 
 def ratio(a, b):
-    "Median of the paired ratios a/b with its 90 % interval (the whole range where rounds are few)."
+    "Median of the paired ratios a/b with its 90% interval (the whole range where rounds are few)."
     rs = sorted(x/y for x,y in zip(a, b))
     n,k = len(rs), int(binom.ppf(0.05, len(rs), 0.5))
     return dict(median=statistics.median(rs), low=rs[max(k-1, 0)], high=rs[min(n-k, n-1)], rounds=n)

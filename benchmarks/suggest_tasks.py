@@ -30,7 +30,7 @@ def digits(classes=range(10)):
     return split((d.images[keep, None]/8-1).astype(np.float32), d.target[keep]-min(classes))
 
 def noisy_digits():
-    "Digits, 40 % of the training labels wrong."
+    "Digits, 40% of the training labels wrong."
     (x,y),valid = digits()
     rng = np.random.default_rng(1)
     wrong = torch.as_tensor(rng.random(len(y)) < 0.4)

@@ -50,10 +50,10 @@ def digits_dls(
 
 # %% ../nbs/demo.ipynb #ex-dls
 def clothes_dls(
-    n:int=240, # pictures to train on
-    n_valid:int=480, # pictures to validate with
+    n:int=1000, # pictures to train on
+    n_valid:int=500, # pictures to validate with
     size:int=64, # pictures are enlarged to this size
-    bs:int=16, # batch size
+    bs:int=32, # batch size
     seed:int=0, # which pictures are drawn
     download:bool=True # download the pictures if this machine doesn't have them
 )->DataLoaders:
@@ -65,9 +65,11 @@ def clothes_dls(
         urlopen(FashionMNIST.mirrors[0]+FashionMNIST.resources[1][0], timeout=10).close()   # torchvision has no timeout
         clothes = FashionMNIST(folder, download=True)
     drawn = np.random.default_rng(seed).permutation(len(clothes))[:n+n_valid].tolist()
-    block = DataBlock((ImageBlock, CategoryBlock), get_x=lambda i: PILImage.create(clothes.data[i].numpy()),
-                      get_y=lambda i: clothes.classes[clothes.targets[i]], splitter=IndexSplitter(range(n, n+n_valid)),
-                      item_tfms=Resize(size), batch_tfms=aug_transforms(max_rotate=5, max_warp=0))
+    def picture(i): return PILImage.create(np.stack([clothes.data[i]]*3, -1))
+    def kind(i): return clothes.classes[clothes.targets[i]]
+    block = DataBlock((ImageBlock, CategoryBlock), get_x=picture, get_y=kind,
+                      splitter=IndexSplitter(range(n, n+n_valid)), item_tfms=Resize(size),
+                      batch_tfms=aug_transforms(max_rotate=5, max_warp=0))
     return block.dataloaders(drawn, bs=bs, num_workers=0)
 
 # %% ../nbs/demo.ipynb #26359bbf

@@ -67,7 +67,7 @@ def test_the_best_single_answer():
     test_close(curve.smooth()[1], truth[:curve.n_usable], eps=0.15)
 
     # %% nbs/find/curves.ipynb #e3190c9e
-    marks = {'halfway': halfway(curve), 'lowest': lowest(curve), '80 % of the drop': by_drop(curve, 0.8)}
+    marks = {'halfway': halfway(curve), 'lowest': lowest(curve), '80% of the drop': by_drop(curve, 0.8)}
     fig,ax = new_axes()
     plot_sweep(ax, curve.lrs, curve.losses, curve.smooth(), {k: (lr, curve.loss_at(lr)) for k,lr in marks.items()})
     ax.set_title(f'Halfway between the two marks: {halfway(curve):.2g}');

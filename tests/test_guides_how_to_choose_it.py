@@ -57,7 +57,7 @@ def test_how_the_answer_is_read_off():
     # %% nbs/guides/how_to_choose_it.ipynb #4222f783
     fig,ax = new_axes()
     ax.plot(*curve.smooth(), lw=1.8)
-    for lr,name,color,shift,side in (eighty, '80 % of the way', '0.4', (-10, -4), 'right'), (low, 'lowest', '0.4', (8, -12),
+    for lr,name,color,shift,side in (eighty, '80% of the way', '0.4', (-10, -4), 'right'), (low, 'lowest', '0.4', (8, -12),
         'left'), (halfway(curve), 'halfway', 'C3', (-8, -12), 'right'):
         ax.plot(lr, curve.loss_at(lr), 'o', color=color, ms=8)
         ax.annotate(name, (lr, curve.loss_at(lr)), shift, textcoords='offset points', ha=side)

@@ -3,16 +3,16 @@ import pytest
 import warnings, fastprogress.fastprogress as fp
 from fastai.vision.all import *
 from fastai_lrx.all import *
-from fastai_lrx.demo import digits_dls
+from fastai_lrx.demo import example_learner
 
 def test_three_minutes():
+    # %% nbs/index.ipynb #tour-offline
+    example_learner = partial(example_learner, download=False)   # tests download nothing
+
     # %% nbs/index.ipynb #fcc6b56e
-    set_seed(1)
-    dls = digits_dls(size=16, bs=32)
-    def network():
-        return nn.Sequential(ConvLayer(1, 16), ConvLayer(16, 32, stride=2), ConvLayer(32, 64, stride=2),
-                             nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(64, 10))
-    learn = Learner(dls, network(), loss_func=CrossEntropyLossFlat(), metrics=accuracy)
+    set_seed(0)
+    learn = example_learner()
+    learn.dls.show_batch(max_n=8, nrows=1, figsize=(12, 1.8))
 
     # %% nbs/index.ipynb #90e083a8
     found = learn.lr_find()
@@ -20,35 +20,30 @@ def test_three_minutes():
 
     # %% nbs/index.ipynb #bb10be7a
     snaps = Snapshots()
-    learn.fit_sgdr(3, 1, lr_max=found.lr, moms=(0.95, 0.85), cbs=snaps)
+    with learn.precomputed(): learn.fit_sgdr(3, 1, found.lr, cycle_mult=1, cbs=snaps)
 
     # %% nbs/index.ipynb #9c59aa4e
     learn.recorder.plot_cycles()
 
     # %% nbs/index.ipynb #0258b890
-    learn.validate(), SnapshotEnsemble(learn, snaps, last=2).validate()
-
-    # %% nbs/index.ipynb #bea7f3b9
-    schedule = Triangular(3, lr_max=[1e-3, 1e-2], lr_min=[1e-4, 1e-3], mode='triangular2')
-    schedule.plot()
-
-    # %% nbs/index.ipynb #38839226
-    assert learn.validate()[1] > 0.9
+    learn.validate(), SnapshotEnsemble(learn, snaps).validate()
 
     # %% nbs/index.ipynb #f96a46d3
-    body,head = learn.model[:3],learn.model[3:]
-    learn = Learner(dls, nn.Sequential(body[:2], body[2:], head), loss_func=CrossEntropyLossFlat(), metrics=accuracy,
-                    splitter=lambda m: [params(o) for o in m])
-    with learn.dry_run() as plan: learn.fine_tune_discriminative(5, 1e-2, 1, div=2.6, unfreeze='gradual')
+    learn = example_learner()
+    with learn.dry_run() as plan: learn.fine_tune_discriminative(5)
     plan.plot()
 
-    # %% nbs/index.ipynb #b6685577
-    learn = Learner(dls, network(), loss_func=CrossEntropyLossFlat(), metrics=accuracy)
-    res = learn.compare({'fixed': lambda l: l.fit(3, found.lr), 'SGDR': lambda l: l.fit_sgdr(2, 1, found.lr)})
-    res.plot()
+    # %% nbs/index.ipynb #tour-ft
+    learn.fine_tune_discriminative(5, cbs=Average())
 
-    # %% nbs/index.ipynb #af35321c
-    learn = Learner(dls, nn.Sequential(body, head), loss_func=CrossEntropyLossFlat(), metrics=accuracy,
-                    splitter=lambda m: [params(m[0]), params(m[1])])
-    learn.freeze()
-    with learn.precomputed(): learn.fit_sgdr(2, 1, 1e-2)
+    # %% nbs/index.ipynb #tour-res
+    with learn.no_bar(): learn.show_results(max_n=8, nrows=1, figsize=(12, 2))
+
+    # %% nbs/index.ipynb #tour-check
+    if learn.dls.c==10: assert learn.validate()[1] > 0.78
+
+    # %% nbs/index.ipynb #b6685577
+    learn = example_learner()
+    with learn.precomputed():
+        res = learn.compare({'fixed': lambda l: l.fit(3, found.lr), 'one-cycle': lambda l: l.fit_one_cycle(3, found.lr)})
+    res.plot()

@@ -36,6 +36,7 @@ favicon = ('<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 32 32"><path d=
            'fill="none" stroke="#1f77b4" stroke-width="4" stroke-linejoin="round"/></svg>')
 css = """
 img { background: white; border-radius: 4px; max-width: min(100%, 42rem); }
+img.wide { max-width: 100%; }
 @media (max-width: 46em) {
   table.docutils td { padding: .25em .4em; }
   table.docutils td code, table.docutils td code .pre { white-space: normal; overflow-wrap: anywhere; }
@@ -74,9 +75,13 @@ files = {module.rpartition('.')[2]: '/'.join(module.split('.')) + '.py' for modu
 
 def page_name(path): return Path(path).stem
 
+def light_dark(alt, light, dark):
+    "Furo shows one of them, by theme."
+    return f'![{alt}]({light}){{.only-light .wide}}\n\n![{alt}]({dark}){{.only-dark .wide}}'
+
 def page(path, images):
     "A processed notebook as a page."
-    text = notebook_md(path, images/page_name(path), f'images/{page_name(path)}')
+    text = notebook_md(path, images/page_name(path), f'images/{page_name(path)}', light_dark)
     text = re.sub(r'<!-- WARNING.*?-->\s*', '', text)
     text = re.sub(r'\A# .*\n', '', text)
     description = front_matter(path).get('description')

@@ -29,10 +29,13 @@ def draw(found, lrs, learn)->str:
     fig,axes = new_axes(1, 3, size=(3.6, 3.1))
     found.plot(axes[0]).set_title(f'find: lr_find() suggests {found.lr:.1g}')
     plot_groups(axes[1], lrs).set_title('spread: a rate for each layer')
+    if mpl.rcParams['axes.facecolor'] != 'white':                  # dark lines would be lost
+        for line,v in zip(axes[1].lines, np.linspace(0.3, 1, len(lrs[0]))): line.set_color(mpl.colormaps['viridis'](v))
     learn.recorder.plot_cycles(axes[2]).set_title('vary, keep: a model from each cycle')
     handles,labels = axes[1].get_legend_handles_labels()
     add_legend(axes[1], handles=[handles[0], handles[-1]], labels=[labels[0], labels[-1]])
-    for ax in axes:
+    for ax,loc in zip(axes, ('upper left', 'upper right', 'upper right')):
+        ax.get_legend().set_loc(loc)
         ax.title.set_fontsize('medium')
         ax.set_ylim(top=ax.get_ylim()[0] + 1.25*np.ptp(ax.get_ylim()))     # room for the legend
         for text in ax.get_legend().get_texts(): text.set_fontsize('x-small')

@@ -4,16 +4,16 @@ from pathlib import Path
 
 from nbdev.process import NBProcessor
 
-def outputs_md(cell, image, before=''):
+def outputs_md(cell, image, before='', light_dark=None):
     """The stored outputs of a code cell as Markdown.
 
-    `image(png, n)` stores picture `n` of the cell and returns its address, `before` is the text above it."""
-    res = []
+    `image(png, n)` stores picture `n` of the cell and returns its address, `before` is the text above it;
+    `light_dark(alt, light, dark)` is the markup of the two pictures of a cell with the line `#| light-dark`."""
+    res,alt = [],alt_text(cell.source, before)
     for n,o in enumerate(cell.get('outputs', [])):
         data = o.get('data', {})
         text = lambda k: ''.join(data[k])
-        if 'image/png' in data:
-            res.append(f'![{alt_text(cell.source, before)}]({image(base64.b64decode(text("image/png")), n)})')
+        if 'image/png' in data: res.append(f'![{alt}]({image(base64.b64decode(text("image/png")), n)})')
         elif 'text/markdown' in data: res.append(text('text/markdown'))
         elif 'text/html' in data: res.append(re.sub(r'<style.*?</style>', '', text('text/html'), flags=re.S))
         else:
@@ -21,6 +21,7 @@ def outputs_md(cell, image, before=''):
             else:                    plain = '' if o.get('name')=='stderr' else ''.join(o.get('text', []))
             plain = '\n'.join(line.split('\r')[-1].rstrip() for line in plain.split('\n')).strip('\n')
             if plain.strip(): res.append('```text\n' + plain + '\n```')
+    if '#| light-dark' in cell.source: return light_dark(alt, *(o[o.index('](')+2:-1] for o in res))
     return '\n\n'.join(res)
 
 def alt_text(source, before=''):
@@ -35,17 +36,17 @@ def alt_text(source, before=''):
     drawn = f'figure drawn by {lines[-1].strip()}' if lines else 'figure'
     return re.sub(r'[\[\]`*\n|$]', ' ', f'{said}: {drawn}' if said else drawn).strip()
 
-def cell_md(cell, image, before=''):
+def cell_md(cell, image, before='', light_dark=None):
     "One cell as Markdown; hidden ones are empty. `before` is the text above it."
     if cell.cell_type=='markdown': return cell.source
     d = getattr(cell, 'directives_', {})
     if cell.cell_type!='code' or 'hide' in d or d.get('include')=='false': return ''
     source = '\n'.join(l for l in cell.source.splitlines() if not l.startswith('#|')).strip('\n')
     code = '' if d.get('echo')=='false' or not source else f'``` python\n{source}\n```'
-    return '\n\n'.join(o for o in (code, outputs_md(cell, image, before)) if o)
+    return '\n\n'.join(o for o in (code, outputs_md(cell, image, before, light_dark)) if o)
 
-def notebook_md(path, image_dir:Path, address:str):
-    "A notebook as Markdown; its pictures are written to `image_dir`, and linked as `address/name`."
+def notebook_md(path, image_dir:Path, address:str, light_dark):
+    "A notebook as Markdown; its pictures are written to `image_dir`, and linked as `address/name`. `light_dark`: see `outputs_md`."
     def image(png, n):
         name = f'{cell.id}-{n}.png' if getattr(cell, 'id', None) else f'{i}-{n}.png'
         image_dir.mkdir(parents=True, exist_ok=True)
@@ -53,6 +54,6 @@ def notebook_md(path, image_dir:Path, address:str):
         return f'{address}/{name}'
     parts,before = [],''
     for i,cell in enumerate(NBProcessor(path, rm_directives=False).nb.cells):
-        parts.append(cell_md(cell, image, before))
+        parts.append(cell_md(cell, image, before, light_dark))
         if cell.cell_type=='markdown': before = cell.source
     return '\n\n'.join(p for p in parts if p.strip()) + '\n'

@@ -154,7 +154,7 @@ def by_drop(
 def halfway(
     curve:SweepCurve # the sweep
 )->float: # the rate
-    "The middle, on the log axis, of the rates at 80 % of the drop and at the lowest smoothed loss."
+    "The middle, on the log axis, of the rates at 80% of the drop and at the lowest smoothed loss."
     return (by_drop(curve, 0.8)*lowest(curve))**0.5
 
 # %% ../../nbs/find/curves.ipynb #c-watched
@@ -175,7 +175,7 @@ def watched_gain(curve:SweepCurve)->float:
 # %% ../../nbs/find/curves.ipynb #b88f0f2a
 reasons = {
     'ok': 'the loss falls clearly',
-    'nothing to gain': 'no rate lowers the validation loss by more than 2 %; the model may have converged already',
+    'nothing to gain': 'no rate lowers the validation loss by more than 2%; the model may have converged already',
     'flat': 'the loss does not fall',
     'rising': 'the loss only rises',
     'noisy': 'the fall of the loss does not stand out from its noise',
@@ -248,7 +248,7 @@ def suggested(
     """The rate that `lr_find` suggests as `lr`: where the loss of the watched items is lowest.
 
     Exceptions: if the losses of the batches fall clearly, the middle of `halfway` for the batches and for the watched
-    items; if the watched loss falls by less than 2 %, a tenth of the rate at which it has tripled; if nothing was
+    items; if the watched loss falls by less than 2%, a tenth of the rate at which it has tripled; if nothing was
     watched, `halfway`."""
     gain = watched_gain(as_curve(curve))
     if np.isnan(gain): return halfway(curve)

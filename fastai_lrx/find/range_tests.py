@@ -51,7 +51,7 @@ def before_ragged(curve:SweepCurve)->SweepCurve:
 def cycle_bounds(
     curve:SweepCurve # the sweep, of a loss or another metric that should be low
 )->tuple: # lowest and highest rate of a cycle
-    """The rates at 10 % and at 95 % of the improvement before the curve turns ragged.
+    """The rates at 10% and at 95% of the improvement before the curve turns ragged.
 
     The lower bound is kept between 1/20 and 1/3 of the upper (Smith, arXiv 1506.01186 and 1803.09820)."""
     steady = before_ragged(curve)

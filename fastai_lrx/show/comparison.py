@@ -100,7 +100,7 @@ def epochs_to_target(self:Comparison, run:Run)->float:
 
 # %% ../../nbs/show/comparison.ipynb #790ffad5
 def is_clear(leads)->bool:
-    "Whether the mean of `leads` is above 0, in a two-sided t test at 95 %."
+    "Whether the mean of `leads` is above 0, in a two-sided t test at 95%."
     mean,error = mean_and_error(leads)
     return bool(mean > stats.t.ppf(0.975, len(leads)-1)*error)
 

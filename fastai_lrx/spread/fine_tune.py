@@ -348,7 +348,7 @@ def fine_tune_discriminative(self:Learner,
 ):
     """Fine-tune with a rate for each layer: lower for earlier layers, and never too high for the layer's weights.
 
-    Adam moves a weight by about its rate in each step, so no rate of the body exceeds 4 % of the size of the layer's
+    Adam moves a weight by about its rate in each step, so no rate of the body exceeds 4% of the size of the layer's
     weights (cf. LAMB, You et al., arXiv 1904.00962). With `div` this is ULMFiT (Howard & Ruder, arXiv 1801.06146).
     Runs one fit of `freeze_epochs+epochs` (two with `precompute`). Groups unfrozen by the last epoch stay unfrozen."""
     epochs,freeze_epochs = as_int(epochs, 'epochs'),as_int(freeze_epochs, 'freeze_epochs', 0)
