@@ -604,7 +604,7 @@ def test_custom_samplers():
                                                       noop))
     refuses('a batch is of type Tensor', lambda: inside(of_tensors(collate_fn=lambda b: default_collate(b)[0]), noop))
     named = of_tensors(sampler=['a', 'b'])
-    refuses('which are not numbers of', lambda: inside(named, lambda l: l.fit(1, 1e-3)))
+    refuses('which are not indices of', lambda: inside(named, lambda l: l.fit(1, 1e-3)))
     class Opened(torch.utils.data.Dataset):
         "Each worker opens its own rows; the first batch is read before there are workers"
         def __len__(self): return 40
