@@ -15,7 +15,7 @@ has_card = torch.cuda.is_available()
 device = torch.device('cuda' if has_card else 'cpu')
 
 def needs_card(what:str):
-    "Skip the rest of a test where there is no GPU, and say what is left out."
+    "Skip the rest of a test without a GPU, and report what is skipped."
     if not has_card: pytest.skip(f'no GPU here: without {what}')
 
 def free():

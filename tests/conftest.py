@@ -40,7 +40,7 @@ def pytest_collection_modifyitems(config, items):
             item.add_marker(pytest.mark.skip(reason='for a GPU: make test-cuda'))
 
 def pytest_pycollect_makeitem(collector, name, obj):
-    "`test_eq` and friends, star-imported from fastcore, are no tests."
+    "`test_eq` and friends, star-imported from fastcore, are not tests."
     if callable(obj) and getattr(obj, '__module__', None)!=collector.module.__name__: return []
 
 # Nothing is left behind
@@ -80,7 +80,7 @@ switches = {
 def process_left_alone():
     """The process is afterwards as it was.
 
-    What is not is put back, so that other tests are not harmed, and the test fails."""
+    What has changed is restored, so that other tests are not affected, and the test fails."""
     before = {name: switch.get() for name,switch in switches.items()}
     yield
     changed = {name: (before[name], now) for name,switch in switches.items() if (now := switch.get()) != before[name]}

@@ -35,7 +35,7 @@ sites = dict(forward=(F, 'linear'), loss=(BaseLoss, '__call__'), backward=(Tenso
              fetch=(_MapDatasetFetcher, 'fetch'), split=(Learner, '_split'))
 
 class Fault:
-    "What goes wrong, and at which call; it counts outside of the learner, which is put back."
+    "What fails, and at which call; the count is kept outside of the learner, which is restored."
     def arm(self, what=None, n=0): self.what,self.n,self.calls,self.struck = what,n,0,False
     def come(self):
         self.calls += 1

@@ -7,7 +7,7 @@ from fastai_lrx.core.fingerprint import fingerprint
 from fastai_lrx.core.remember import Keeper
 from fastai_lrx.core.state import keep_autocast
 
-class Killed(BaseException): "Stands for kill -9: nobody catches it."
+class Killed(BaseException): "Stands for kill -9: no handler catches it."
 
 class Kill(Callback):
     "Kills at `event` of an epoch of a fit (and a batch, in training)."
@@ -80,7 +80,7 @@ def same_end(a:dict, b:dict)->tuple:
 def survives(make, fit, kills, folder=None)->bool:
     """Whether a fit that is killed at all these places, one after the other, ends as it should.
 
-    That is, as one that is never killed, and as one that nobody watches."""
+    That is, like a fit that is never killed, and like one without these callbacks."""
     oracle = run(make, fit, new_folder(), resumed=False)
     assert same_end(run(make, fit, new_folder()), oracle)[0], same_end(run(make, fit, new_folder()), oracle)
     folder = folder or new_folder()

@@ -14,7 +14,7 @@ class Odd: pass
 nan,inf = float('nan'),float('inf')
 
 def pool(every=False):
-    "Values by a label, made anew each time, as generators are used up."
+    "Values by label, recreated each time, because generators are used up."
     few = {'zero': 0, 'one': 1, 'two': 2, 'minus one': -1, 'seven': 7, 'half': .5, 'minus half': -.5, 'tiny': 1e-300,
            'largest': 1.7e308, 'billion': 10**9, 'no float': 10**400, 'nan': nan, 'inf': inf,
            '-inf': -inf, 'True': True,
@@ -63,7 +63,7 @@ class Hang(BaseException): "Not caught by anything on the way."
 
 @contextlib.contextmanager
 def guarded(seconds=120):
-    "An endless loop becomes an error; a notebook, which runs cells in a thread, is left to whoever looks at it."
+    "Turn an endless loop into an error; not in a notebook, which runs cells in a thread."
     if threading.current_thread() is not threading.main_thread():
         yield
         return

@@ -188,7 +188,7 @@ def test_the_numbers():
         test_close(t.loc['flat', (k,'best se')], np.std(best, ddof=1)/3**0.5, 1e-9)
     test_eq(t['runs','ended'].tolist(), [2, 3, 3, 3])
     test_eq(t['runs','remarks'].tolist(), ['ValueError: tripped', '', '', 'has not trained on any batch'])
-    # the best weights were put back
+    # the best weights were restored
     for run in res.of('losing'): test_eq(run.final['valid_loss'], min(o['valid_loss'] for o in run.curve))
     for run in res.of('lazy'): test_eq(run.final, res.start)
     test_eq(res.target, max(min(o['valid_loss'] for o in run.curve) for run in res.of('tripping')))

@@ -165,7 +165,7 @@ def test_killed_and_run_again():
                 self.scales.append([float(v) for v in scaler_of(self.learn)[:-1]])
 
     # %% nbs/checks/engines.ipynb #3d6b5599
-    class Killed(BaseException): "Stands for kill -9: nobody catches it"
+    class Killed(BaseException): "Stands for kill -9: no handler catches it"
     class Kill(Callback):
         order,run_in_sweep = 2000,False
         def __init__(self, *place): self.place = place

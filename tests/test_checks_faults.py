@@ -744,7 +744,7 @@ def test_killed_in_the_middle_of_a_write():
         (folder/'s'/name).write_bytes(b'half')
     test_eq(len(SnapshotEnsemble.load(folder/'s', learner('tensors'))), 1)
 
-    elsewhere = Path(tempfile.mkdtemp())                   # what looks like left behind, and leads elsewhere
+    elsewhere = Path(tempfile.mkdtemp())                   # looks abandoned, and points elsewhere
     (elsewhere/'mine').write_text('kept')
     (folder/f'.0123456789abcdef.{platform.node()}.lrx_unfinished').symlink_to(elsewhere, target_is_directory=True)
     save_state(folder/'x', dict(a=torch.ones(3)))

@@ -146,7 +146,7 @@ def test_groups_linear_sweeps_short_ones():
     learn = learner('vision')
     res = learn.lr_find(slice(1e-8, 1e-6), slice(0.1, 10.), num_it=20, show_plot=False, extend=False)
     test_close(res.curve.lrs, [1e-6*1e7**(i/20) for i in range(20)])
-    seen = []   # not an attribute of the callback, which is put back too
+    seen = []   # not an attribute of the callback, which is restored as well
     rates = Callback(before_backward=lambda self: seen.append([h['lr'] for h in learn.opt.hypers]))
     learn.add_cb(rates)
     for args in ([1e-8, 1e-6], [0.1, 10.]), (1e-6, np.array([0.1, 10.])), (tensor([1e-8, 1e-6]), 10.):
@@ -339,7 +339,7 @@ def test_engines_and_ranks():
     assert a[2] and b[2]
     test_eq(a[3], b[3])
     c,d = on_ranks(ranks_fit_only)
-    assert same(a[4], c) and same(b[4], d)   # as if nobody had looked
+    assert same(a[4], c) and same(b[4], d)   # as without the sweep
     test_eq((a[5], b[5]), (1, 0))            # only the first rank draws
 
 def test_results_as_rates():

@@ -359,8 +359,8 @@ def test_accumulation_bf16_two_ranks():
             learn.fine_tune_discriminative(1, 1e-2, 1)
             learn.fine_tune_discriminative(1)
         moved = [not p.equal(q) for p,q in zip(before, learn.model.parameters())]
-        ps,wrapped_anew = [p.detach() for p in learn.model.parameters()],len(set(wrapped)) >= 2
-        return ps,sorted(set(stages)),wrapped_anew,all(moved),type(learn.model).__name__
+        ps,rewrapped = [p.detach() for p in learn.model.parameters()],len(set(wrapped)) >= 2
+        return ps,sorted(set(stages)),rewrapped,all(moved),type(learn.model).__name__
     a,b = on_ranks(ranks_fine_tune)
     assert same(a[0], b[0])
     test_eq(a[1:], ([0, 1, 2], True, True, 'Sequential'))

@@ -276,7 +276,7 @@ def test_other_optimizers_other_heads():
     learn = ranger_state(2)
     loaded = deepcopy(first(learn.model.parameters()))
     assert 'so it is not loaded' in reload(ranger_state(3), learn)
-    test_eq((learn.opt.count, learn.opt.slow_weights), (0, None))        # afresh, not drawn back to the weights of before
+    test_eq((learn.opt.count, learn.opt.slow_weights), (0, None))        # new, not drawn back to the earlier weights
     learn.fit(1, 1e-2)
     saved = ranger_state(2)
     learn = learner('vision', opt_func=partial(ranger, k=4))

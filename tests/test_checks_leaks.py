@@ -377,7 +377,7 @@ def test_what_is_dropped_is_freed():
                    splitter=lambda l: l.regroup(2).splitter, everything=use)
 
     # %% nbs/checks/leaks.ipynb #10c3745b
-    gc.freeze()                          # what is there already is not looked at again
+    gc.freeze()                          # existing objects are not examined again
     for name,f in results.items(): test_eq((name, outlived(f)[1]), (name, []))
     for f in (LearnerState, lambda l: SnapshotEnsemble(l, fitted(Snapshots())(l)[1])): assert 'model' in outlived(f)[1]
     gc.unfreeze()

@@ -40,7 +40,7 @@ def test_warm_restarts_are_torch_s():
         s = CosineRestarts(n_cycles, lrs, low, mult)
         close(s.at(np.arange(n), n), torch_values(make, lrs, n))
         close([s.at(i, n) for i in range(n)], s.at(np.arange(n), n))
-        test_eq(s.at(np.concatenate([[0], s.cycle_ends(n)[:-1]]), n), np.array([lrs]*n_cycles))   # to the bit
+        test_eq(s.at(np.concatenate([[0], s.cycle_ends(n)[:-1]]), n), np.array([lrs]*n_cycles))   # bit for bit
     test_restarts()
 
 def test_triangles_are_torch_s_momentum_too():

@@ -49,7 +49,7 @@ new = {{k for k,v in globals().items() if before.get(k) is not v}} - {{'before'}
 assert new=={wanted!r}, new
 ''')
 
-def test_rules_of_the_house():
+def test_rules_for_the_code():
     # %% nbs/checks/package.ipynb #c8bdb8cf
     modules = check_sync.modules()
     test_eq(check_sync.upward_imports(modules), [])

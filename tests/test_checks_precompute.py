@@ -135,7 +135,7 @@ def test_views_with_augmentation():
         learn = convnet(partial(images, batch_tfms=Drift()))
         set_seed(seed)
         with learn.precomputed(n_aug=1): return learn.dls.train.rows.tensors[0]
-    assert view(1).equal(view(1)) and not view(1).equal(view(2))          # drawn by the seed of your own
+    assert view(1).equal(view(1)) and not view(1).equal(view(2))          # drawn by the user's seed
     with learn.precomputed(n_aug=2):
         learn.fit(1, 1e-3, cbs=(one := Seen()))
         learn.lr_find(num_it=20, show_plot=False)          # leaves no trace in the turn of views either
@@ -363,24 +363,24 @@ def test_the_cache():
                      augmentation=lambda: convnet(partial(images, batch_tfms=Jitter())),
                      rates=lambda: convnet(lr=1., opt_func=SGD))
     with tempfile.TemporaryDirectory() as d:
-        seen,computed_anew,acts = filled(convnet(), d)
-        assert computed_anew and len(seen)==1
+        seen,recomputed,acts = filled(convnet(), d)
+        assert recomputed and len(seen)==1
         for name,make in no_matter.items():
-            files,anew,found_acts = filled(make(), d)
-            assert files==seen and not anew and same(found_acts, acts), name
+            files,recomputed,found_acts = filled(make(), d)
+            assert files==seen and not recomputed and same(found_acts, acts), name
         for name,make in mattering.items():
-            files,anew,_ = filled(make(), d)
-            assert len(files)==len(seen)+1 and anew, name
+            files,recomputed,_ = filled(make(), d)
+            assert len(files)==len(seen)+1 and recomputed, name
             seen = files
         for seed in (1, 2):                                # augmentation draws other numbers, and is found again
             learn = convnet(partial(images, batch_tfms=Drift()))
             set_seed(seed)
-            files,anew,_ = filled(learn, d, n_aug=1)
-            assert len(files)==len(seen)+1 and anew==(seed==1)
+            files,recomputed,_ = filled(learn, d, n_aug=1)
+            assert len(files)==len(seen)+1 and recomputed==(seed==1)
         seen = files
         for n_aug in (1, 2):
-            files,anew,_ = filled(convnet(partial(images, batch_tfms=Brighter(0.1))), d, n_aug=n_aug)
-            assert len(files)==len(seen)+1 and anew
+            files,recomputed,_ = filled(convnet(partial(images, batch_tfms=Brighter(0.1))), d, n_aug=n_aug)
+            assert len(files)==len(seen)+1 and recomputed
             seen = files
 
     # %% nbs/checks/precompute.ipynb #6696c469
@@ -394,8 +394,8 @@ def test_the_cache():
         seen,*_ = filled(convnet(pictures), cache)
         test_eq(filled(convnet(pictures), cache)[:2], (seen, False))
         draw(99).save(Path(d)/'40.png')                    # a file in the middle, under the same name
-        files,anew,_ = filled(convnet(pictures), cache)
-        assert len(files)==2 and anew
+        files,recomputed,_ = filled(convnet(pictures), cache)
+        assert len(files)==2 and recomputed
 
     # %% nbs/checks/precompute.ipynb #a6eac90b
     with tempfile.TemporaryDirectory() as d:
@@ -405,8 +405,8 @@ def test_the_cache():
         for damaged in (whole_file[:-7], whole_file[:50], b'',
                         whole_file[:-9] + bytes([whole_file[-9]^1]) + whole_file[-8:], pickle.dumps(dict(a=1))):
             path.write_bytes(damaged)
-            files,anew,again = filled(convnet(), d)
-            assert files==seen and anew and same(again, acts)
+            files,recomputed,again = filled(convnet(), d)
+            assert files==seen and recomputed and same(again, acts)
             test_eq(path.read_bytes(), whole_file)
         class Unwilling:
             def __reduce__(self): return os.mkdir, (str(Path(d)/'pwned'),)
@@ -604,7 +604,7 @@ def test_custom_samplers():
                                                       noop))
     refuses('a batch is of type Tensor', lambda: inside(of_tensors(collate_fn=lambda b: default_collate(b)[0]), noop))
     named = of_tensors(sampler=['a', 'b'])
-    refuses('which are not numbers of', lambda: inside(named, lambda l: l.fit(1, 1e-3)))
+    refuses('which are not indices of', lambda: inside(named, lambda l: l.fit(1, 1e-3)))
     class Opened(torch.utils.data.Dataset):
         "Each worker opens its own rows; the first batch is read before there are workers"
         def __len__(self): return 40

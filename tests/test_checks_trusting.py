@@ -123,7 +123,7 @@ def test_lr_find_as_a_whole():
     assert n1 <= 100 and len(res1.sweeps[0])==1
     test_eq([list(o) for o in stock_curve(res.sweeps[0][0])], [list(o) for o in stock_curve(res1.curve)])
     test_eq(res[1:], res1[1:])                                     # valley, slide, minimum, steep: from the first sweep
-    test_eq(counted(noisy(1., 0), suggest_funcs='valley')[1], n1)  # no second look for stock's functions
+    test_eq(counted(noisy(1., 0), suggest_funcs='valley')[1], n1)  # no second sweep for stock's functions
     learn = noisy(1., 0)
     a = learn.lr_find(show_plot=False)
     test_eq(list(learn.recorder.lrs), list(a.sweeps[0][0].lrs))

@@ -19,7 +19,7 @@ def learner(kind:str, num_workers=0, seed=0, **kwargs):
                          path=kwargs.pop('path', Path(tempfile.gettempdir())/'lrx_never_written'), **kwargs))
 
 def outlives_freeze(cls):
-    """Whether a torch optimizer makes its state anew where fastai's `freeze` has cleared it.
+    """Whether a torch optimizer recreates its state after fastai's `freeze` has cleared it.
 
     Adagrad of older versions makes it only once."""
     p = nn.Parameter(torch.zeros(1))

@@ -120,7 +120,7 @@ def page(path, images):
     return intro + text
 
 def to_source(text, texts):
-    "Links to names of ours that their page does not show, as nobody else uses them, lead to the source."
+    "Links to names of ours that their page does not show, as no other page uses them, lead to the source."
     def target(m):
         name,anchor = m.groups()
         ours = any(link.partition('#')[2] == anchor for link,_ in symbols.get(name, {}).values())

@@ -1,6 +1,6 @@
-"""Are notebooks clean, and package, tests and README what the notebooks generate? Are the rules of the house kept?
+"""Are notebooks clean, and package, tests and README what the notebooks generate? Are the rules below kept?
 
-No module without a notebook, imports that go downwards only, short lines and cells, no public name nobody needs."""
+No module without a notebook, imports only downward, short lines and cells, no unused public name."""
 import ast, json, re, subprocess, sys
 from pathlib import Path
 
@@ -21,7 +21,7 @@ def changes():
     return subprocess.run(['git', 'status', '--porcelain'], cwd=root, capture_output=True, text=True, check=True).stdout
 
 def check_generated():
-    "Generate all anew; nothing may change."
+    "Regenerate everything; nothing may change."
     before = changes()
     for cmd in ([venv/'nbdev-clean'], [venv/'nbdev-export'], [sys.executable, 'tools/clean_outputs.py'],
                 [sys.executable, 'tools/export_tests.py'], [sys.executable, 'tools/build_readme.py']):
@@ -120,7 +120,7 @@ def idle_names(mods:dict)->list:
             for o in public(tree) if o not in used]
 
 def broken_rules()->list:
-    "What is not as the house wants it."
+    "Violations of the rules."
     mods,cells = modules(),list(code_cells())
     return [*without_notebook(), *upward_imports(mods), *circles(mods),
             *long_lines(cells, sorted((root/'tools').glob('*.py'))), *long_cells(cells), *idle_names(mods)]
@@ -128,6 +128,6 @@ def broken_rules()->list:
 def main():
     check_generated()
     if broken := broken_rules(): sys.exit('\n'.join([f'{len(broken)} rules are broken:', *broken]))
-    print('notebooks, package, tests and README are in sync, and the rules of the house are kept')
+    print('notebooks, package, tests and README are in sync, and the rules are kept')
 
 if __name__=='__main__': main()

@@ -47,7 +47,7 @@ def check_numbers(at:ndarray, idxs:list, n:int):
     "Raise ValueError if a sampler returns anything but indices of `n` items."
     if at.dtype.kind not in 'iu' or at.size and not -n <= at.min() <= at.max() < n:
         raise ValueError(f"sampler: returns {short_repr(idxs)}, which are not indices of {n} items; "
-                         "return integers below {n}")
+                         f"return integers below {n}")
 
 # %% ../../nbs/spread/rows.ipynb #e1a00007
 def take_rows(t:Tensor, at:Tensor, device:torch.device)->Tensor:

@@ -313,7 +313,7 @@ def check_parts(schedules:tuple, lengths:tuple):
     if not all(as_float(l, 'lengths') > 0 for l in lengths):
         raise ValueError(f"lengths={short_repr(lengths)}: must be positive")
     if len({np.size(s.lr_max) for s in schedules} - {1}) > 1:
-        raise ValueError("schedules: have different numbers of layer groups")
+        raise ValueError("schedules: have different numbers of layer groups; pass as many rates in each")
 
 # %% ../../nbs/vary/schedules.ipynb #1d93fa97
 def join(
