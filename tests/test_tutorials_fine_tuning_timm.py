@@ -6,32 +6,7 @@ from fastai_lrx.all import *
 from fastai_lrx.demo import digits_dls
 from fastai_lrx.core.plots import group_colors, new_axes
 from functools import cache
-from fastai_lrx.demo import clothes_dls
 import timm
-
-def test_real_pictures_a_real_network():
-    # %% nbs/tutorials/fine_tuning_timm.ipynb #t-real1
-    clothes = clothes_dls()
-    clothes.show_batch(max_n=8, ncols=8, figsize=(12, 1.8))
-
-    # %% nbs/tutorials/fine_tuning_timm.ipynb #t-real2
-    set_seed(0)
-    learn = timm_learner(clothes, 'tf_efficientnet_lite0', metrics=accuracy)
-    with learn.dry_run() as plan: learn.fine_tune_discriminative(5)
-    plan.plot()
-
-    # %% nbs/tutorials/fine_tuning_timm.ipynb #t-real3
-    learn.fine_tune_discriminative(5)
-    reached = learn.recorder.values[-1][-1]
-
-    # %% nbs/tutorials/fine_tuning_timm.ipynb #t-real4
-    with learn.no_bar(): learn.show_results(max_n=8, ncols=8, figsize=(12, 2))
-
-    # %% nbs/tutorials/fine_tuning_timm.ipynb #t-real5
-    set_seed(0)
-    stock = timm_learner(clothes, 'tf_efficientnet_lite0', metrics=accuracy, n_groups=2)
-    with stock.no_bar(), stock.no_logging(): stock.fine_tune(4)
-    print(f'stock: {stock.recorder.values[-1][-1]:.0%}, layer by layer: {reached:.0%}')
 
 def test_a_small_model_to_transfer():
     # %% nbs/tutorials/fine_tuning_timm.ipynb #44eda3be
