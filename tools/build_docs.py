@@ -112,6 +112,8 @@ def page(path, images):
         home = next((a for a in (anchor.rpartition('.')[2], anchor.rpartition('.')[0]) if a in known), None)
         if anchor not in known and home:
             text = text.replace(f'<a id="{home}"></a>', f'<a id="{home}"></a><a id="{anchor}"></a>', 1)
+    # nbdev links names within links again
+    text = re.sub(r'\[(\[`[^`]+`\]\([^)]+\))\]\([^)]+\)', r'\1', text)
     # doclinks of our own
     text = re.sub(r'\]\(/(?:\w+/)*(\w+\.html)', r'](\1', text)
     # links to notebooks

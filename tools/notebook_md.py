@@ -48,12 +48,12 @@ def cell_md(cell, image, before='', light_dark=None):
 def notebook_md(path, image_dir:Path, address:str, light_dark):
     "A notebook as Markdown; its pictures are written to `image_dir`, and linked as `address/name`. `light_dark`: see `outputs_md`."
     def image(png, n):
-        name = f'{cell.id}-{n}.png' if getattr(cell, 'id', None) else f'{i}-{n}.png'
+        name = f'{Path(path).stem}-{cell.id}-{n}.png'          # Sphinx puts all pictures into one folder
         image_dir.mkdir(parents=True, exist_ok=True)
         (image_dir/name).write_bytes(png)
         return f'{address}/{name}'
     parts,before = [],''
-    for i,cell in enumerate(NBProcessor(path, rm_directives=False).nb.cells):
+    for cell in NBProcessor(path, rm_directives=False).nb.cells:
         parts.append(cell_md(cell, image, before, light_dark))
         if cell.cell_type=='markdown': before = cell.source
     return '\n\n'.join(p for p in parts if p.strip()) + '\n'

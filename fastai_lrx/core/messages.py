@@ -11,7 +11,6 @@ from contextlib import contextmanager
 import contextlib, sys, warnings
 
 from fastprogress.fastprogress import progress_bar
-from fastai.basics import *
 
 # %% ../../nbs/core/messages.ipynb #3e55a006
 def _folders()->tuple:
@@ -28,21 +27,23 @@ def warn(
     warnings.warn(message, stacklevel=level)
 
 # %% ../../nbs/core/messages.ipynb #c-say
-def say(learn:Learner, message:str):
+def say(learn, message:str):
     "Print `message` on a line of its own, in one process, and not within `learn.no_logging()`."
+    from fastai.basics import noop, rank_distrib        # not above: `core.storage` does without fastai
     if rank_distrib() or learn.logger is noop: return
     bar = getattr(getattr(learn, 'progress', None), 'pbar', None)
     if bar is not None and bar.last_v is not None: bar.on_iter_end()
     print(message)
 
 # %% ../../nbs/core/messages.ipynb #c-whole
-def whole(table:pd.DataFrame)->str:
-    "The text of `table` with all its columns, wrapped at the width of the terminal."
+def whole(table)->str:
+    "The text of the DataFrame `table` with all its columns, wrapped at the width of the terminal."
+    import pandas as pd
     with pd.option_context('display.max_columns', None): return repr(table)
 
 # %% ../../nbs/core/messages.ipynb #c-bar
 @contextmanager
-def progress_over(learn:Learner, n:int):
+def progress_over(learn, n:int):
     "A progress bar over `n` runs, or None if `learn` has none; removed after the block, however it ends."
     bar = progress_bar(range(n), leave=False) if hasattr(learn, 'progress') else None
     try:

@@ -70,7 +70,7 @@ class Watch(FitCallback):
 def validated(learn:Learner)->dict:
     "Validation loss and metrics of the current model, by name."
     aside = [cb for cb in learn.cbs if not runs_in_sweep(cb)]      # they would count it as an epoch, or cut it short
-    with learn.removed_cbs(aside), learn.no_logging(): values = learn.validate()
+    with learn.removed_cbs(aside): values = learn.validate()
     names = recorded_names(learn.recorder)[-len(values):]
     return {name: float(value) for name,value in zip(names, values) if isinstance(value, (int, float))}
 
