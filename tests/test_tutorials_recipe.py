@@ -122,7 +122,7 @@ def test_steps_5_to_8_the_whole_network():
                  index=['new head', 'step 3: head, stored activations', 'step 4: head, new views',
                         'step 8: all layers']).round(3)
 
-def test_the_same_in_two_lines():
+def test_almost_the_same_in_two_lines():
     # %% nbs/tutorials/recipe.ipynb #77cbd1aa
     set_seed(1)
     dls = digits_dls(range(5, 10), valid_pct=0.8)
