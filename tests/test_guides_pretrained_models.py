@@ -89,7 +89,7 @@ def test_freeze_then_unfreeze():
 
     # %% nbs/guides/pretrained_models.ipynb #f22bdfc4
     learn = new_task()
-    with learn.dry_run() as plan: learn.fine_tune_discriminative(5, 1e-2, 1, div=2.6, unfreeze='gradual')
+    with learn.dry_run() as plan: learn.fine_tune_discriminative(5, 1e-2, freeze_epochs=1, div=2.6, unfreeze='gradual')
     plan.plot()
 
     # %% nbs/guides/pretrained_models.ipynb #1c879b0f

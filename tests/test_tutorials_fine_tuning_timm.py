@@ -239,7 +239,7 @@ def test_the_convnext_learns():
 
     # %% nbs/tutorials/fine_tuning_timm.ipynb #a9f02d9c
     learn = knowing_0_to_4('test_convnext', dls)
-    learn.fine_tune_discriminative(2, 1e-2, 1, div=2.6, train_bn=False)
+    learn.fine_tune_discriminative(2, 1e-2, freeze_epochs=1, div=2.6, train_bn=False)
     assert learn.recorder.final_record[-1] > 0.7
 
     # %% nbs/tutorials/fine_tuning_timm.ipynb #089f5339

@@ -119,6 +119,8 @@ def page(path, images):
     # links to notebooks
     text = re.sub(r'\]\((?:\.\./)*(?:\w+/)*(\w+)\.ipynb(#[\w.-]+)?\)',
                   lambda m: f'](' + page_name(m[1]) + '.html' + (m[2] or '') + ')', text)
+    # links to reports
+    text = re.sub(r'\]\((?:\.\./)+benchmarks/results/(\w+)\.md\)', r'](benchmarks.html#\1)', text)
     return intro + text
 
 def to_source(text, texts):

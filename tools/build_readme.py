@@ -17,6 +17,7 @@ def main():
     shutil.rmtree(pictures, ignore_errors=True)
     text = notebook_md(root/'nbs'/'index.ipynb', pictures, pictures.name, light_dark)
     text = re.sub(r'\]\(([\w/]+\.ipynb)\)', r'](nbs/\1)', text)
+    text = text.replace('](../', '](')
     (root/'README.md').write_text(warning + text)
 
 if __name__=='__main__': main()
