@@ -30,7 +30,7 @@ def test_the_range_test():
     assert 1e-3 < found.lr < 1 and found.trust=='ok'
     found
 
-def test_how_the_answer_is_read_off():
+def test_how_the_rate_is_read_off_the_curve():
     # %% nbs/guides/how_to_choose_it.ipynb #650087ba
     digits = load_digits()
     items = list(zip(tensor(digits.images).float()[:,None]/16, tensor(digits.target)))
