@@ -30,7 +30,7 @@ def test_the_range_test():
     assert 1e-3 < found.lr < 1 and found.trust=='ok'
     found
 
-def test_how_the_answer_is_read_off():
+def test_how_the_rate_is_read_off_the_curve():
     # %% nbs/guides/how_to_choose_it.ipynb #650087ba
     digits = load_digits()
     items = list(zip(tensor(digits.images).float()[:,None]/16, tensor(digits.target)))
@@ -83,13 +83,13 @@ def test_the_other_suggestions():
     # %% nbs/guides/how_to_choose_it.ipynb #b1fdc178
     learn = digits_learner()
     found = learn.lr_find(show_plot=False)
-    res = learn.compare({f'{name} {lr:.1g}': lambda l,
+    res = learn.compare({f'{name} {lr:.2g}': lambda l,
                          lr=lr: l.fit_one_cycle(3, lr) for name,lr in found._asdict().items()}, seeds=2)
     res.plot()
 
     # %% nbs/guides/how_to_choose_it.ipynb #402dc1d4
     final = {name: round(float(np.mean([run.final['valid_loss'] for run in res.of(name)])), 2) for name in res.names}
-    ours = final[f'lr {found.lr:.1g}']
+    ours = final[f'lr {found.lr:.2g}']
     assert max(final.values()) > 2*ours
     final
 

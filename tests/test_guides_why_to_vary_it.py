@@ -99,7 +99,7 @@ def test_fixed_against_cyclical():
     assert mean['SGDR'] < mean['fixed 0.003'] and mean['SGDR'] < 1.1*mean['fixed 0.03']
     {name: round(v, 3) for name,v in mean.items()}
 
-def test_an_average_instead_of_a_low_end():
+def test_an_average_instead_of_a_low_final_rate():
     # %% nbs/guides/why_to_vary_it.ipynb #1413f6a0
     digits = load_digits()
     def noisy_digits():
