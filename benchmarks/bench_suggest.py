@@ -174,8 +174,8 @@ def summary(judged, names):
                          spread=np.median([judged[n][rule]['spread'] for n in names]))
     return res
 
-explained = """*Distance* is measured from the suggested rate to the nearest rate whose loss is within 5% of the lowest, in \
-powers of ten. *Spread* is the highest suggestion of 8 seeds over the lowest. The rules:
+explained = """*Distance* is that from the suggested rate to the nearest with a loss within 5% of the lowest, in powers of ten. \
+*Spread* is the highest suggestion of 8 seeds over the lowest. The rules:
 
 - `lr`: ours. `watch=False` does without watched validation items, `extend=True` allows a second, longer sweep.
 - `valley`, `slide`, `minimum`, `steep`: fastai's.

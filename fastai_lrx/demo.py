@@ -57,7 +57,7 @@ def clothes_dls(
     seed:int=0, # which pictures are drawn
     download:bool=True # download the pictures if this machine doesn't have them
 )->DataLoaders:
-    "Loaders of pictures of ten kinds of clothes. Raises OSError or RuntimeError if it has none and can't download them."
+    "Loaders of pictures of ten kinds of clothes. Raises OSError or RuntimeError if they are neither on this machine nor downloadable."
     folder = fastai_path('data')
     try: clothes = FashionMNIST(folder)
     except RuntimeError:
@@ -175,8 +175,8 @@ def run(
     r.fit('8. train all layers with cycle_mult=2 until they overfit', '8_all', partial(all_layers, learn), lr=r.lr,
           cbs=UntilOverfit())
     print(f'\nThe plots are in {r.out}/. The whole recipe took {time.time()-start:.0f} seconds.')
-    print('The recipe dates from 2018. Next, try learn.fine_tune_discriminative(5) on your own learner: it does well without tuning.')
-    print('To see what a fit will do: `with learn.dry_run() as plan:` around it, then plan.plot().')
+    print('The recipe dates from 2018. Next, try learn.fine_tune_discriminative(5) on your own learner: it does well')
+    print('without tuning. To see first what it will do, put it inside `with learn.dry_run() as plan:`, then call plan.plot().')
     return r
 
 # %% ../nbs/demo.ipynb #d33248e3
