@@ -161,9 +161,9 @@ explained = """The rules, beside those of `suggest.md`:
 
 - `lr_search`, budget 1 or 0.5: short versions of the planned fit that together cost as much as the fit, or half.
 - eleven whole fits: the planned fit at each of the 11 rates of the grid, with the same seed; the best of them.
-- half the previous rate: of the rate of the training before; tasks with a new head have none.
+- half the previous rate: half the rate of the training before; tasks with a new head have none.
 - `learn.lr`: the learner's default rate.
-- a constant: one rate for each optimizer and stage (new head, unfrozen, ...), the best on the tasks used for design.
+- a constant: one rate for each optimizer and stage (new head, opened, trained on), the best on the tasks used for design.
 
 Names of tasks:
 

@@ -57,7 +57,7 @@ def clothes_dls(
     seed:int=0, # which pictures are drawn
     download:bool=True # download the pictures if this machine doesn't have them
 )->DataLoaders:
-    "Loaders of pictures of ten kinds of clothes. Raises OSError or RuntimeError if they are neither on this machine nor downloadable."
+    "Loaders of pictures of ten kinds of clothes. Raises OSError or RuntimeError if they are neither here nor downloadable."
     folder = fastai_path('data')
     try: clothes = FashionMNIST(folder)
     except RuntimeError:
@@ -96,7 +96,8 @@ def example_learner(
 )->Learner:
     """A frozen learner to try things on: EfficientNet-Lite0 with ImageNet weights, for `clothes_dls`.
 
-    If the pictures or the weights can't be downloaded, it is a small network trained on the digits 0 to 4, for the digits 5 to 9."""
+    If the pictures or the weights can't be downloaded, it is a small network trained on the digits 0 to 4, for the
+    digits 5 to 9."""
     weights = 'timm/tf_efficientnet_lite0.in1k','model.safetensors'
     try:
         dls = clothes_dls(download=download)
@@ -176,7 +177,7 @@ def run(
           cbs=UntilOverfit())
     print(f'\nThe plots are in {r.out}/. The whole recipe took {time.time()-start:.0f} seconds.')
     print('The recipe dates from 2018. Next, try learn.fine_tune_discriminative(5) on your own learner: it does well')
-    print('without tuning. To see first what it will do, put it inside `with learn.dry_run() as plan:`, then call plan.plot().')
+    print('without tuning. To see what it will do, call it inside `with learn.dry_run() as plan:`, and then plan.plot().')
     return r
 
 # %% ../nbs/demo.ipynb #d33248e3
