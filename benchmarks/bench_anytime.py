@@ -59,8 +59,8 @@ def report(res):
         "`fit_anytime` trains at a constant rate, and `cooldown` ends it with a falling rate at 5, 10, 15 and 30 "
         "epochs. Each of the four models is compared with a one-cycle run of as many epochs, on four small tasks "
         f"with {len(seeds)} seeds. Measured on {res['machine']}.",
-        f"One run with four cooldowns takes {spent} epochs, four one-cycle runs {sum(budgets)}, but the models are "
-        "not equally good. The anytime model is at most 0.3 points worse than one-cycle in "
+        f"One run with four cooldowns takes {spent} epochs instead of the {sum(budgets)} of four one-cycle runs, but the models "
+        "are not equally good. The anytime model is at most 0.3 points worse than one-cycle in "
         f"{sum(mean <= 0.003 for mean,_ in found.values())} of {len(found)} cases; by more than two standard errors "
         f"it is worse in {worse} and better in {better}.",
         "The goal was at most 0.3 points in every case. Which is better depends on the task and the budget: the "

@@ -221,17 +221,18 @@ def report(res)->str:
     filled = medians(res['filling'], 'over_forward')
     def section(title, key, *parts): return [f'## {title}', *parts, *([notes[key]] if key in notes else [])]
     return page('cuda', 'What do the features cost on a GPU?',
-        "timm's resnet50, convnext_tiny and vit_small_patch16_224 in stock's `vision_learner`, on pictures of noise "
-        f"that lie on the card, 224 px, batches of 64, in fp32 and bf16. Measured on {res['machine']}. Ratios are "
+        "timm's resnet50, convnext_tiny and vit_small_patch16_224 in stock's `vision_learner` train on pictures of noise "
+        f"in the GPU's memory: 224 px, batches of 64, in fp32 and bf16. Measured on {res['machine']}. Ratios are "
         f"medians of {res['rounds']} paired rounds (lowest to highest).",
         f"Without watching, `lr_find` takes {span(sweep, '.2f')} of the time of stock's sweep; a frozen epoch inside "
-        f"`precomputed()` is {span(inside)} times faster than stock's, with `NormFreeze` {span(still)} times; our fits "
+        f"`precomputed()` is {span(inside)} times faster than stock's (less than on a CPU, because here the loop "
+        f"around the head takes much of the time), and with `NormFreeze` {span(still)} times; our fits "
         f"wait for the card {'no more' if all(waits_met(waits)) else 'more'} often than stock's.",
         picture('cuda', "Time of lr_find relative to stock's sweep and to bare training steps, and of frozen epochs "
                         'of stock relative to those with NormFreeze and inside precomputed(), for three networks in '
                         'fp32 and bf16'),
         *section('Sweeping', 'sweeping',
-            f"Without watching, a sweep takes {span(sweep, '.2f')} of the time of stock's (the goal: no longer). "
+            f"Without watching, a sweep takes {span(sweep, '.2f')} of the time of stock's (the goal: at most 1). "
             f"{goal([r <= 1 for r in sweep])} `lr_find` at its default takes {span(watched, '.2f')} times as long as "
             "its "
             'training steps alone (the goal: at most 1.35). In ms per step:',
@@ -245,7 +246,8 @@ def report(res)->str:
             by_run(res['searching'], [('budget=1', lambda o: show(o['whole'])),
                                       ('budget=0.5', lambda o: show(o['half']))])),
         *section('What makes Python wait for the card', 'waiting',
-            f"Counted are the waits of one batch more; our fits and sweeps are to have no more than stock's. "
+            "The table counts how often each further batch makes Python wait. The goal is that our fits and sweeps wait no "
+            f"more often than stock's. "
             f"{goal(waits_met(waits))}",
             table(['', 'waits for the card, each batch (of training, and of validation where there is one)'],
                   [[k, f'{v:g}'] for k,v in waits.items()])),
@@ -259,15 +261,15 @@ def report(res)->str:
                 ('stock / inside', lambda o: show(o['speedup'])),
                 ('stock / NormFreeze', lambda o: show(o['norm_freeze']))])),
         *section('Filling the activations', 'filling',
-            f"Apart from what entering costs whatever the data, the pass that fills takes {span(filled, '.2f')} times "
+            f"Without the fixed cost of entering the block, the pass that computes the activations (\"filling\") takes {span(filled, '.2f')} times "
             f"as long as a forward pass alone (the goal: at most 1.05). {goal([r <= 1.05 for r in filled])}",
             by_run(res['filling'], [
-                ('filling, without what entering costs, / a forward pass alone', lambda o: show(o['over_forward'])),
+                ('filling, without the fixed cost of entering, / a forward pass alone', lambda o: show(o['over_forward'])),
                 ('seconds: filling, forward pass',
                  lambda o: f"{o['seconds']['fill']:.2f}, {o['seconds']['forward']:.2f}"),
                 ('seconds of entering with 64 pictures', lambda o: f"{o['seconds']['few']:.2f}")])),
         *section('A checkpoint', 'checkpoints',
-            "`Resume` is to keep training waiting for less time than a copy to the host takes. "
+            "The goal is that `Resume` makes training wait for less time than a copy to the host takes. "
             f"{goal([w < c['copy_ms'] for w in c['waits_ms']])} For resnet50 with Adam, {c['mb']:.0f} MB, training "
             f"waits {', '.join(f'{w:.1f}' for w in c['waits_ms'])} ms; a copy to the host takes {c['copy_ms']:.1f} ms. "
             f"Four epochs of {c['epoch_ms']:.0f} ms with six checkpoints, the first and the last of which are waited "

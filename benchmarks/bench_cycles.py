@@ -251,17 +251,17 @@ def report(res):
     at_end = [{s: of(rows, t, s, 'accuracy')[:,-1].mean() for s in schedules if 'averaged' not in s} for t in tasks]
     single = [{k: v.mean() for k,v in ensemble_errors(rows, t).items() if not k.startswith('mean of')} for t in tasks]
     return page('cycles', 'Do cycles, snapshot ensembles and averages pay?',
-        f"Nine schedules of {epochs} epochs, each at its own best rate of five or seven, are compared on four small "
+        f"Nine schedules of {epochs} epochs, each at the best of five or seven rates, are compared on four small "
         f"tasks: digits with wrong labels and shapes in noise, two models each. {len(seeds)} seeds; "
         f"{edges(res['search'])} Measured on {res['machine']}.",
         f"On {fast} of {n} tasks a cyclical schedule needs at most half of the {epochs} epochs to reach the accuracy "
         "that a fixed rate ends with. The mean of the last three snapshots is better than the last snapshot on "
-        f"{better} tasks and worse on {worse or 'none'}. An average makes a fixed rate better on "
-        f"{fixed[0] or 'none'} (worse on {fixed[1] or 'none'}), and one-cycle on {one_cycle[0] or 'none'} (worse on "
-        f"{one_cycle[1] or 'none'}). Better and worse mean by more than two standard errors.",
+        f"{better} tasks and worse on {worse or 'none'}. Averaging the weights makes the fixed rate better on "
+        f"{fixed[0] or 'none'} and worse on {fixed[1] or 'none'}; it makes one-cycle better on {one_cycle[0] or 'none'} "
+        f"and worse on {one_cycle[1] or 'none'}. Better and worse mean by more than two standard errors.",
         '## Epochs until a schedule is as good as a fixed rate in the end',
         f"On {sum(min(o, key=o.get) == 'fixed' for o in at_end)} of {n} tasks every other schedule ends with a higher "
-        f"accuracy than the fixed rate. The highest has: {counted(max(o, key=o.get) for o in at_end)}.",
+        f"accuracy than the fixed rate. The schedule with the highest: {counted(max(o, key=o.get) for o in at_end)}.",
         picture('cycles', 'Validation accuracy after each epoch for a fixed rate, steps, triangular2, SGDR and '
                           'one-cycle, one panel for each of four tasks; a dotted line is the accuracy that the fixed '
                           'rate ends with'),
@@ -269,9 +269,9 @@ def report(res):
         'epoch, and the best rate.',
         speed_table(rows),
         '## Ensembles, averages, single models',
-        f"The ensemble of three was claimed never to be worse than the last snapshot: it is on {worse or 'none'} of "
-        f"{n} tasks. `Average()` was claimed to make one-cycle better on half of the tasks: it does on "
-        f"{one_cycle[0] or 'none'}. Of the models that cost one forward pass, the lowest test error has: "
+        f"The claim was that the ensemble of three is never worse than the last snapshot: it is worse on {worse or 'none'} of "
+        f"{n} tasks. Another was that `Average()` makes one-cycle better on half of the tasks: it does on "
+        f"{one_cycle[0] or 'none'}. The model with the lowest test error, of those that cost one forward pass: "
         f"{counted(min(o, key=o.get) for o in single)}.",
         picture('cycles_errors', 'Test error of the mean of three and of five snapshots and of all single models, '
                                  'one panel for each of four tasks'),

@@ -116,13 +116,13 @@ def report(res):
         f"{median(t, 'ours_over_bare')} times as long (stock's: {median(t, 'stock_over_bare')}).",
         picture('find', "Time of a sweep, ours and stock's, as a multiple of its training steps, and megabytes "
                         'written, for resnet50 and a tiny perceptron'),
-        f"A sweep of ours takes {median(b, 'ours_over_stock')} times as long as stock's on resnet50, within the noise, "
+        f"Our sweep takes {median(b, 'ours_over_stock')} times as long as stock's on resnet50, within the noise, "
         f"and {median(t, 'ours_over_stock')} times on the tiny model. Ratios are medians (90% interval, or the whole "
-        "range "
-        'where rounds are few; number of rounds).',
+        "range where rounds are few; number of rounds). Ratios and seconds are each medians over the rounds, so the "
+        "seconds do not divide to the ratios.",
         table(['', 'resnet50 (timm), 25.6M parameters, 32 px, batch 4', 'tiny MLP, batch 64'], rows),
-        f"`valley` on {v['points']} points takes {v['ours_seconds']:.4f} s, stock's {v['stock_seconds']:.1f} s, with "
-        f"{'the same' if v['same_answer'] else 'another'} suggestion. `import fastai_lrx.all` adds little to fastai's "
+        f"Our `valley` takes {v['ours_seconds']:.4f} s on {v['points']} points, stock's {v['stock_seconds']:.1f} s, and "
+        f"they suggest {'the same rate' if v['same_answer'] else 'different rates'}. `import fastai_lrx.all` adds little to fastai's "
         "own "
         f'import: {imports}.')
 

@@ -178,8 +178,8 @@ def others(cells)->list:
     def lowest(key): return counted(min(e, key=lambda way: getattr(e[way], key)) for e in found.values())
     def entry(e): return f'{percent(e.best)} ({percent(e.tolerance)})' if e else ''
     return ['## Other ways',
-            f"At its best rate, the way with the lowest error on these {len(found)} tasks is: {lowest('best')}; the "
-            f"one with the best tolerance: {lowest('tolerance')}. LP-FT trains the head for an epoch, then everything "
+            f"The way with the lowest error, each at its best rate, on these {len(found)} tasks: {lowest('best')}. The "
+            f"way with the best tolerance: {lowest('tolerance')}. LP-FT trains the head for an epoch, then everything "
             'at a tenth of the rate; "full" trains everything from the start, with rates that fall by 2.6 per group; '
             '"head only" leaves the body as it is, and costs seconds with `precomputed()`. It was added after the other '
             'results were known.',

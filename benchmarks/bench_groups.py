@@ -115,8 +115,8 @@ def report(res):
         "checked for six faults, and stock's `vision_learner` builds the same ones. Beside it, what frozen epochs "
         f"cost with and without BatchNorm in training. Measured on {res['machine']}.",
         f"{s['n_build']} of {s['n']} architectures build and run, {s['n_build']-len(faulty)} of them without a fault "
-        f"in any cut. With stock's `vision_learner` {stock['fail']} fail in a forward pass, and {stock['unused']} "
-        f"leave weights unused, {stock['tenth_unused']} of them more than a tenth.",
+        f"however they are split into groups. With stock's `vision_learner` {stock['fail']} fail in a forward pass, and "
+        f"{stock['unused']} leave weights unused, {stock['tenth_unused']} of them more than a tenth of their weights.",
         picture('groups', "How many of timm's architectures build without a fault in timm_learner and in "
                           'vision_learner, and how much faster a frozen epoch is without BatchNorm in training'),
         f"{s['n_build']-len(faulty)} architectures come in groups without a fault in each of {len(ways)} cuts{others}. "

@@ -96,7 +96,7 @@ def report(res):
     times,m = res['times'],res['memory']
     def medians(key): return [r[key]['median'] for r in times.values()]
     ratios = (('an epoch: stock / inside (a fifth of five)', 'speedup'),
-              ('three epochs: stock / ours, with the pass that fills', 'speedup_of_three'),
+              ('three epochs: stock / ours, with filling', 'speedup_of_three'),
               ('filling / a forward pass alone', 'filling_over_forward'))
     seconds = (('seconds of an epoch: stock, inside', 'epoch'), ('seconds of three: stock, ours', 'three'),
                ('seconds: filling, forward pass', 'filling'))
@@ -107,19 +107,18 @@ def report(res):
         "`precomputed()` computes the activations of the frozen body once; epochs inside train only the head. "
         "Compared with frozen epochs of stock's `vision_learner`, on three networks, 1024 pictures of noise to train "
         f"on and 256 to validate with, 96 px, in memory. Measured on {res['machine']}.",
-        f"An epoch inside is {span(medians('speedup'), '.0f')} times faster than stock's. Three epochs and the pass "
-        f"that fills the activations are together {span(medians('speedup_of_three'))} times faster than three of "
-        "stock's.",
+        f"On a CPU, an epoch inside `precomputed()` is {span(medians('speedup'), '.0f')} times faster than stock's. "
+        "Three epochs, including the pass that computes the activations, are "
+        f"{span(medians('speedup_of_three'))} times faster than three of stock's.",
         picture('precompute', "How many times faster than stock's one epoch inside precomputed() is, and three "
-                              'epochs with the pass that fills; and what that pass takes compared with a forward '
+                              'epochs with the pass that computes the activations; and that pass over a forward '
                               'pass; three networks'),
-        f"The pass that fills costs {span(medians('filling_over_forward'), '.2f')} forward passes, so `precomputed()` "
-        "pays "
-        'from the first epoch on, and more with each further one. Ratios are medians (90% interval, or the whole '
+        f"The pass that computes the activations (\"filling\") costs {span(medians('filling_over_forward'), '.2f')} "
+        'forward passes, so `precomputed()` pays from the first epoch on, and more with each further one. Ratios are medians (90% interval, or the whole '
         'range where rounds are few; number of rounds).',
         table(['', *times], rows),
-        f"Activations may exceed the memory: while {m['filled_bytes']/2**30:.1f} GiB of them are filled, anonymous "
-        f"memory rises by {m['rise_mb']:.0f} MB.")
+        f"The activations may be larger than the memory: while {m['filled_bytes']/2**30:.1f} GiB of them are "
+        f"written to a file, anonymous memory rises by {m['rise_mb']:.0f} MB.")
 
 def draw(res):
     fig,axes = new_axes(1, 3, size=(2.65, 1.9))

@@ -174,6 +174,25 @@ def summary(judged, names):
                          spread=np.median([judged[n][rule]['spread'] for n in names]))
     return res
 
+explained = """*Distance* is that from the suggested rate to the nearest with a loss within 5% of the lowest, in powers of ten. \
+*Spread* is the highest suggestion of 8 seeds over the lowest. The rules:
+
+- `lr`: ours. `watch=False` does without watched validation items, `extend=True` allows a second, longer sweep.
+- `valley`, `slide`, `minimum`, `steep`: fastai's.
+- lightning: PyTorch Lightning's, the steepest descent of the smoothed loss over batches (2.5) or over the rate (2.6).
+- torch_lr_finder: the rule of the package torch-lr-finder, the steepest descent over batches, with its own smoothing.
+- torch_lr_finder, second sweep: the same on the last sweep of `extend=True`.
+- smith: a tenth of the rate where the loss is lowest, like `minimum`, but on a curve smoothed without delay.
+
+Names of tasks:
+
+- 4x: four times as many epochs.
+- BN: BatchNorm.
+- whole pretrained: a model pretrained on other classes; all layers train.
+- frozen body: a model pretrained on other classes; only the head trains.
+- raw targets: the targets are not scaled, so the losses are in the thousands.
+- likelihood, below zero: the loss, a negative log likelihood, can be negative."""
+
 one_sweep,second_sweep = ('lr', *stock, *peers),('lr, extend=True', 'torch_lr_finder, second sweep')
 
 def parts_of(judged)->dict:
@@ -186,9 +205,10 @@ def part_lines(title, names, judged)->list:
     found = summary(judged, names)
     others = sorted(one_sweep[1:], key=lambda k: found[k]['mean'])
     return [f'## {len(names)} {title}',
-            f"`lr` has a mean regret of {found['lr']['mean']:.3f}; the best other rules that read the same sweep are "
-            + ' and '.join(f"`{k}` with {found[k]['mean']:.3f}" for k in others[:2]) + '. A second sweep gives '
-            + ' and '.join(f"`{k}` {found[k]['mean']:.3f}" for k in second_sweep) + '.',
+            f"`lr` has a mean regret of {found['lr']['mean']:.3f}. The best other rules on the same sweep are "
+            + ' and '.join(f"`{k}` with {found[k]['mean']:.3f}" for k in others[:2]) + '. With a second '
+            + 'sweep, `lr` (`extend=True`) has {:.3f} and `torch_lr_finder` {:.3f}.'.format(
+                *(found[k]['mean'] for k in second_sweep)),
             table(['rule', 'mean regret', '90th percentile', 'worst', 'distance (median, powers of ten)',
                    'spread over 8 seeds (median)'],
                   [[rule, *(f'{s[k]:.3f}' for k in ('mean', 'p90', 'worst')), f"{s['distance']:.2f}",
@@ -212,9 +232,10 @@ def task_lines(judged, answers)->list:
             'Mean regret; the held-out tasks come last.',
             table(['task', *rules, 'rates suggested by `lr`', 'second sweeps with `extend=True`'],
                   [line(name, row) for name,row in judged.items()]),
-            "`lr` takes as many batches as stock's sweep, and a quarter more time for what it watches "
-            f"(`knowing.md`); `extend=True` takes up to four times as many. `lr_find` says 'ok' in {len(ok)} of "
-            f"{len(cases)} cases, and {sum(r < 0.1 for r in ok)} of these have a regret below 0.1."]
+            "A sweep for `lr` takes as many batches as stock's, and a quarter more time because it also measures the "
+            "watched items (`knowing.md`); `extend=True` takes up to four times as many batches. `lr_find` says 'ok' in "
+            f"{len(ok)} of {len(cases)} cases ({len(judged)} tasks, {len(truth_seeds)} seeds), and "
+            f"{sum(r < 0.1 for r in ok)} of these have a regret below 0.1."]
 
 def group_means(groups)->dict:
     "Mean final loss of each way on each task."
@@ -230,11 +251,12 @@ def group_lines(groups)->list:
         return [name, *(f'{loss:.4f} ({wins[way]})' for way,loss in means[name].items()),
                 ', '.join(f'{lr:.1e}' for lr in np.median([r['groups'] for r in rows], axis=0))]
     return ['## Rates per layer group',
-            f"The lowest mean loss on {len(groups)} pretrained tasks has: "
+            f"Each of the {len(best)} ways has the lowest mean loss on one of the {len(groups)} pretrained tasks."
+            if len(best) == len(groups) == len(next(iter(means.values()))) else
+            f"The way with the lowest mean loss on {len(groups)} pretrained tasks: "
             f"{'; '.join(f'{way} on {n}' for way,n in best)}.",
-            f"Final validation loss, mean of {len(next(iter(groups.values())))} seeds; in brackets how often it was "
-            "the "
-            'lowest of the four.',
+            f"Final validation loss, mean of {len(next(iter(groups.values())))} seeds; in brackets, with how many seeds "
+            "it was the lowest of the four. A way can have the lowest mean and be lowest with no single seed.",
             table(['task', *next(iter(means.values())), 'rates found, median'], [line(*o) for o in groups.items()])]
 
 def report(res):
@@ -247,15 +269,14 @@ def report(res):
     found = summary(judged, parts[kind])
     peer = min(one_sweep[1:], key=lambda k: found[k]['mean'])
     return page('suggest', 'How good is a suggested rate for a new model?',
-        "Each rule reads a sweep and suggests a rate for `fit_one_cycle`. Its regret says what that costs: 0 for the "
-        "best rate of a grid on which the task was trained, 1 for a rate that is no better than no training. "
-        f"{len(judged)} small tasks, {n_design} of them used to design the rule `lr`; {len(truth_seeds)} seeds. "
-        f"Measured on {res['machine']}.",
-        f"On {len(parts[kind])} {kind} `lr` has a mean regret of {found['lr']['mean']:.3f}, the best other rule on "
-        f"the same sweep, `{peer}`, {found[peer]['mean']:.3f}, and fastai's default `valley` "
-        f"{found['valley']['mean']:.3f}.",
+        "Each rule reads a sweep and suggests a rate for `fit_one_cycle`. Its regret compares that rate with a grid of "
+        f"rates on which the task was trained, with {len(truth_seeds)} seeds. There are {len(judged)} small tasks; "
+        f"{n_design} of them were used to design the rule `lr`. Measured on {res['machine']}.",
+        f"*Regret* is 0 for the best rate and 1 for a rate that is no better than no training. On {len(parts[kind])} "
+        f"{kind} our rule, `lr`, has a mean regret of {found['lr']['mean']:.3f}. The best other rule on the same sweep, "
+        f"`{peer}`, has {found[peer]['mean']:.3f}, and fastai's default, `valley`, has {found['valley']['mean']:.3f}.",
         picture('suggest', 'Mean regret and its 90th percentile for each rule, on held-out tasks and on those used '
-                           'for design; and final losses of four ways to set rates per layer group'), *lines)
+                           'for design; and final losses of four ways to set rates per layer group'), explained, *lines)
 
 def draw_regrets(ax, parts:dict):
     "Mean regret of each rule, with a line to its 90th percentile, by part; rules in the order of the first part."

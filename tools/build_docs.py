@@ -144,13 +144,13 @@ questions = [                                      # what a user wants, the call
     ('use a schedule in any fit', 'learn.fit(5, cbs=Scheduled(lr=Linear(1e-2)))', 'decays'),
     ('train without knowing for how long', 'learn.fit_anytime(5)', 'anytime'),
     ('fine-tune a pretrained model', 'learn.fine_tune_discriminative(5, cbs=Average())', 'fine_tune'),
-    ('use a timm model with real layer groups', "timm_learner(dls, 'convnext_tiny')", 'backbones'),
+    ('use a timm model with more than two layer groups', "timm_learner(dls, 'convnext_tiny')", 'backbones'),
     ('give an existing learner more layer groups', 'learn.regroup(4)', 'layer_groups'),
     ('compute a frozen body only once', 'with learn.precomputed():', 'precompute'),
     ('end a fit with averaged weights', 'cbs=Average()', 'average'),
     ('keep a model from every cycle', 'cbs=Snapshots()', 'snapshots'),
     ('predict with several models', 'SnapshotEnsemble(learn, snaps)', 'ensembles'),
-    ('make one model of several', 'SnapshotEnsemble(learn, snaps).to_model()', 'soup'),
+    ('merge several models into one', 'SnapshotEnsemble(learn, snaps).to_model()', 'soup'),
     ('stop when the model overfits', 'cbs=UntilOverfit()', 'cycles'),
     ('survive a crash', "cbs=Resume('run')", 'resume'),
     ('survive a NaN', 'cbs=Recover()', 'recover'),
@@ -174,8 +174,8 @@ def reference():
     table = lambda rows: '| | |\n|---|---|\n' + '\n'.join(row(*r) for r in rows)
     wanted = '\n'.join(f'| {want} | `{call}` | [{page}]({page}.html) |' for want,call,page in questions)
     return ('# reference\n\n> Which call does what, everything a learner can do, and every name that the star import '
-            'brings\n\n## I want to ...\n\n| | write | page |\n|---|---|---|\n' + wanted + '\n\n## A learner can\n\n' + table(patched(Learner) + patched(Recorder))
-            + '\n\n## `from fastai_lrx.all import *` brings\n\n' + table(names) + '\n')
+            'gives you\n\n## I want to ...\n\n| | write | page |\n|---|---|---|\n' + wanted + '\n\n## A learner can\n\n' + table(patched(Learner) + patched(Recorder))
+            + '\n\n## What `from fastai_lrx.all import *` imports\n\n' + table(names) + '\n')
 
 reports = 'suggest', 'knowing', 'find', 'fine_tune', 'cycles', 'anytime', 'precompute', 'groups', 'resume', 'cuda'
 
@@ -192,8 +192,8 @@ def benchmarks(folder, build):
         return f'<a id="{name}"></a>\n\n' + re.sub(r'\]\((\w+\.png)\)', r'](images/benchmarks/\1)', text)
     shutil.copytree(folder/'results', build/'images'/'benchmarks', ignore=shutil.ignore_patterns('*.json', '*.md'))
     return ('# benchmarks\n\n> What was measured, on what, and what to conclude\n\nProtocol, tasks and seeds were fixed '
-            'before the first result, and rows that look bad stay. "Stock" is fastai alone. `make bench` measures all of it '
-            'again, within some hours on two cores.\n\n' + '\n'.join(contents) + '\n\n'
+            'before the first result, and results that look bad for us are kept. "Stock" is fastai alone. `make bench` '
+            'measures all of it again, in a few hours on two cores.\n\n' + '\n'.join(contents) + '\n\n'
             + '\n'.join(part(*o) for o in texts.items()))
 
 def main():

@@ -154,7 +154,7 @@ def reseed(self:LearnerState,
 def preserved(self:Learner,
     device=None # device of the copy, e.g. 'cpu' to save GPU memory; default: the devices of the originals
 ):
-    """Restore everything that influences training on exit.
+    """Restore everything that influences training when the block ends.
 
     This includes weights, optimizer, random generators, loaders and callbacks."""
     state = LearnerState(self, device)

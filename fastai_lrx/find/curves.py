@@ -245,11 +245,11 @@ def watched_edge(curve:SweepCurve)->float:
 def suggested(
     curve:SweepCurve # the sweep
 )->float: # the rate
-    """The rate that `lr_find` suggests as `lr`: where the loss of the watched items is lowest.
+    """The rate that `lr_find` suggests as `lr`, from the losses of the batches and of the watched items.
 
-    Exceptions: if the losses of the batches fall clearly, the middle of `halfway` for the batches and for the watched
-    items; if the watched loss falls by less than 2%, a tenth of the rate at which it has tripled; if nothing was
-    watched, `halfway`."""
+    If the losses of the batches fall clearly, it is the middle of `halfway` for the batches and for the watched items.
+    If they don't, it is where the watched loss is lowest, or, if that falls by less than 2%, a tenth of the rate at
+    which it has tripled. If nothing was watched, it is `halfway`."""
     gain = watched_gain(as_curve(curve))
     if np.isnan(gain): return halfway(curve)
     if falls_clearly(curve): return (halfway(curve)*watched_halfway(curve))**0.5

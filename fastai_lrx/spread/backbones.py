@@ -162,7 +162,7 @@ def timm_learner(
     wd_bn_bias=False, moms=(0.95,0.85,0.95), # as in `Learner`
     **kwargs # for `timm.create_model`
 )->Learner:
-    """A learner for any timm architecture: timm's model up to its classifier, fastai's head, real layer groups.
+    """A learner for any timm architecture: timm's model up to its classifier, fastai's head, several layer groups.
 
     A pretrained body starts frozen. Arguments are checked before anything is downloaded."""
     check_learner_args(dls, custom_head, kwargs)

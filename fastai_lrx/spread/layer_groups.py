@@ -133,7 +133,7 @@ def regroup(self:Learner,
     coarse:bool=False, # use timm's coarser layers: stages instead of blocks
     matcher=None # other layers, as in `timm_split`
 ):
-    """Split the body into other layer groups; the head, weights, optimizer state and what is frozen stay unchanged.
+    """Split the body into different layer groups; the head, weights, optimizer state and what is frozen stay the same.
 
     Parameters that the learner does not train, because its splitter leaves them out, are in no group."""
     old = self.opt
