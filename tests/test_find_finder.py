@@ -158,9 +158,9 @@ def test_lr_find():
         lrs,losses = curve.smooth()
         return lrs[np.argmax(losses < 2)]
 
-    def smith(lrs, losses, num_it): return lrs[losses.argmin()].item()/10, (lrs[losses.argmin()].item()/10, losses.min())
+    def tenth(lrs, losses, num_it): return lrs[losses.argmin()].item()/10, (lrs[losses.argmin()].item()/10, losses.min())
 
-    learn.lr_find(show_plot=False, suggest_funcs=['lr', below_two, smith])
+    learn.lr_find(show_plot=False, suggest_funcs=['lr', below_two, tenth])
 
 def test_can_i_trust_it():
     # %% nbs/find/finder.ipynb #6c5ff779
@@ -177,7 +177,7 @@ def test_can_i_trust_it():
 
     # %% nbs/find/finder.ipynb #ddbe9a74
     class Sluggish(nn.Module):
-        "A loss with noise that hides how far the model has learned."
+        "Cross-entropy with random noise added."
         def forward(self, pred, y): return F.cross_entropy(pred, y) + torch.randn(1).item()*0.3
 
     # %% nbs/find/finder.ipynb #afc04af9
@@ -205,7 +205,7 @@ def test_can_i_trust_it():
     five
 
     # %% nbs/find/finder.ipynb #c67d2ee0
-    learn.lr_find(0.001, 1., sweep='lin', show_plot=False).plot()
+    digits_learner().lr_find(0.001, 0.5, sweep='lin', show_plot=False).plot()
 
 def test_no_trace():
     # %% nbs/find/finder.ipynb #6c5ff779

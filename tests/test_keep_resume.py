@@ -131,7 +131,7 @@ def test_checkpoints():
     r.close()
     test_eq(is_free(), 'True')
 
-def test_going_on():
+def test_which_checkpoint_is_used():
     # %% nbs/keep/resume.ipynb #c351e174
     folder = tempfile.mkdtemp()
     learn = synth_learner()

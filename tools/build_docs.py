@@ -84,6 +84,7 @@ def page(path, images):
     text = notebook_md(path, images/page_name(path), f'images/{page_name(path)}', light_dark)
     text = re.sub(r'<!-- WARNING.*?-->\s*', '', text)
     text = re.sub(r'\A# .*\n', '', text)
+    text = text.replace('->__main__.', '->')       # nbdev's name of a class that the notebook defines
     description = front_matter(path).get('description')
     intro = f"# {front_matter(path).get('title') or page_name(path)}\n\n"
     if description: intro += f'> {description}\n\n'

@@ -111,9 +111,10 @@ def median_rate(lrs:list):
 class LRFindResult:
     """Rates suggested by a sweep: a named tuple with a field per suggestion.
 
-    `sweeps` holds a list of curves for each repetition: that of its sweep and, if there was one, of the second, longer
-    sweep. `curve` is the last of the first repetition, from which `lr` was read. `trust` is 'ok' or the reason why
-    not. `spread` has the lowest and highest suggestion of each field."""
+    `sweeps` has one list of curves per repetition (see `repeats`): the curve of its sweep and, if `extend=True` led to
+    a second, longer sweep, that one too. `curve` is the last curve of the first repetition; without `repeats`, `lr` is
+    read from it. `trust` is 'ok' or the reason why not. `spread` has the lowest and highest suggestion of each
+    field."""
     sweeps = ()
     def __float__(self):
         "The first field, so that the result can be passed wherever a rate is expected."
@@ -237,7 +238,7 @@ def lr_find(self:Learner,
     suggest_funcs=default_funcs, # suggestion functions, or names of built-in ones; None only plots
     *,
     sweep:str='exp', # 'exp' or 'lin': how the rate grows
-    repeats:int=1, # number of sweeps, each with other batches; suggestions are medians, with a spread
+    repeats:int=1, # number of sweeps, each over different batches; suggestions are medians, with a spread
     extend:bool=False, # sweep again, with 3 times as many batches, if the curve is inconclusive
     watch:bool=True, # also measure the loss on fixed validation items; takes about a quarter more time
     device=None # where to keep the copy of the learner, e.g. 'cpu' to save GPU memory; default: the learner's device

@@ -75,8 +75,9 @@ search_reasons = {
 class LRSearchResult(namedtuple('LRSearchResult', 'lr')):
     """The rate that a search found.
 
-    `tried` maps each rate to the loss after its short fit, `start` is the loss before it. `share` is the length of a
-    short fit and `cost` that of all of them together, in whole fits."""
+    `tried` maps each rate to the loss after its short fit, and `start` is the loss before it. `interval` is the range
+    of rates that may do about as well. `share` is the length of a short fit and `cost` that of all of them together,
+    in whole fits."""
     def __float__(self): return float(self.lr)
     def __truediv__(self, other): return float(self)/other
     def __repr__(self):
@@ -84,7 +85,7 @@ class LRSearchResult(namedtuple('LRSearchResult', 'lr')):
                 f"trust={self.trust!r}, cost={self.cost:.2g})")
     @property
     def interval(self)->tuple:
-        "Rates about as good: from one mark to the other, widened by a quarter of a power of ten on both sides."
+        "Rates that may do about as well: from one mark to the other, and a quarter of a power of ten beyond each."
         both = edge(self.tried, self.start)/10,bottom(self.tried, self.start),self.lr
         marks = [lr for lr in both if 0 < lr < np.inf]
         return min(marks)/10**0.25,max(marks)*10**0.25
@@ -160,10 +161,10 @@ def lr_search(self:Learner,
     *,
     device=None # where to keep the copy of the learner, e.g. 'cpu' to save GPU memory; default: the learner's device
 )->LRSearchResult:
-    """Find the rate for a fit by running short versions of it from the same start: four for a budget of up to 1.
+    """Find the rate for a fit by running short versions of it from the same start, usually four.
 
-    They see the same batches and random numbers, and are compared by validation loss. The learner is bit for bit
-    unchanged afterwards. Callbacks that write files or draw are left out, except those that the fit itself passes.
+    All short fits see the same batches and random numbers, and are compared by validation loss. The learner is bit for
+    bit unchanged afterwards. Callbacks that write files or draw are left out, except those that the fit itself passes.
     Raises ValueError or TypeError for invalid arguments, and whatever the fit raises."""
     check_planned(fit)
     budget,device = as_float(budget, 'budget'),as_device(device, 'keep the copy with the learner')

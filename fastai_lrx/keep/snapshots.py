@@ -50,7 +50,7 @@ def snapshot_files(folder)->list:
 class Snapshots(FitCallback):
     """Save the weights and buffers at the end of each cycle of a fit with a schedule, for a `SnapshotEnsemble`.
 
-    They are in `snapshots`, oldest first. Further fits with the same callback add to them."""
+    The attribute `snapshots` has them, oldest first. Further fits with the same callback add to them."""
     # after the recorder has the losses, before other callbacks can end the fit
     order,run_in_sweep,needs_cycles = 52,False,True
     def __init__(self,

@@ -197,8 +197,9 @@ def compare(self:Learner,
 
     Afterwards the learner is unchanged. By default less is better if the name of `monitor` contains loss, error, mse,
     mae, msle, rmspe, perplexity or brier. A candidate that raises, or whose weights become NaN or infinite, is reported
-    and does not stop the others; with several processes an error does. Ctrl-C ends the comparison and keeps the
-    finished runs. Create the callbacks of a candidate inside its function, so that each run has new ones."""
+    and does not stop the others. (With several processes, an error ends the comparison.) Ctrl-C
+    ends the comparison and keeps the finished runs. Create the callbacks of a candidate inside its function, so that
+    each run has new ones."""
     candidates,seeds = check_candidates(candidates),check_seeds(seeds)
     target = check_decision(monitor, comp, target, keep)
     if metrics is not None: metrics = L(metrics).map(partial(as_metric, name='metrics'))

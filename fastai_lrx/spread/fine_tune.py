@@ -122,7 +122,7 @@ def stage_lengths(n:int, lengths)->list:
 
 # %% ../../nbs/spread/fine_tune.ipynb #2d91c80f
 def one_cycle_stage(rates:np.ndarray, n:int)->tuple:
-    "One cycle, as in stock's `fit_one_cycle`: the schedules that fill `n` epochs, and their lengths."
+    "One cycle, as in fastai's `fit_one_cycle`: the schedules that fill `n` epochs, and their lengths."
     return [OneCycle(rates)],[n]
 
 def sgdr_stage(rates:np.ndarray, n:int)->tuple:
@@ -142,7 +142,7 @@ def stlr_stage(rates:np.ndarray, n:int)->tuple:
 shapes = dict(one_cycle=one_cycle_stage, sgdr=sgdr_stage, triangular=triangular_stage, stlr=stlr_stage)
 
 def stages_of_fine_tune(rates:np.ndarray, freeze_epochs:int, epochs:int)->tuple:
-    "As in stock's `fine_tune`: the first stage only rises, the second starts at a fifth of the rate."
+    "As in fastai's `fine_tune`: the first stage only rises, the second starts at a fifth of the rate."
     return [OneCycle(rates, pct_start=0.99), OneCycle(rates, div=5., pct_start=0.3)],[freeze_epochs, epochs]
 
 def staged_schedule(shape:str, rates:np.ndarray, freeze_epochs:int, epochs:int, head_first:bool=None)->Joined:
@@ -329,7 +329,7 @@ def fit_precomputed(learn:Learner, fit, n:int, freeze_epochs:int, epochs:int, st
 @patch
 def fine_tune_discriminative(self:Learner,
     epochs:int, # epochs to train the whole model
-    base_lr=1e-2, # where the body's rates start; or a slice, or one per group; None: `lr_search` (half a fit)
+    base_lr=1e-2, # the body's rates fall from it; or a slice, or one per group; None: `lr_search` (half a fit)
     freeze_epochs:int=0, # epochs to train only the head first
     *,
     head_lr:float=None, # peak rate of the head; default: 1e-2, or `base_lr` if the optimizer is not of the Adam family
@@ -339,14 +339,14 @@ def fine_tune_discriminative(self:Learner,
     schedule:str='one_cycle', # 'one_cycle', 'sgdr', 'triangular' or 'stlr', for each stage
     n_groups:int=None, # regroup the model first; default: a timm model into its layers (4 groups with `div`)
     precompute:bool=False, # train the head on activations computed once (`learn.precomputed()`), in a separate fit
-    train_bn:bool=True, # False: also freeze norm layers of frozen groups (`NormFreeze`); True: as the learner
+    train_bn:bool=True, # False: also freeze norm layers of frozen groups (`NormFreeze`); True: as the learner's own
     moms:tuple=None, # momentum at the lowest and highest rate; default: `learn.moms` for 'one_cycle', else fixed
     cbs=None, # callbacks for this fit
     reset_opt:bool=False, # start with a new optimizer
     wd:float=None, # weight decay; default: `learn.wd`
     start_epoch:int=0 # skip the epochs before this one, counting both stages
 ):
-    """Fine-tune with a rate for each layer: lower for earlier layers, and never too high for the layer's weights.
+    """Fine-tune with a rate for each layer, which falls toward the input and is limited by the size of its weights.
 
     Adam moves a weight by about its rate in each step, so no rate of the body exceeds 4% of the size of the layer's
     weights (cf. LAMB, You et al., arXiv 1904.00962). With `div` this is ULMFiT (Howard & Ruder, arXiv 1801.06146).

@@ -83,10 +83,10 @@ def check_schedule(learn, n_epoch, schedule, moms=None)->dict:
     return dict(lr=schedule, mom=schedule.mirrored(*as_momentum_pair(moms)))
 
 # %% ../../nbs/vary/cycles.ipynb #76eb3989
-def check_fit(learn, n_epoch, cbs=None, wd=None, start_epoch=0, n=None)->L:
-    """The callbacks for a fit, instantiated if they are classes; raises if an argument of `fit` is invalid.
-
-    `n` is the number of layer groups the fit will have, if not the current number."""
+def check_fit(learn, n_epoch, cbs=None, wd=None, start_epoch=0,
+    n=None # number of layer groups that the fit will have; default: as many as now
+)->L:
+    "The callbacks for a fit, instantiated if they are classes; raises if an argument of `fit` is invalid."
     start_epoch = as_int(start_epoch, 'start_epoch', 0)
     if start_epoch > n_epoch: raise ValueError(f"start_epoch={start_epoch}: must be at most n_epoch={n_epoch}")
     if wd is not None: group_rates(learn, wd, 'wd', n)
@@ -195,7 +195,7 @@ def fit_wsd(self:Learner,
     lr_min=0., # rate at the end of the cooldown
     moms:tuple=None # (momentum at `lr_min`, at `lr_max`), or fastai's triple; default: unchanged
 ):
-    """Train with a warm-up, a constant rate and a cooldown (WSD, Hägele et al., arXiv 2405.18392).
+    """Train with a warmup, a constant rate and a cooldown (WSD, Hägele et al., arXiv 2405.18392).
 
     Raises ValueError or TypeError for invalid arguments, before anything is trained."""
     highs = group_rates(self, lr_max)
@@ -208,9 +208,9 @@ class UntilOverfit(FitCallback):
     """End a fit in cycles once its cycles stop improving, and restore the weights of the best cycle.
 
     The fit ends after `patience` cycles in a row whose validation loss is not below that of the best cycle. The best
-    weights are also restored if the fit runs to its end or another callback ends it; Ctrl-C leaves the weights
-    unchanged. The optimizer keeps the state of the last batch. `learn.recorder.best_cycle` is the index of the best
-    cycle, and `learn.recorder.cycle_losses` has the loss of each epoch in which a cycle ended."""
+    weights are also restored if the fit runs to its end or another callback ends it; after Ctrl-C the model has
+    the weights of the last batch. The optimizer always keeps its last state. `learn.recorder.best_cycle` is the index
+    of the best cycle, and `learn.recorder.cycle_losses` has the loss of each epoch in which a cycle ended."""
     order,depends_on_losses,needs_cycles = 990,True,True       # other callbacks finish the epoch before the fit ends
     run_in_sweep,run_in_compare = False,True
     def __init__(self,
