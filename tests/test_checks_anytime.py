@@ -68,6 +68,12 @@ def test_the_trunk_is_one_fit():
     run = learner('vision').fit_anytime(4, 1e-2, cbs=EarlyStoppingCallback(patience=1, min_delta=9.))
     test_eq((run.n_epoch, len(run.curve)), (2, 2))
 
+    # %% nbs/checks/anytime.ipynb #any-empty
+    learn = learner('tensors')
+    learn.dls.loaders[1] = learn.dls.valid.new([])
+    run = learn.fit_anytime(2, 1e-2)
+    assert run.n_epoch==2 and all(np.isnan(o['valid_loss']) for o in run.curve)
+
     # %% nbs/checks/anytime.ipynb #5564707d
     learn = learner('vision')
     before = fingerprint(weights_of(learn.model))

@@ -293,7 +293,7 @@ def test_text_and_tables():
     assert all(p.isfinite().all() for p in learn.model.parameters())
 
     table = learner('tabular')
-    test_fail(lambda: table.fine_tune_discriminative(2), contains='the model has one layer group', exc=ValueError)
+    test_fail(lambda: table.fine_tune_discriminative(2), contains='has one layer group', exc=ValueError)
     assert table.opt is None
     table.fine_tune_discriminative(2, 1e-2, n_groups=3)
     test_eq(len(table.opt.param_lists), 3)

@@ -58,6 +58,7 @@ def test_the_result():
     cases = {'ok': {1e-2: 1.2, 1e-1: 3.}, 'still falling': {1e-2: 0.9, 1e-1: 0.8}, 'flat': {1e-2: 1., 1e-1: 1.01},
              'diverged': {1e-2: np.inf}}
     for why,tried in cases.items(): test_eq(search_result(tried, 1., .25, .5).trust, why)
+    test_eq(search_result({1e-2: .6, 3e-2: .6, 1e-1: .6}, 1., .25, .5).trust, 'flat')   # a fit that ignores its rate
     test_eq(pickle.loads(pickle.dumps(res)).tried, res.tried)
     res
 

@@ -93,6 +93,7 @@ class LRSearchResult(namedtuple('LRSearchResult', 'lr')):
     def trust(self)->str:
         "'ok', or the reason why not: a key of `search_reasons`."
         if np.isnan(self.lr): return 'diverged'
+        if len(self.tried) > 1 and len({*self.tried.values()})==1: return 'flat'                # fit ignores its rate
         if min(self.tried, key=self.tried.get)==max(self.tried): return 'still falling'
         return 'flat' if np.isinf(edge(self.tried, self.start)) and gain(self.tried, self.start) < 0.02 else 'ok'
     def to_frame(self):

@@ -37,7 +37,7 @@ def train(self:AnytimeRun, n_epoch:int, schedule, branch=None, cbs=None, reset_o
     "Fit the learner from its current state, and add to the curve."
     fit_scheduled(self.learn, n_epoch, schedule, cbs=cbs, reset_opt=reset_opt, wd=self.wd)
     recorder = getattr(self.learn, 'recorder', None)
-    self.curve += [dict(epoch=self.n_epoch+i, branch=branch) | dict(zip(recorded_names(recorder), map(float, row)))
+    self.curve += [dict(epoch=self.n_epoch+i, branch=branch) | dict(zip(recorded_names(recorder), (np.nan if v is None else float(v) for v in row)))
                    for i,row in enumerate(getattr(recorder, 'values', []), 1)]
     return self.learn.epoch+1                              # fewer if a callback ended the fit
 

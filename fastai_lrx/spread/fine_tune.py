@@ -237,8 +237,8 @@ def groups_to_train(learn:Learner, base_lr, n_groups:int, by_layer:bool, reset_o
     n_now = n_groups_of(learn)
     n = default_groups(learn, base_lr, by_layer) if n_groups is None else as_int(n_groups, 'n_groups', 2, most=10**5)
     if n < 2:
-        raise ValueError("the model has one layer group, so there is nothing to freeze; give the learner a splitter, "
-                         "or pass n_groups= to split it by modules")
+        raise ValueError("learn.model: has one layer group, so its layers can't have different rates; pass "
+                         "n_groups=2 or more to split it by modules, or give the learner a splitter")
     check_trainable(learn)
     stale = is_stale(learn)
     regroup = n != n_now or n_groups is not None and bool(stale or module_across_groups(learn))
