@@ -205,6 +205,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
             'fastai_lrx.demo': { 'fastai_lrx.demo.Recipe': ('demo.html#recipe', 'fastai_lrx/demo.py'),
                                  'fastai_lrx.demo.Recipe.__init__': ('demo.html#recipe.__init__', 'fastai_lrx/demo.py'),
                                  'fastai_lrx.demo.Recipe.find': ('demo.html#recipe.find', 'fastai_lrx/demo.py'),
+                                 'fastai_lrx.demo.Recipe.finish': ('demo.html#recipe.finish', 'fastai_lrx/demo.py'),
                                  'fastai_lrx.demo.Recipe.fit': ('demo.html#recipe.fit', 'fastai_lrx/demo.py'),
                                  'fastai_lrx.demo.Recipe.note': ('demo.html#recipe.note', 'fastai_lrx/demo.py'),
                                  'fastai_lrx.demo.all_layers': ('demo.html#all_layers', 'fastai_lrx/demo.py'),

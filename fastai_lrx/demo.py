@@ -15,7 +15,7 @@ from fastai.vision.all import *
 from huggingface_hub import hf_hub_download, try_to_load_from_cache
 from torchvision.datasets import FashionMNIST
 from .all import *
-from .core.plots import new_axes, plot_groups
+from .core.plots import new_axes
 
 # %% ../nbs/demo.ipynb #075e241a
 @cache
@@ -117,10 +117,12 @@ def example_learner(
 
 # %% ../nbs/demo.ipynb #173a4285
 class Recipe:
-    "Run the steps of the recipe on `learn`, collect their results in a table, and write plots to `out`."
+    "Run the steps of the recipe on `learn`, collect their results in a table, and draw them into `recipe.png` in `out`."
     def __init__(self, learn:Learner, out:Path):
-        self.learn,self.out,self.rows,self.lr = learn,Path(out),[],None
-        self.out.mkdir(parents=True, exist_ok=True)
+        self.learn,self.path,self.rows,self.lr = learn,Path(out)/'recipe.png',[],None
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        self.fig,axes = new_axes(2, 3, size=(4.8, 3.4))
+        self.axes = iter(axes.flat)
 
     def note(self, step, lr=None, start=None):
         "Add a row: the step, its highest rate, the accuracy after it, and its seconds."
@@ -130,25 +132,30 @@ class Recipe:
         print(f"{step:<58}{self.rows[-1]['lr']:>9}{self.rows[-1]['accuracy']:>10}{self.rows[-1]['seconds']:>8}",
               flush=True)
 
-    def find(self, step, name, find):
+    def find(self, step, find):
         "Find a rate with `find`, and plot the result."
         start = time.time()
         with self.learn.no_bar(): res = find(show_plot=False)
-        res.plot().savefig(self.out/f'{name}.png', dpi=100)
+        res.plot(next(self.axes)).set_title(step, fontsize='medium')
         self.lr = res.lr
         self.note(step, self.lr, start)
 
-    def fit(self, step, name, fit, **kwargs):
+    def fit(self, step, fit, **kwargs):
         "Fit, and plot the rates and losses."
         start = time.time()
         with self.learn.no_bar(), self.learn.no_logging(): fit(**kwargs)
-        fig,(top,bottom) = new_axes(2, 1, size=(7, 2.6))
-        plot_groups(top, self.learn.recorder.group_hps['lr'])
-        bottom.plot(self.learn.recorder.losses, lw=1.6)
-        bottom.set(xlabel='batch', ylabel='training loss, smoothed')
-        top.set_title(step)
-        fig.savefig(self.out/f'{name}.png', dpi=100)
+        self.learn.recorder.plot_cycles(next(self.axes)).set_title(step, fontsize='medium')
         self.note(step, self.learn.recorder.group_hps['lr'][0][-1], start)
+
+    def finish(self):
+        "Plot the accuracy after each step, and save the picture."
+        ax = next(self.axes)
+        names = [', '.join(re.findall(r'(\d)\.', r['step'])) or 'start' for r in self.rows]
+        bars = ax.bar(names, [float(r['accuracy'][:-1]) for r in self.rows], color='C0')
+        ax.bar_label(bars, [r['accuracy'] for r in self.rows], fontsize='small')
+        ax.set(xlabel='step', ylabel='accuracy, %')
+        ax.set_title('accuracy after each step', fontsize='medium')
+        self.fig.savefig(self.path, dpi=110)
 
 # %% ../nbs/demo.ipynb #b6d920e2
 def all_layers(learn:Learner, lr:float, cbs=None):
@@ -156,7 +163,7 @@ def all_layers(learn:Learner, lr:float, cbs=None):
     learn.fine_tune_discriminative(15, lr, freeze_epochs=0, div=3, unfreeze='all', schedule='sgdr', cbs=cbs)
 
 def run(
-    out:str='lrx_demo', # folder for the plots
+    out:str='lrx_demo', # folder for the picture of all steps, recipe.png
     seed:int=0, # seed of weights, order and split
     arch:str='resnet10t', # a timm architecture
     pretrained:bool=False # download pretrained weights instead of training on the digits 0 to 4
@@ -174,16 +181,17 @@ def run(
     r.note('   pretrained on other digits, new head' if not pretrained
            else '   pretrained weights, new head', start=start)
     with learn.no_bar(), learn.precomputed(n_aug=2):
-        r.find('1. augmentation and precompute on; 2. lr_find', '2_lr_find_head', learn.lr_find)
-        r.fit('3. train the head from precomputed activations', '3_head', learn.fit_sgdr, n_cycles=1,
+        r.find('1. augmentation and precompute on; 2. lr_find', learn.lr_find)
+        r.fit('3. train the head from precomputed activations', learn.fit_sgdr, n_cycles=1,
               cycle_len=2, lr_max=r.lr)
-    r.fit('4. precompute off: the head in cycles of one epoch', '4_head_cycles', learn.fit_sgdr, n_cycles=2,
+    r.fit('4. precompute off: the head in cycles of one epoch', learn.fit_sgdr, n_cycles=2,
           cycle_len=1, lr_max=r.lr, cycle_mult=1)
     learn.unfreeze()
-    r.find('5. unfreeze; 6. earlier layers 9x lower; 7. lr_search', '7_lr_search_all', partial(learn.lr_search, all_layers))
-    r.fit('8. train all layers with cycle_mult=2 until they overfit', '8_all', partial(all_layers, learn), lr=r.lr,
+    r.find('5. unfreeze; 6. earlier layers 9x lower; 7. lr_search', partial(learn.lr_search, all_layers))
+    r.fit('8. train all layers with cycle_mult=2 until they overfit', partial(all_layers, learn), lr=r.lr,
           cbs=UntilOverfit())
-    print(f'\nThe plots are in {r.out}/. The whole recipe took {time.time()-start:.0f} seconds.')
+    r.finish()
+    print(f'\nThe plots are in {r.path}. The whole recipe took {time.time()-start:.0f} seconds.')
     print('The recipe dates from 2018. Next, try learn.fine_tune_discriminative(5) on your own learner: it does well')
     print('without tuning. To see what it will do, call it inside `with learn.dry_run() as plan:`, and then plan.plot().')
     return r
