@@ -70,7 +70,7 @@ def test_the_trunk_is_one_fit():
 
     # %% nbs/checks/anytime.ipynb #any-empty
     learn = learner('tensors')
-    learn.dls.loaders[1] = learn.dls.valid.new([])
+    learn.dls = DataLoaders(learn.dls.train, DataLoader([], bs=4))
     run = learn.fit_anytime(2, 1e-2)
     assert run.n_epoch==2 and all(np.isnan(o['valid_loss']) for o in run.curve)
 
