@@ -213,7 +213,6 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                  'fastai_lrx.demo.digit_image': ('demo.html#digit_image', 'fastai_lrx/demo.py'),
                                  'fastai_lrx.demo.digit_label': ('demo.html#digit_label', 'fastai_lrx/demo.py'),
                                  'fastai_lrx.demo.digits': ('demo.html#digits', 'fastai_lrx/demo.py'),
-                                 'fastai_lrx.demo.digits_body': ('demo.html#digits_body', 'fastai_lrx/demo.py'),
                                  'fastai_lrx.demo.digits_dls': ('demo.html#digits_dls', 'fastai_lrx/demo.py'),
                                  'fastai_lrx.demo.example_learner': ('demo.html#example_learner', 'fastai_lrx/demo.py'),
                                  'fastai_lrx.demo.pretrained_learner': ('demo.html#pretrained_learner', 'fastai_lrx/demo.py'),
