@@ -9,11 +9,13 @@ def outputs_md(cell, image, before='', light_dark=None):
 
     `image(png, n)` stores picture `n` of the cell and returns its address, `before` is the text above it;
     `light_dark(alt, light, dark)` is the markup of the two pictures of a cell with the line `#| light-dark`."""
-    res,alt = [],alt_text(cell.source, before)
-    for n,o in enumerate(cell.get('outputs', [])):
+    res,alt,outputs = [],alt_text(cell.source, before),cell.get('outputs', [])
+    def picture(n, o): return image(base64.b64decode(''.join(o['data']['image/png'])), n)
+    if '#| light-dark' in cell.source: return light_dark(alt, *(picture(n, o) for n,o in enumerate(outputs)))
+    for n,o in enumerate(outputs):
         data = o.get('data', {})
         text = lambda k: ''.join(data[k])
-        if 'image/png' in data: res.append(f'![{alt}]({image(base64.b64decode(text("image/png")), n)})')
+        if 'image/png' in data: res.append(f'![{alt}]({picture(n, o)})')
         elif 'text/markdown' in data: res.append(text('text/markdown'))
         elif 'text/html' in data: res.append(re.sub(r'<style.*?</style>', '', text('text/html'), flags=re.S))
         else:
@@ -21,7 +23,6 @@ def outputs_md(cell, image, before='', light_dark=None):
             else:                    plain = '' if o.get('name')=='stderr' else ''.join(o.get('text', []))
             plain = '\n'.join(line.split('\r')[-1].rstrip() for line in plain.split('\n')).strip('\n')
             if plain.strip(): res.append('```text\n' + plain + '\n```')
-    if '#| light-dark' in cell.source: return light_dark(alt, *(o[o.index('](')+2:-1] for o in res))
     return '\n\n'.join(res)
 
 def alt_text(source, before=''):
@@ -46,7 +47,9 @@ def cell_md(cell, image, before='', light_dark=None):
     return '\n\n'.join(o for o in (code, outputs_md(cell, image, before, light_dark)) if o)
 
 def notebook_md(path, image_dir:Path, address:str, light_dark):
-    "A notebook as Markdown; its pictures are written to `image_dir`, and linked as `address/name`. `light_dark`: see `outputs_md`."
+    """A notebook as Markdown; its pictures are written to `image_dir`, and linked as `address/name`.
+
+    `light_dark`: see `outputs_md`."""
     def image(png, n):
         name = f'{Path(path).stem}-{cell.id}-{n}.png'          # Sphinx puts all pictures into one folder
         image_dir.mkdir(parents=True, exist_ok=True)
