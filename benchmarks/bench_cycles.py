@@ -252,7 +252,8 @@ def report(res):
     single = [{k: v.mean() for k,v in ensemble_errors(rows, t).items() if not k.startswith('mean of')} for t in tasks]
     return page('cycles', 'Do cycles, snapshot ensembles and averages pay?',
         f"Nine schedules of {epochs} epochs, each at the best of five or seven rates, are compared on four small "
-        f"tasks: digits with wrong labels and shapes in noise, two models each. {len(seeds)} seeds; "
+        f"tasks: digits with wrong labels (a perceptron and a CNN) and shapes in noise (a CNN with SGD and with "
+        f"Adam). {len(seeds)} seeds; "
         f"{edges(res['search'])} Measured on {res['machine']}.",
         f"On {fast} of {n} tasks a cyclical schedule needs at most half of the {epochs} epochs to reach the accuracy "
         "that a fixed rate ends with. The mean of the last three snapshots is better than the last snapshot on "

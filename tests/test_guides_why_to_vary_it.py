@@ -38,7 +38,7 @@ def test_getting_off_a_saddle():
         axes[0].plot(*path[-1], 'o', ms=7, mec='white', color=f'C{i}', zorder=9)
         axes[1].plot(pd.Series(losses).rolling(10, min_periods=1).mean(), lw=1.4, color=f'C{i}', label=name)
     axes[0].set(xlabel='x', ylabel='y', title='Three walks from the right')
-    axes[1].set(xlabel='step', ylabel='loss, mean of 10 steps', yscale='log', ylim=(2e-4, 5), title='One leaves, and rests')
+    axes[1].set(xlabel='step', ylabel='loss, mean of 10 steps', yscale='log', ylim=(2e-4, 5), title='Two leave, one rests')
     axes[1].legend(frameon=False, fontsize='small')
     fig
 

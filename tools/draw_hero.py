@@ -27,7 +27,7 @@ def run():
 def draw(found, lrs, learn)->str:
     "The picture as base64."
     fig,axes = new_axes(1, 3, size=(3.6, 3.1))
-    found.plot(axes[0]).set_title(f'find: lr_find() suggests {found.lr:.1g}')
+    found.plot(axes[0]).set_title(f'find: lr_find() suggests {found.lr:.2g}')
     plot_groups(axes[1], lrs).set_title('spread: a rate for each layer')
     if mpl.rcParams['axes.facecolor'] != 'white':                  # dark lines would be lost
         for line,v in zip(axes[1].lines, np.linspace(0.3, 1, len(lrs[0]))): line.set_color(mpl.colormaps['viridis'](v))
