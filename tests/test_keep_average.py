@@ -104,7 +104,7 @@ def test_in_use():
     fig,ax = new_axes()
     ax.plot(table.valid_loss, 'o-', label='weights')
     ax.plot(table.average_loss, 'o-', label='their mean over the last half')
-    ax.set(xlabel='epoch', ylabel='validation loss', ylim=(0, 0.6), title='The mean of the weights falls steadily')
+    ax.set(xlabel='epoch', ylabel='validation loss', ylim=(0, 0.6), title='The loss of the averaged weights falls steadily')
     ax.legend(frameon=False)
     fig
 
