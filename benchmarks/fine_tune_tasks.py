@@ -156,6 +156,8 @@ class Task:
     @property
     def is_real(self): return self.model.startswith('lite')
     @property
+    def has_batchnorm(self): return self.is_real or self.model == 'cnn'
+    @property
     def seeds(self): return range(3 if self.is_real else 5)
 
 every = tuple(range(10))

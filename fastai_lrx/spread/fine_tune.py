@@ -11,7 +11,7 @@ from ..core.args import as_bool, as_float, as_int, as_rates, one_of, short_repr
 from ..core.callbacks import FitCallback
 from ..core.learner import group_rates, n_batches, n_groups as n_groups_of, optimizer_of
 from ..core.messages import say
-from .freezing import NormFreeze, freeze_groups, frozen_by_hand, record_frozen
+from .freezing import NormEval, NormFreeze, body_norms, freeze_groups, frozen_by_hand, record_frozen
 from .layer_groups import groups_of, module_across_groups, regroup_splitter
 from .layers import discriminative_lrs, timm_part, timm_split
 from .precompute import stages_of
@@ -175,21 +175,25 @@ def weight_sizes(learn:Learner, groups:list)->np.ndarray:
     return np.array([np.median([known[p] for p in ps if p.ndim > 1] or [1.]) for ps in groups])
 
 largest_step = 0.04        # highest rate of a layer, as a fraction of the size of its weights
+largest_step_norm_eval = 0.002        # the same where norm layers do not rescale what the layers before them put out
 
-def rates_by_layer(learn:Learner, base_lr:float, head_lr:float, layer_decay:float, groups:list)->np.ndarray:
+def rates_by_layer(learn:Learner, base_lr:float, head_lr:float, layer_decay:float, groups:list, norm_eval:bool=False
+                  )->np.ndarray:
     "A rate for each layer group in `groups`: falling from head to input, none too high for the weights of its layer."
     body = discriminative_lrs(len(groups), base_lr, 1/layer_decay)[:-1]
-    if is_adaptive(learn): body = np.minimum(body, largest_step*weight_sizes(learn, groups[:-1]))
+    step = largest_step_norm_eval if norm_eval and body_norms(learn, groups[-1]) else largest_step
+    if is_adaptive(learn): body = np.minimum(body, step*weight_sizes(learn, groups[:-1]))
     return np.append(body, head_lr)
 
-def rates_of_fine_tune(learn:Learner, base_lr, head_lr:float, layer_decay:float, div, n:int, regroup:bool)->np.ndarray:
+def rates_of_fine_tune(learn:Learner, base_lr, head_lr:float, layer_decay:float, div, n:int, regroup:bool,
+                       norm_eval:bool=False)->np.ndarray:
     "The peak rate of each of the `n` layer groups, as they are or, if `regroup`, as they will be after regrouping."
     rates = group_rates(learn, base_lr, 'base_lr', n)
     if lists_rates(base_lr): return rates
     if div is not None: return discriminative_lrs(n, rates[-1], div)
     groups = regroup_splitter(learn, n_groups=n)(learn.model) if regroup else groups_of(learn)
     if head_lr is None: head_lr = 1e-2 if is_adaptive(learn) else rates[-1]
-    return rates_by_layer(learn, rates[-1], head_lr, layer_decay, groups)
+    return rates_by_layer(learn, rates[-1], head_lr, layer_decay, groups, norm_eval)
 
 # %% ../../nbs/spread/fine_tune.ipynb #50c4fb32
 def freeze_body(learn:Learner, n:int, regroup:bool=False, reset_opt:bool=False):
@@ -340,6 +344,7 @@ def fine_tune_discriminative(self:Learner,
     n_groups:int=None, # regroup the model first; default: a timm model into its layers (4 groups with `div`)
     precompute:bool=False, # train the head on activations computed once (`learn.precomputed()`), in a separate fit
     train_bn:bool=True, # False: also freeze norm layers of frozen groups (`NormFreeze`); True: as the learner's own
+    norm_eval:bool=False, # the body's norm layers keep the statistics of pretraining (`NormEval`); for few images
     moms:tuple=None, # momentum at the lowest and highest rate; default: `learn.moms` for 'one_cycle', else fixed
     cbs=None, # callbacks for this fit
     reset_opt:bool=False, # start with a new optimizer
@@ -353,12 +358,16 @@ def fine_tune_discriminative(self:Learner,
     Runs one fit of `freeze_epochs+epochs` (two with `precompute`). Groups unfrozen by the last epoch stay unfrozen."""
     epochs,freeze_epochs = as_int(epochs, 'epochs'),as_int(freeze_epochs, 'freeze_epochs', 0)
     precompute,train_bn = as_bool(precompute, 'precompute'),as_bool(train_bn, 'train_bn')
+    norm_eval = as_bool(norm_eval, 'norm_eval')
     check_choices(unfreeze, schedule, precompute, freeze_epochs)
     head,decay = check_rates(base_lr, head_lr, layer_decay, div)
     n,regroup = groups_to_train(self, base_lr, n_groups, div is None, reset_opt)
     check_callbacks(cbs := check_fit(self, freeze_epochs+epochs, cbs, wd, start_epoch, n))
     if not train_bn: cbs = cbs + NormFreeze()
-    rates_for = partial(rates_of_fine_tune, self, head_lr=head, layer_decay=decay, div=div, n=n, regroup=regroup)
+    has_norm_eval = any(isinstance(cb, NormEval) for cb in self.cbs+cbs)
+    if norm_eval and not has_norm_eval: cbs = cbs + NormEval()
+    rates_for = partial(rates_of_fine_tune, self, head_lr=head, layer_decay=decay, div=div, n=n, regroup=regroup,
+                        norm_eval=norm_eval or has_norm_eval)
     rates,moms = rates_for(1e-3 if base_lr is None else base_lr),stage_moms(self, moms, schedule)
     check_schedule(self, freeze_epochs+epochs, staged_schedule(schedule, rates, freeze_epochs, epochs), moms)
     precompute = precompute and start_epoch < freeze_epochs
