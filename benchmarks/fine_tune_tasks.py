@@ -177,6 +177,10 @@ tasks = {
     'clothes, Lite0, 400 of 10 kinds': Task('clothes', 'lite0', 400, every, 48, 16)}
 design = list(tasks)[:7]
 held_out = list(tasks)[7:]
+# the same pictures in larger numbers
+larger = {'clothes, Lite0, 1000 of 10 kinds': Task('clothes', 'lite0', 1000, every, 64, 32),
+          'clothes, Lite1, 2000 of 10 kinds': Task('clothes', 'lite1', 2000, every, 64, 64),
+          'clothes, Lite0, 6000 of 10 kinds': Task('clothes', 'lite0', 6000, every, 64, 64)}
 
 def examples(task, seed):
     "Labelled examples of a task, and others to test on, the same ones whatever the seed."
@@ -202,7 +206,7 @@ class SkipValidation(Callback):
 
 def make(name:str, seed:int, n_groups:int=4)->Learner:
     "The frozen learner of a task; a model of pictures is in `n_groups`, stock's are 2, one of text in fastai's five."
-    task = tasks[name]
+    task = (tasks | larger)[name]
     train,test = examples(task, seed)
     dls = loaders(train, test, task.bs)
     set_seed(seed)

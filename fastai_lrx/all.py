@@ -18,7 +18,7 @@ from .keep import anytime, soup
 from .keep.resume import Resume
 from .spread.layers import discriminative_lrs, timm_split
 from .spread import layer_groups
-from .spread.freezing import NormFreeze
+from .spread.freezing import NormEval, NormFreeze
 from .spread.backbones import timm_learner
 from .spread.fine_tune import GradualUnfreezing
 from .spread import precompute
@@ -27,5 +27,6 @@ from .show import compare, dry_run
 __all__ = [
     'LearnerState', 'Schedule', 'Flat', 'CosineRestarts', 'Triangular', 'SlantedTriangular', 'OneCycle', 'join', 'Scheduled',
     'Linear', 'Polynomial', 'Steps', 'InverseSqrt', 'WarmupStableDecay', 'timm_learner', 'timm_split',
-    'discriminative_lrs', 'NormFreeze', 'GradualUnfreezing', 'UntilOverfit', 'Average', 'Snapshots', 'SnapshotEnsemble',
-    'Resume', 'Recover', 'SweepCurve', 'by_drop', 'halfway', 'lowest', 'suggested', 'valley', 'watched_lowest']
+    'discriminative_lrs', 'NormEval', 'NormFreeze', 'GradualUnfreezing', 'UntilOverfit', 'Average', 'Snapshots',
+    'SnapshotEnsemble', 'Resume', 'Recover', 'SweepCurve', 'by_drop', 'halfway', 'lowest', 'suggested', 'valley',
+    'watched_lowest']

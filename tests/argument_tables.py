@@ -123,7 +123,8 @@ def fit_table(learn, begun):
                  fit_wsd=dict(n_epoch=2, lr_max=1e-2, cooldown=.2, warmup=.05, shape='1-sqrt', lr_min=0.),
                  fine_tune_discriminative=dict(epochs=2, base_lr=1e-2, freeze_epochs=1, head_lr=None, layer_decay=None,
                                                div=None, unfreeze='gradual',
-                                               schedule='one_cycle', n_groups=None, precompute=False, train_bn=True))
+                                               schedule='one_cycle', n_groups=None, precompute=False, train_bn=True,
+                                               norm_eval=False))
     anytime = entry(method('fit_anytime'), check, given=Learner.fit_anytime, flags=flags, n_epoch=2, lr_max=1e-2, warmup=.5,
                     **{k: common[k] for k in ('cbs', 'reset_opt', 'wd')})
     return {f'Learner.{name}': entry(method(name), check, given=getattr(Learner, name), flags=flags, also=also, **valid,

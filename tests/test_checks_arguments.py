@@ -123,7 +123,8 @@ def test_fits():
                     mode=st.sampled_from(['triangular', 'triangular2', 'exp_range']), gamma=part, up_frac=part),
                dict(fit='fine_tune_discriminative', base_lr=lr, epochs=count, freeze_epochs=st.integers(0, 2),
                     div=st.floats(1, 10), unfreeze=st.sampled_from(['gradual', 'all']),
-                    schedule=st.sampled_from(list(shapes)), train_bn=st.booleans())]
+                    schedule=st.sampled_from(list(shapes)), train_bn=st.booleans(),
+                    norm_eval=st.booleans())]
     fits = st.one_of([st.fixed_dictionaries(o | common | dict(fit=st.just(o['fit']))) for o in methods])
 
     @settings(max_examples=60, deadline=None, derandomize=True, database=None)

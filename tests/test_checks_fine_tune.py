@@ -9,7 +9,8 @@ from copy import deepcopy
 from timm.optim import param_groups_layer_decay, param_groups_weight_decay
 import timm
 from fastai_lrx.all import *
-from fastai_lrx.spread.fine_tune import n_unfrozen, shapes, staged_schedule
+from fastai_lrx.spread.fine_tune import n_unfrozen, rates_by_layer, shapes, staged_schedule
+from fastai_lrx.spread.layer_groups import groups_of
 from fastai.callback.schedule import combined_cos
 
 def test_at_every_batch():
@@ -422,6 +423,93 @@ def test_resumed_and_left_in_the_learner():
     learn.validate()
     test_eq(len(learn.recorder.group_hps['lr']), len(learn.dls.train))     # still there to be plotted
 
+def test_norm_layers_in_evaluation_mode():
+    # %% nbs/checks/fine_tune.ipynb #c-layers
+    def tuned(learn, *args, **kwargs):
+        with contextlib.redirect_stdout(io.StringIO()): learn.fine_tune_discriminative(*args, cbs=(rates := Rates()), **kwargs)
+        return np.array(rates.rows)
+    def shuffles_alike(learn):
+        set_seed(1)
+        learn.dls.train.rng = random.Random(1)
+        return learn
+
+    # %% nbs/checks/fine_tune.ipynb #t-norms1
+    def norms_of(learn, body=True):
+        "BatchNorm layers of the body of `resnet10t`, or of its head"
+        return [m for m in learn.model[0 if body else 1].modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
+    def statistics(norms): return [t.clone() for m in norms for t in (m.running_mean, m.running_var)]
+    def quick(learn, *args, **kwargs):
+        with contextlib.redirect_stdout(io.StringIO()): learn.fine_tune_discriminative(*args, **kwargs)
+        return learn
+    def used_resnet(**kwargs):
+        "A resnet10t whose norms have seen some data"
+        learn = timm_in_small('resnet10t', **kwargs)
+        for seed,m in enumerate(norms_of(learn)):
+            m.running_mean.copy_(torch.linspace(-.3, .3, len(m.running_mean)))
+            m.running_var.mul_(1+seed/10)
+        return learn
+    def ignores_train(m, mode=True): return m.__class__.train(m, False)
+    ours,bare = used_resnet(),used_resnet()
+    for m in norms_of(bare): m.train = partial(ignores_train, m)
+    groups = timm_split(bare.model, None)
+    sizes = [np.median([np.sqrt((p.detach().numpy()**2).mean()) for p in ps if p.ndim > 1] or [1]) for ps in groups[:-1]]
+    peaks = [*np.minimum([1e-2*0.85**k for k in range(len(sizes), 0, -1)], 0.002*np.array(sizes)), 1e-2]
+    quick(shuffles_alike(ours), 2, norm_eval=True)
+    bare.regroup(None)
+    rates = rates_by_layer(bare, 1e-2, 1e-2, 0.85, groups_of(bare), norm_eval=True)
+    np.testing.assert_allclose(rates, peaks, rtol=1e-6)
+    quick(shuffles_alike(bare), 2, list(rates))
+    assert same(list(ours.model.parameters()), list(bare.model.parameters()))
+    assert same(statistics(norms_of(ours)), statistics(norms_of(used_resnet())))
+    assert not same(statistics(norms_of(ours, body=False)), statistics(norms_of(used_resnet(), body=False)))
+    assert not same(statistics(norms_of(quick(used_resnet(), 2))), statistics(norms_of(used_resnet())))      # the default
+
+    # %% nbs/checks/fine_tune.ipynb #t-norms2
+    before = statistics(norms_of(used_resnet()))
+    for kwargs in (dict(cbs=Average()), dict(cbs=bf16()), dict(freeze_epochs=1), dict(freeze_epochs=1, precompute=True),
+                   dict(freeze_epochs=1, unfreeze='gradual'), dict(div=2.6, base_lr=1e-4)):
+        learn = quick(used_resnet(), 1, norm_eval=True, **kwargs)
+        assert same(statistics(norms_of(learn)), before) and all(p.isfinite().all() for p in learn.model.parameters())
+        assert not any(isinstance(cb, NormEval) for cb in learn.cbs)
+    for cbs in (None, NormEval()):                                       # the learner's own counts too
+        learn = used_resnet(cbs=cbs)
+        rates = tuned(learn, 1, norm_eval=not cbs).max(0)
+        assert rates[0] < 2.1e-3*sizes[0] and same(statistics(norms_of(learn)), before)
+    a,b = (tuned(timm_in_small('test_convnext'), 1, norm_eval=on) for on in (False, True))     # no statistics: as ever
+    test_eq(a, b)
+    learn = used_resnet()
+    found = learn.lr_search(lambda l,lr: l.fine_tune_discriminative(2, lr, norm_eval=True), budget=1, show_plot=False)
+    assert np.isfinite(found.lr)
+    assert same(statistics(norms_of(learn)), before)
+
+    # %% nbs/checks/fine_tune.ipynb #t-norms3
+    def small_cnn(bs=4, **kwargs):
+        "A small CNN in three layer groups, without dropout, on items in a fixed order"
+        set_seed(0)
+        items = [(torch.randn(3, 12, 12), torch.tensor(i%3)) for i in range(24)]
+        dls = DataLoaders.from_dsets(items, items[:4], bs=bs, shuffle=False, num_workers=0)
+        model = nn.Sequential(ConvLayer(3, 4), ConvLayer(4, 8, stride=2),
+                              nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 3)))
+        return quiet(Learner(dls, model, loss_func=CrossEntropyLossFlat(), splitter=lambda m: [params(o) for o in m], **kwargs))
+    def weights_after(bs, *cbs):
+        learn = small_cnn(bs, opt_func=SGD)
+        learn.fit(2, 1e-1, cbs=cbs)
+        return torch.cat([p.detach().flatten() for p in learn.model.parameters()])
+    test_close(weights_after(4, GradientAccumulation(8), NormEval()), weights_after(8, NormEval()), eps=1e-6)
+    assert (weights_after(4, GradientAccumulation(8))-weights_after(8)).abs().max() > 1e-4
+
+    def ranks_norm_eval(rank):
+        learn = learner('vision')
+        learn.model = nn.Sequential(ConvLayer(3, 4), ConvLayer(4, 8, stride=2),
+                                    nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 3)))
+        learn.splitter = lambda m: [params(o) for o in m]
+        before = [t.clone() for t in learn.model.buffers()]
+        with learn.distrib_ctx(sync_bn=False):
+            learn.fine_tune_discriminative(2, norm_eval=True)
+        return [p.detach() for p in learn.model.parameters()],same(before, list(learn.model.buffers()))
+    (a,unmoved),(b,_) = on_ranks(ranks_norm_eval)
+    assert unmoved and same(a, b)
+
 def test_precomputed():
     # %% nbs/checks/fine_tune.ipynb #883293a7
     def deep(cbs=None, seed=0, **kwargs):
@@ -696,7 +784,7 @@ def test_bad_input():
         test_fail(lambda: learn.fine_tune_discriminative(*args, **kwargs), contains=words_, exc=ValueError)
     test_fail(lambda: learn.fine_tune_discriminative(2.5), contains='epochs=2.5', exc=TypeError)
     for kwargs,words_ in ((dict(n_groups='3'), "n_groups='3'"), (dict(head_lr='a'), "head_lr='a'"), (dict(layer_decay='a'), "layer_decay='a'"),
-                          (dict(n_groups=2.5), 'n_groups=2.5'),
+                          (dict(n_groups=2.5), 'n_groups=2.5'), (dict(norm_eval='yes'), "norm_eval='yes'"),
                           (dict(start_epoch='a'), "start_epoch='a'"), (dict(wd='a'), "wd='a'"),
                           (dict(cbs='foo'), "'foo' is not a callback"), (dict(cbs=5), '5 is not a callback')):
         test_fail(lambda: learn.fine_tune_discriminative(3, **kwargs), contains=words_, exc=TypeError)

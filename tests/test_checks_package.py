@@ -37,7 +37,7 @@ def test_star_import():
     wanted = {
         'LearnerState', 'Schedule', 'Flat', 'CosineRestarts', 'Triangular', 'SlantedTriangular', 'OneCycle', 'join',
         'Linear', 'Polynomial', 'Steps', 'InverseSqrt', 'WarmupStableDecay', 'Scheduled', 'timm_learner',
-        'timm_split', 'discriminative_lrs', 'NormFreeze', 'GradualUnfreezing',
+        'timm_split', 'discriminative_lrs', 'NormEval', 'NormFreeze', 'GradualUnfreezing',
         'UntilOverfit', 'Average', 'Snapshots', 'SnapshotEnsemble', 'Resume', 'Recover', 'SweepCurve', 'by_drop', 'halfway', 'lowest',
         'suggested', 'valley', 'watched_lowest'}
     assert set(fastai_lrx.all.__all__)==wanted

@@ -5,7 +5,7 @@ from fastai_lrx.core.args import as_bool, as_float, as_int, as_rates, one_of, sh
 from fastai_lrx.core.callbacks import FitCallback
 from fastai_lrx.core.learner import group_rates, n_batches, n_groups as n_groups_of, optimizer_of
 from fastai_lrx.core.messages import say
-from fastai_lrx.spread.freezing import NormFreeze, freeze_groups, frozen_by_hand, record_frozen
+from fastai_lrx.spread.freezing import NormEval, NormFreeze, body_norms, freeze_groups, frozen_by_hand, record_frozen
 from fastai_lrx.spread.layer_groups import groups_of, module_across_groups, regroup_splitter
 from fastai_lrx.spread.layers import discriminative_lrs, timm_part, timm_split
 from fastai_lrx.spread.precompute import stages_of
@@ -114,6 +114,25 @@ def test_the_rates():
     ax.set(xlabel='layer, from input to head', ylabel='highest rate', title='A rate ten times too high is limited by the weights')
     ax.legend()
     fig
+
+def test_few_images():
+    # %% nbs/spread/fine_tune.ipynb #1c80b7fe
+    def small_learner(**kwargs):
+        set_seed(0)
+        learn = timm_learner(digits_dls(range(5, 10), valid_pct=0.8, augment=False), 'test_convnext', pretrained=False,
+                             metrics=accuracy, **kwargs)
+        learn.remove_cb(ProgressCallback)
+        learn.logger = noop
+        return learn
+
+    # %% nbs/spread/fine_tune.ipynb #c-few
+    learn = pretrained_learner(digits_dls(range(5, 10), valid_pct=0.8), 'resnet10t').regroup(None)
+    groups = groups_of(learn)
+    few = rates_by_layer(learn, 1e-2, 1e-2, 0.85, groups, norm_eval=True)
+    test_close(few[:-1], 0.002*weight_sizes(learn, groups)[:-1])
+    mean = learn.model[0].model.bn1.running_mean.clone()
+    learn.fine_tune_discriminative(5, norm_eval=True)
+    test_eq(learn.model[0].model.bn1.running_mean, mean)
 
     # %% nbs/spread/fine_tune.ipynb #61d50c43
     closed = small_learner()

@@ -10,7 +10,7 @@ from fastai.vision.all import *
 import warnings
 import timm
 from fastai_lrx.spread.freezing import *
-from fastai_lrx.spread.freezing import NormFreeze, as_group_number, fix_statistics, freeze_groups, frozen_by_hand, frozen_params, record_frozen
+from fastai_lrx.spread.freezing import NormEval, NormFreeze, as_group_number, body_norms, fix_statistics, freeze_groups, frozen_by_hand, frozen_params, record_frozen
 
 def test_frozen_by_hand():
     # %% nbs/spread/freezing.ipynb #8439b9ff
@@ -109,3 +109,27 @@ def test_freeze_norm_layers_too():
 
     test_eq(moved(NormFreeze())['moved'], 0)
     pd.DataFrame([moved(None), moved(NormFreeze())], index=['stock', 'NormFreeze'])
+
+def test_train_norm_layers_on_the_statistics_they_came_with():
+    # %% nbs/spread/freezing.ipynb #8439b9ff
+    def small_learner():
+        "A resnet10t learner on 12-pixel noise"
+        set_seed(0)
+        items = [(torch.randn(3,12,12), i%3) for i in range(24)]
+        dls = DataLoaders.from_dsets(items[:16], items[16:], bs=8, num_workers=0)
+        learn = vision_learner(dls, 'resnet10t', pretrained=False, n_out=3, loss_func=CrossEntropyLossFlat(),
+                               normalize=False)
+        learn.remove_cb(ProgressCallback)
+        learn.logger = noop
+        return learn
+
+    # %% nbs/spread/freezing.ipynb #t-normeval
+    learn = small_learner()
+    norms = body_norms(learn, learn.splitter(learn.model)[-1])
+    before = [(m.running_mean.clone(), m.weight.clone()) for m in norms]
+    learn.fit(1, 1e-2, cbs=NormEval())
+    for m,(mean,weight) in zip(norms, before):
+        test_eq(m.running_mean, mean)
+        assert not m.weight.equal(weight)
+    one = Learner(learn.dls, nn.Sequential(nn.Flatten(), nn.Linear(432, 3)), loss_func=CrossEntropyLossFlat())
+    test_fail(lambda: one.fit(1, 1e-2, cbs=NormEval()), contains='NormEval: the model has one layer group')
