@@ -287,6 +287,12 @@ def check_rates(base_lr, head_lr, layer_decay, div)->tuple:
     if 0 < layer_decay <= 1: return head_lr,layer_decay
     raise ValueError(f"layer_decay={layer_decay:g}: must be above 0 and at most 1, such as 0.85")
 
+def with_norms(learn:Learner, cbs:list, train_bn:bool, norm_eval:bool)->tuple:
+    "`cbs` and those for norm layers, and whether the body's norm layers will keep their statistics."
+    if not train_bn: cbs = cbs + NormFreeze()
+    if any(isinstance(cb, NormEval) for cb in learn.cbs+cbs): return cbs,True
+    return (cbs + NormEval() if norm_eval else cbs),norm_eval
+
 def check_precompute(learn:Learner, n:int, regroup:bool, reset_opt:bool):
     "Raise ValueError if activations of the frozen body cannot be precomputed; the learner stays unchanged."
     if 'precomputed' in vars(learn): return      # a dry run has its own `precomputed`, which reads no data
@@ -358,16 +364,13 @@ def fine_tune_discriminative(self:Learner,
     Runs one fit of `freeze_epochs+epochs` (two with `precompute`). Groups unfrozen by the last epoch stay unfrozen."""
     epochs,freeze_epochs = as_int(epochs, 'epochs'),as_int(freeze_epochs, 'freeze_epochs', 0)
     precompute,train_bn = as_bool(precompute, 'precompute'),as_bool(train_bn, 'train_bn')
-    norm_eval = as_bool(norm_eval, 'norm_eval')
     check_choices(unfreeze, schedule, precompute, freeze_epochs)
     head,decay = check_rates(base_lr, head_lr, layer_decay, div)
     n,regroup = groups_to_train(self, base_lr, n_groups, div is None, reset_opt)
     check_callbacks(cbs := check_fit(self, freeze_epochs+epochs, cbs, wd, start_epoch, n))
-    if not train_bn: cbs = cbs + NormFreeze()
-    has_norm_eval = any(isinstance(cb, NormEval) for cb in self.cbs+cbs)
-    if norm_eval and not has_norm_eval: cbs = cbs + NormEval()
+    cbs,norm_eval = with_norms(self, cbs, train_bn, as_bool(norm_eval, 'norm_eval'))
     rates_for = partial(rates_of_fine_tune, self, head_lr=head, layer_decay=decay, div=div, n=n, regroup=regroup,
-                        norm_eval=norm_eval or has_norm_eval)
+                        norm_eval=norm_eval)
     rates,moms = rates_for(1e-3 if base_lr is None else base_lr),stage_moms(self, moms, schedule)
     check_schedule(self, freeze_epochs+epochs, staged_schedule(schedule, rates, freeze_epochs, epochs), moms)
     precompute = precompute and start_epoch < freeze_epochs
