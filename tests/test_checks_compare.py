@@ -7,7 +7,7 @@ from fastcore.test import *
 from fastai.callback.all import *
 from fastai_lrx.all import *
 from fastai_lrx.show.comparison import Comparison, Run
-import itertools, pickle
+import gc, itertools, pickle
 
 def test_no_trace():
     # %% nbs/checks/compare.ipynb #e5846a4d
@@ -57,6 +57,25 @@ def test_no_trace():
     res = compare_all(learn, metrics=error_rate)
     test_eq(history(), before)
     assert 'error_rate' in res.start and 'accuracy' not in res.start
+
+    # %% nbs/checks/compare.ipynb #c-logger
+    class FailsToBegin(Callback):
+        def before_epoch(self): raise ValueError('before the first batch')
+    def validates(l):
+        try:
+            with l.added_cbs(FailsToBegin()): l.validate()
+        except ValueError as e:
+            kept = e                                                # a cycle of frame and error, which lives until `gc` runs
+            raise
+    learn = learner('vision')
+    logger = learn.logger = print
+    gc.disable()                                                    # fastai leaves a context open, which restores another logger
+    with warnings.catch_warnings():
+        warnings.simplefilter('ignore')
+        learn.compare(dict(validates=validates), seeds=1)
+    gc.enable()
+    gc.collect()
+    test_is(learn.logger, logger)
 
     # %% nbs/checks/compare.ipynb #2bfde692
     class Tells(Callback):

@@ -156,6 +156,7 @@ def test_in_use():
               contains='cbs: UntilOverfit and Average both set the weights')
     learn = small_learner()
     test_fail(lambda: learn.fit(1, cbs=[Average(), SaveModelCallback()]), contains='or SaveModelCallback(every_epoch=True)')
+    test_fail(lambda: learn.fit(1, cbs=[Average(), Average('tail')]), contains='Average and Average both set', exc=ValueError)
 
 def test_dry_runs_and_crashes():
     # %% nbs/keep/average.ipynb #recal-test

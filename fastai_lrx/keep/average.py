@@ -298,7 +298,7 @@ def check(self:Average):
     if self.validate or self.better or len(self.windows) > 1: check_validation(self.learn, 'Average')
     def loads(cb): return isinstance(cb, SaveModelCallback) and not (cb.every_epoch or cb.at_end)
     for cb in self.learn.cbs:
-        if loads(cb) or isinstance(cb, UntilOverfit):
+        if loads(cb) or isinstance(cb, (Average,UntilOverfit)) and cb is not self:
             raise ValueError(f"cbs: {type(cb).__name__} and Average both set the weights at the end of the fit; "
                              f"use one of them" + ", or SaveModelCallback(every_epoch=True)"*loads(cb))
 

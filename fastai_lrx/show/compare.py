@@ -6,7 +6,7 @@
 __all__ = []
 
 # %% ../../nbs/show/compare.ipynb #9dc275d2
-import itertools, math, random, re, time
+import itertools, math, random, re, time, traceback
 
 from fastai.basics import *
 from ..core.args import as_float, as_int, short_repr
@@ -117,6 +117,7 @@ def run_once(learn:Learner, state:LearnerState, name:str, fit, seed:int, metrics
     except Exception as e:
         if rank_and_size(learn)[1] > 1: raise                     # the other processes may wait for this one
         run.failed = failure(e)
+        traceback.clear_frames(e.__traceback__)                   # closes fastai's contexts now, not at some later time
     return run
 
 # %% ../../nbs/show/compare.ipynb #f7a1dc1c
