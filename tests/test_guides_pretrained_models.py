@@ -205,7 +205,7 @@ def test_what_it_is_worth():
     acc
 
     # %% nbs/guides/pretrained_models.ipynb #g-bench
-    Image("../../benchmarks/results/fine_tune.png", alt="Error against rate on fifteen tasks, ours and stock")
+    Image("../../benchmarks/results/fine_tune.png", alt="Error against rate on fifteen tasks, ours with and without norm_eval, and stock")
 
 def test_in_short():
     # %% nbs/guides/pretrained_models.ipynb #11ea9643
