@@ -83,7 +83,8 @@ def callback_table():
             'folder_of': entry(lambda name: storage.folder_of(name, 'name'), name='x'),
             'GradualUnfreezing': entry(GradualUnfreezing, every=1, start=1, at_once=False),
             'Recover': entry(Recover, factor=.5, max_times=3, spike=10., every=20, steps=30, device='cpu'),
-            'UntilOverfit': entry(UntilOverfit, patience=1), 'NormFreeze': entry(lambda: NormFreeze())}
+            'UntilOverfit': entry(UntilOverfit, patience=1), 'NormFreeze': entry(lambda: NormFreeze()),
+            'NormEval': entry(lambda: NormEval())}
 
 def group_table(learn):
     "What makes layer groups, and rates for them."
