@@ -145,6 +145,7 @@ questions = [                                      # what a user wants, the call
     ('use a schedule in any fit', 'learn.fit(5, cbs=Scheduled(lr=Linear(1e-2)))', 'decays'),
     ('train without knowing for how long', 'learn.fit_anytime(5)', 'anytime'),
     ('fine-tune a pretrained model', 'learn.fine_tune_discriminative(5, cbs=Average())', 'fine_tune'),
+    ('fine-tune with few images', 'learn.fine_tune_discriminative(5, norm_eval=True)', 'fine_tune'),
     ('use a timm model with more than two layer groups', "timm_learner(dls, 'convnext_tiny')", 'backbones'),
     ('give an existing learner more layer groups', 'learn.regroup(4)', 'layer_groups'),
     ('compute a frozen body only once', 'with learn.precomputed():', 'precompute'),

@@ -360,7 +360,7 @@ def fine_tune_discriminative(self:Learner,
     """Fine-tune with a rate for each layer, which falls toward the input and is limited by the size of its weights.
 
     Adam moves a weight by about its rate in each step, so no rate of the body exceeds 4% of the size of the layer's
-    weights (cf. LAMB, You et al., arXiv 1904.00962). With `div` this is ULMFiT (Howard & Ruder, arXiv 1801.06146).
+    weights (cf. LAMB, You et al., arXiv 1904.00962), 0.2% with `norm_eval` where there is BatchNorm. With `div` this is ULMFiT (Howard & Ruder, arXiv 1801.06146).
     Runs one fit of `freeze_epochs+epochs` (two with `precompute`). Groups unfrozen by the last epoch stay unfrozen."""
     epochs,freeze_epochs = as_int(epochs, 'epochs'),as_int(freeze_epochs, 'freeze_epochs', 0)
     precompute,train_bn = as_bool(precompute, 'precompute'),as_bool(train_bn, 'train_bn')
