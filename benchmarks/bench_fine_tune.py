@@ -104,10 +104,11 @@ def wanted(names)->list:
     own = [(t, *o, seed) for t in names for o in first if fits(o[0], t) for seed in tasks[t].seeds]
     return own + grid
 
+at_larger = {'ours': default, 'norm_eval': default, 'head only': 5e-3}
+
 def larger_wanted()->list:
     "The cells with larger numbers of pictures."
-    defaults = ('ours', default),('norm_eval', default),('head only', 5e-3)
-    return [(t, *o, seed) for t in larger for o in defaults for seed in range(3)]
+    return [(t, *o, seed) for t in larger for o in at_larger.items() for seed in range(3)]
 
 # --- what they say -------------------------------------------------------------------------------------------------------------
 class Errors:
@@ -228,8 +229,7 @@ def norm_eval_lines(cells)->list:
     held = [name for name in rows if name in held_out]
     def of(names): return f'{len(names)} of {len(rows)} tasks ({sum(n in held for n in names)} of {len(held)} held out)'
     goals = sum(n in held for n in below) >= 3,not any(n in held for n in above)
-    more = [[name, *(percent(e.mean(lr)) for e,lr in zip((Errors(cells, name, w) for w in ('ours', 'norm_eval', 'head only')),
-                                                        (default, default, 5e-3)))] for name in larger]
+    more = [[name, *(percent(Errors(cells, name, way).mean(lr)) for way,lr in at_larger.items())] for name in larger]
     return ['## Norm layers in evaluation mode',
             'With `norm_eval=True` the BatchNorm layers of the body keep the statistics of pretraining, and the limit of a '
             f"layer's rate is 0.2% of its weights. At the default rate this lowers the error on {of(below)}. It is above "
@@ -271,17 +271,17 @@ def draw_tasks(cells):
     names,found = [*held_out, *design],gains(cells)
     looks = {way: dict(marker=m, color=c) for way,m,c in
              (('full', 'x', '0.7'), ('LP-FT', 'x', 'C4'), ('head only', '+', 'C3'), ('stock', '^', 'C1'), ('norm_eval', 's', 'k'), ('ours', 'o', 'C0'))}
-    labeled = set()
     for i,name in enumerate(names):
         for way,look in looks.items():
             if not (errors := Errors(cells, name, way)): continue
             values = errors.mean(default) if way in ('ours', 'norm_eval') else errors.best,errors.tolerance
-            for ax,v in zip(axes, values): ax.plot(100*v, i, ls='none', ms=5, label=None if way in labeled else way, **look)
-            labeled.add(way)
+            for ax,v in zip(axes, values): ax.plot(100*v, i, ls='none', ms=5, label=way, **look)
         if name in found:
             d,se = found[name][2]
             axes[2].errorbar(100*d, i, xerr=200*se, fmt='o', ms=4, capsize=2, color='C2')
-    fig.legend(*axes[0].get_legend_handles_labels(), loc='outside upper center', ncols=len(looks), fontsize='small', frameon=False)
+    handles,labels = axes[0].get_legend_handles_labels()
+    by_way = dict(zip(labels, handles))                              # one entry for each way
+    fig.legend(by_way.values(), by_way.keys(), loc='outside upper center', ncols=len(looks), fontsize='small', frameon=False)
     axes[2].axvline(0, color='0.5', lw=0.8, ls=':')
     labels = ('error, %: ours and norm_eval at\ntheir default, others at their best',
               'error, %: mean over rates\n4e-4 to 1.2e-2 (tolerance)',

@@ -97,12 +97,12 @@ def test_at_every_batch():
 
 def test_layer_by_layer():
     # %% nbs/checks/fine_tune.ipynb #c-layers
-    def by_definition(learn, base_lr, decay=0.85, head_lr=1e-2):
+    def by_definition(learn, base_lr, decay=0.85, head_lr=1e-2, limit=0.04):
         "The highest rates of a learner with a group per layer"
         *body,head = timm_split(learn.model, None)
         falling = [base_lr*decay**k for k in range(len(body), 0, -1)]
         sizes = [np.median([np.sqrt((p.detach().numpy()**2).mean()) for p in ps if p.ndim > 1] or [1]) for ps in body]
-        return [*np.minimum(falling, 0.04*np.array(sizes)), head_lr]
+        return [*np.minimum(falling, limit*np.array(sizes)), head_lr]
     def tuned(learn, *args, **kwargs):
         with contextlib.redirect_stdout(io.StringIO()): learn.fine_tune_discriminative(*args, cbs=(rates := Rates()), **kwargs)
         return np.array(rates.rows)
@@ -425,6 +425,12 @@ def test_resumed_and_left_in_the_learner():
 
 def test_norm_layers_in_evaluation_mode():
     # %% nbs/checks/fine_tune.ipynb #c-layers
+    def by_definition(learn, base_lr, decay=0.85, head_lr=1e-2, limit=0.04):
+        "The highest rates of a learner with a group per layer"
+        *body,head = timm_split(learn.model, None)
+        falling = [base_lr*decay**k for k in range(len(body), 0, -1)]
+        sizes = [np.median([np.sqrt((p.detach().numpy()**2).mean()) for p in ps if p.ndim > 1] or [1]) for ps in body]
+        return [*np.minimum(falling, limit*np.array(sizes)), head_lr]
     def tuned(learn, *args, **kwargs):
         with contextlib.redirect_stdout(io.StringIO()): learn.fine_tune_discriminative(*args, cbs=(rates := Rates()), **kwargs)
         return np.array(rates.rows)
@@ -451,9 +457,7 @@ def test_norm_layers_in_evaluation_mode():
     def ignores_train(m, mode=True): return m.__class__.train(m, False)
     ours,bare = used_resnet(),used_resnet()
     for m in norms_of(bare): m.train = partial(ignores_train, m)
-    groups = timm_split(bare.model, None)
-    sizes = [np.median([np.sqrt((p.detach().numpy()**2).mean()) for p in ps if p.ndim > 1] or [1]) for ps in groups[:-1]]
-    peaks = [*np.minimum([1e-2*0.85**k for k in range(len(sizes), 0, -1)], 0.002*np.array(sizes)), 1e-2]
+    peaks = by_definition(bare, 1e-2, limit=0.002)
     quick(shuffles_alike(ours), 2, norm_eval=True)
     bare.regroup(None)
     rates = rates_by_layer(bare, 1e-2, 1e-2, 0.85, groups_of(bare), norm_eval=True)
@@ -474,7 +478,7 @@ def test_norm_layers_in_evaluation_mode():
     for cbs in (None, NormEval()):                                       # the learner's own counts too
         learn = used_resnet(cbs=cbs)
         rates = tuned(learn, 1, norm_eval=not cbs).max(0)
-        assert rates[0] < 2.1e-3*sizes[0] and same(statistics(norms_of(learn)), before)
+        assert rates[0] < 1.05*peaks[0] and same(statistics(norms_of(learn)), before)
     a,b = (tuned(timm_in_small('test_convnext'), 1, norm_eval=on) for on in (False, True))     # no statistics: as ever
     test_eq(a, b)
     learn = used_resnet()
